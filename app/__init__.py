@@ -1,0 +1,1 @@
+"""The studio: jobs, files, command line and (in `app.ui`) the page."""

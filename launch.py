@@ -1,0 +1,91 @@
+"""Starts PixArt Studio; on a fresh machine it first makes the environment that the studio runs in.
+
+    python3 launch.py            the studio in the browser
+    python3 launch.py VERB ...   any other verb; VERB --help explains it
+    python3 launch.py test ...   the test suite; what follows goes to pytest
+
+`--torch auto|cpu|cuda|rocm`, anywhere on the line, picks the build of torch for the environment.
+
+This file keeps to the syntax of Python 3.6, so that an old Python can say which one is needed
+where it would otherwise show a SyntaxError. It does nothing heavy, and nothing when it is imported,
+because every worker process that is started by "spawn" imports it once more.
+"""
+
+import os
+import sys
+from collections.abc import Callable
+
+NEEDED = (3, 11)
+NEWEST_LOOKED_FOR = 15
+
+
+def starts(name: str) -> bool:
+    """Say whether a Python of this name is on the PATH and really starts.
+
+    Version managers leave commands on the PATH that only print that no such version is chosen.
+    """
+    import shutil
+    import subprocess
+
+    path = shutil.which(name)
+    if path is None:
+        return False
+    try:
+        quiet = subprocess.DEVNULL
+        return subprocess.call([path, "-c", ""], stdout=quiet, stderr=quiet, timeout=10) == 0
+    except (OSError, subprocess.TimeoutExpired):
+        return False
+
+
+def refusal(version: "tuple[int, ...]", starts: "Callable[[str], bool]" = starts) -> "str | None":
+    """Say why a Python of this version cannot run the studio and what to do; None where it can.
+
+    A newer Python that is already on the machine (`starts(name)`) is the shortest way out.
+    """
+    if version[:2] >= NEEDED:
+        return None
+    have = ".".join(str(part) for part in version[:3])
+    told = f"PixArt Studio needs Python {NEEDED[0]}.{NEEDED[1]} or newer; this is {have}."
+    for minor in range(NEWEST_LOOKED_FOR, NEEDED[1] - 1, -1):
+        name = f"python3.{minor}"
+        if starts(name):
+            return f"{told} This machine has a newer one, so start it with: {name} launch.py"
+    return f"{told} Get one from https://www.python.org/downloads/ and start the studio with it."
+
+
+def run(argv: "list[str]") -> int:
+    """Make the environment right, then hand the command line to the studio or to pytest."""
+    from app import environment
+
+    root = os.path.dirname(os.path.abspath(__file__))
+    try:
+        rest = environment.prepare(root, argv)
+        if rest[:1] == ["test"]:
+            environment.run_tests(root, rest[1:])
+    except environment.SetupError as error:
+        print(error, file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("\nStopped during set-up; the next start goes on from there.", file=sys.stderr)
+        return 130
+
+    from app.cli import main as studio
+
+    return studio(rest)
+
+
+def main(argv: "list[str]") -> int:
+    """Run one command line; returns its exit code: 0 well, 2 the user can mend it, 130 Ctrl+C."""
+    try:
+        told = refusal(sys.version_info[:3])
+        if told:
+            print(told, file=sys.stderr)
+            return 2
+        return run(argv)
+    except KeyboardInterrupt:
+        print("\nStopped.", file=sys.stderr)
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
