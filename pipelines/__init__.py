@@ -1,0 +1,1 @@
+"""From a request to pictures. Importing this package alone loads nothing heavy."""

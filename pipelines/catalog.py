@@ -1,0 +1,144 @@
+"""The models: rows of presets/models.toml and of `model.toml` files in the user's models folder."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from pipelines import samplers, sizes
+from pipelines.errors import ModelError, RequestError, UnknownNameError, printable
+
+ROOT = Path(__file__).resolve().parent.parent
+ROW_FILE = "model.toml"
+
+
+class ModelSpec(BaseModel):
+    """One model in diffusers layout and how it wants to be used.
+
+    `tokens` is the text length it was trained with; `bins` names a table of presets/sizes.toml;
+    `learned_variance` says whether the second half of the output channels was trained;
+    `distilled` names the sampler that the weights were distilled to.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    id: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,79}$")
+    title: str = Field(max_length=80)
+    summary: str = Field(max_length=400)
+    folder: Path
+    licence: str = Field(max_length=200)
+    tokens: int = Field(ge=2, le=512)
+    bins: str
+    size: str
+    max_side: int = Field(ge=sizes.MIN_SIDE, le=sizes.MAX_SIDE)
+    sampler: str = samplers.DEFAULT_SAMPLER
+    steps: int | None = Field(default=None, ge=1, le=1000)
+    guidance: float | None = Field(default=None, ge=0, le=30, allow_inf_nan=False)
+    learned_variance: bool = True
+    distilled: Literal["lcm", "dmd"] | None = None
+    cleaning: Literal["lower"] = "lower"
+    examples: tuple[str, ...] = ()
+    embedded: bool = False
+
+    @property
+    def default_size(self) -> sizes.Size:
+        """The size that a new picture gets."""
+        return sizes.parse(self.size)
+
+    @property
+    def shapes(self) -> tuple[sizes.Size, ...]:
+        """The sizes that the model was trained on."""
+        return sizes.bins(self.bins)
+
+
+class Catalog:
+    """Every model that can be chosen. Reading it never touches weights.
+
+    `problems` holds one sentence for each row of the user's folder that could not be read.
+    """
+
+    def __init__(self, *, user_models: Path | None = None) -> None:
+        self._user_models = user_models
+        self.problems: list[str] = []
+        self._rows: dict[str, ModelSpec] = {}
+        self.reload()
+
+    def reload(self) -> None:
+        """Reads the rows again."""
+        self.problems = []
+        shipped = tomllib.loads((ROOT / "presets" / "models.toml").read_text("utf-8"))
+        rows = {
+            name: _row(
+                {**row, "id": name, "embedded": True}, ROOT / "assets" / "models" / row["folder"]
+            )
+            for name, row in shipped.items()
+        }
+        for file in self._user_files():
+            try:
+                spec = _user_row(file)
+            except ModelError as error:
+                self.problems.append(str(error))
+                continue
+            if spec.id in rows:
+                self.problems.append(
+                    f"{file} is left out: “{spec.id}” is the name of another model."
+                )
+                continue
+            rows[spec.id] = spec
+        self._rows = rows
+
+    def _user_files(self) -> list[Path]:
+        if self._user_models is None or not self._user_models.is_dir():
+            return []
+        return sorted(self._user_models.glob(f"*/{ROW_FILE}"))
+
+    def __iter__(self) -> Iterator[ModelSpec]:
+        return iter(self._rows.values())
+
+    def find(self, model_id: str) -> ModelSpec:
+        """The model called `model_id`. Raises UnknownNameError with the nearest name."""
+        spec = self._rows.get(model_id)
+        if spec is None:
+            raise UnknownNameError("model", "model", model_id, self._rows)
+        return spec
+
+    @property
+    def default(self) -> ModelSpec:
+        """The first model that the user installed, else the one that ships."""
+        own = [spec for spec in self if not spec.embedded]
+        return own[0] if own else next(iter(self))
+
+
+def _row(values: dict[str, Any], folder: Path) -> ModelSpec:
+    try:
+        spec = ModelSpec.model_validate({**values, "folder": folder})
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise ModelError(f"The row of model “{values['id']}” has a wrong “{where}”.") from None
+    if spec.sampler not in samplers.SAMPLERS or spec.bins not in sizes.names():
+        raise ModelError(f"The row of model “{spec.id}” names an unknown sampler or table of bins.")
+    try:
+        sizes.check(spec.default_size, spec.max_side)
+    except RequestError as error:
+        raise ModelError(
+            f"The row of model “{spec.id}” has a wrong size: {error.message}"
+        ) from None
+    return spec
+
+
+def _user_row(file: Path) -> ModelSpec:
+    """The row in a model folder of the user; the folder's name is the id. Raises ModelError."""
+    try:
+        if file.stat().st_size > 100_000:
+            raise ModelError(f"{file} is too large for a {ROW_FILE}.")
+        row = tomllib.loads(file.read_text("utf-8"))
+        return _row({**row, "id": file.parent.name, "embedded": False}, file.parent)
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ModelError(f"{file} cannot be read ({printable(error, 120)}).") from None
+    except ValueError as error:
+        raise ModelError(f"{file} is not a model row ({printable(error, 120)}).") from None

@@ -1,0 +1,92 @@
+"""Every way in which painting can fail, each with a sentence for people and a way out.
+
+StudioError
+├── RequestError        a value that cannot be painted (carries the field)
+│   └── UnknownNameError    a name that is not in a list (says the nearest)
+├── RecipeError         a picture or a text that holds no usable recipe
+├── ModelError          weights that are missing, damaged or of another kind
+├── SaveError           a picture that could not be written
+├── OutOfMemoryError    the device or the machine has too little memory
+├── WorkerError         the painting process died or could not start
+└── BusyError           too many jobs are waiting
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class StudioError(Exception):
+    """A failure that a person can read and mend.
+
+    `message` is one sentence that names the value; `way_out` one sentence that says what to do.
+    """
+
+    def __init__(self, message: str, way_out: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.way_out = way_out
+
+    def __str__(self) -> str:
+        return f"{self.message} {self.way_out}".strip()
+
+
+class RequestError(StudioError):
+    """A value that cannot be painted. `field` is the name of the request's field."""
+
+    def __init__(self, field: str, message: str, way_out: str = "") -> None:
+        super().__init__(message, way_out)
+        self.field = field
+
+
+class UnknownNameError(RequestError):
+    """A name that is not in a list; the sentence says the nearest one."""
+
+    def __init__(self, field: str, kind: str, name: str, known: Iterable[str]) -> None:
+        names = list(known)
+        # Names may come from anywhere: show a short, one-line form of what was given.
+        shown = printable(name)
+        folded = {n.casefold(): n for n in names}
+        wanted = name[:80].casefold()
+        begins = [n for n in folded if wanted and n.startswith(wanted)]
+        near = begins or difflib.get_close_matches(wanted, list(folded), n=1, cutoff=0.4)
+        if near:
+            hint = f"Did you mean “{folded[near[0]]}”?"
+        elif names:
+            hint = f"Known: {', '.join(names[:12])}."
+        else:
+            hint = f"There is no {kind} installed."
+        super().__init__(field, f"There is no {kind} called “{shown}”.", hint)
+
+
+class RecipeError(StudioError):
+    """A picture or a text that holds no usable recipe."""
+
+
+class ModelError(StudioError):
+    """Weights that are missing, damaged or of another kind."""
+
+
+class SaveError(StudioError):
+    """A picture that could not be written."""
+
+
+class OutOfMemoryError(StudioError):
+    """The device or the machine has too little memory for the job."""
+
+
+class WorkerError(StudioError):
+    """The painting process died or could not start."""
+
+
+class BusyError(StudioError):
+    """Too many jobs are waiting."""
+
+
+def printable(text: object, limit: int = 60) -> str:
+    """`text` on one line, without control characters, at most `limit` characters."""
+    raw = str(text)
+    line = "".join(c if c.isprintable() else " " for c in raw[: limit * 4])
+    line = " ".join(line.split())
+    return line if len(line) <= limit and len(raw) <= limit * 4 else line[: limit - 1] + "…"

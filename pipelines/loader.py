@@ -1,0 +1,222 @@
+"""A model folder in diffusers layout + a plan -> components. Faults of files end here."""
+
+from __future__ import annotations
+
+import json
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import AutoencoderKL, PixArtTransformer2DModel
+from safetensors import SafetensorError, safe_open
+from transformers import T5EncoderModel
+
+from pipelines.catalog import ModelSpec
+from pipelines.errors import ModelError, printable
+from pipelines.memory import DevicePlan, Machine
+from pipelines.tokens import tokenize
+
+_PARTS: dict[str, tuple[Any, tuple[str, ...], str]] = {
+    # Old repositories call the transformer by the name of diffusers' former class.
+    "transformer": (
+        PixArtTransformer2DModel,
+        ("PixArtTransformer2DModel", "Transformer2DModel"),
+        "diffusion_pytorch_model.safetensors",
+    ),
+    "vae": (AutoencoderKL, ("AutoencoderKL",), "diffusion_pytorch_model.safetensors"),
+    "text_encoder": (T5EncoderModel, ("T5EncoderModel",), "model.safetensors"),
+}
+# A hostile config must not be able to ask for a net that fills the machine before its weights are
+# compared: every number stays below what the family has (the largest is the T5 feed-forward width).
+_MAX_CONFIG_NUMBER = 100_000
+_MAX_CONFIG_BYTES = 100_000
+_BETAS = ("beta_start", "beta_end", "beta_schedule", "num_train_timesteps", "prediction_type")
+_BETA_SCHEDULES = ("linear", "scaled_linear", "squaredcos_cap_v2")
+_FILE_FAULTS = (
+    OSError,
+    ValueError,
+    KeyError,
+    TypeError,
+    AttributeError,
+    SafetensorError,
+    ZeroDivisionError,
+    NotImplementedError,
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Components:
+    """A model in memory. `betas` is its noise schedule as scheduler arguments."""
+
+    model: ModelSpec
+    transformer: PixArtTransformer2DModel
+    vae: AutoencoderKL
+    text_encoder: T5EncoderModel
+    betas: dict[str, Any]
+    device: torch.device
+
+
+def probe() -> Machine:
+    """The best device of this machine."""
+    if torch.cuda.is_available():
+        return Machine(
+            device="cuda",
+            name=torch.cuda.get_device_name(),
+            bf16=torch.cuda.is_bf16_supported(including_emulation=False),
+        )
+    if torch.backends.mps.is_available():
+        return Machine(device="mps", name="Apple GPU", bf16=False)
+    return Machine(device="cpu", name="CPU", bf16=False)
+
+
+def load(model: ModelSpec, plan: DevicePlan) -> Components:
+    """Reads every part of `model`. Raises ModelError that names the part and the fault."""
+    dtype = getattr(torch, plan.precision)
+    device = torch.device(plan.device)
+    betas = _betas(model)
+    tokenize("", model)
+    parts = {name: _part(model, name, dtype).to(device) for name in _PARTS}
+    _check_fit(model, parts)
+    return Components(model=model, betas=betas, device=device, **parts)
+
+
+def _part(model: ModelSpec, name: str, dtype: torch.dtype) -> Any:
+    cls, class_names, weights = _PARTS[name]
+    folder = model.folder / name
+    config = _config(model, folder / "config.json")
+    found = config.get("_class_name") or (config.get("architectures") or ["?"])[0]
+    if found not in class_names:
+        raise _broken(model, f"its {name} is a “{printable(found)}”, not a {class_names[0]}")
+    with _faults(model, name), _quiet():
+        _check_weights(model, folder, weights)
+        # transformers and diffusers name the same argument differently.
+        wish = {"dtype": dtype} if cls is T5EncoderModel else {"torch_dtype": dtype}
+        net, report = cls.from_pretrained(
+            folder, local_files_only=True, use_safetensors=True, output_loading_info=True, **wish
+        )
+    # Both libraries fill missing weights with random numbers and only warn.
+    for kind in ("missing_keys", "unexpected_keys", "mismatched_keys", "error_msgs"):
+        if report.get(kind):
+            first = printable(sorted(map(str, report[kind]))[0], 120)
+            raise _broken(model, f"its {name} has {kind.replace('_', ' ')} ({first})")
+    return net.eval().requires_grad_(False)
+
+
+def _check_weights(model: ModelSpec, folder: Path, weights: str) -> None:
+    """Opens each weight file's header, so that a damaged file is named and nothing is executed."""
+    files = sorted(folder.glob("*.safetensors"))
+    if not files:
+        raise _broken(model, f"{folder.name}/{weights} is missing")
+    for file in files:
+        try:
+            with safe_open(file, framework="pt") as tensors:
+                tensors.keys()
+        except (OSError, SafetensorError) as error:
+            raise _broken(
+                model, f"{folder.name}/{file.name} is damaged ({printable(error, 80)})"
+            ) from None
+
+
+def _config(model: ModelSpec, file: Path) -> dict[str, Any]:
+    where = f"{file.parent.name}/{file.name}"
+    try:
+        if file.stat().st_size > _MAX_CONFIG_BYTES:
+            raise _broken(model, f"{where} is too large")
+        config = json.loads(file.read_text("utf-8"))
+    except FileNotFoundError:
+        raise _broken(model, f"{where} is missing") from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise _broken(model, f"{where} cannot be read ({printable(error, 80)})") from None
+    if not isinstance(config, dict):
+        raise _broken(model, f"{where} is not a configuration")
+    for number in _numbers(config):
+        if abs(number) > _MAX_CONFIG_NUMBER:
+            raise _broken(model, f"{where} asks for {printable(number)} of something")
+    return config
+
+
+def _numbers(value: Any) -> Iterator[float]:
+    if isinstance(value, dict):
+        for key, item in value.items():
+            # Bookkeeping of tokenizers and schedulers, not a size of a net.
+            if key not in ("model_max_length", "lambda_min_clipped"):
+                yield from _numbers(item)
+    elif isinstance(value, list):
+        for item in value:
+            yield from _numbers(item)
+    elif isinstance(value, int | float) and not isinstance(value, bool):
+        yield value
+
+
+def _betas(model: ModelSpec) -> dict[str, Any]:
+    """The noise schedule, from the model's own folder: class defaults belong to other families."""
+    config = _config(model, model.folder / "scheduler" / "scheduler_config.json")
+    missing = [name for name in _BETAS[:4] if name not in config]
+    if missing:
+        raise _broken(model, f"scheduler/scheduler_config.json lacks {missing[0]}")
+    if config.get("prediction_type", "epsilon") != "epsilon":
+        raise _broken(model, "its scheduler does not predict noise (epsilon)")
+    if config["num_train_timesteps"] != 1000:
+        raise _broken(model, "it was not trained with 1000 timesteps")
+    betas = {name: config[name] for name in _BETAS[:4]}
+    if betas["beta_schedule"] not in _BETA_SCHEDULES:
+        raise _broken(model, f"its beta schedule is “{printable(betas['beta_schedule'])}”")
+    numbers = (betas["beta_start"], betas["beta_end"])
+    if not all(isinstance(n, int | float) and 0 < n < 1 for n in numbers):
+        raise _broken(model, "its noise schedule has betas outside 0 to 1")
+    return betas | {"prediction_type": "epsilon"}
+
+
+def _check_fit(model: ModelSpec, parts: dict[str, Any]) -> None:
+    transformer, vae, text = (parts[name].config for name in _PARTS)
+    pairs = (
+        ("text encoder", text.d_model, transformer.caption_channels),
+        ("VAE", vae.latent_channels, transformer.in_channels),
+    )
+    for name, given, wanted in pairs:
+        if given != wanted:
+            raise _broken(model, f"its {name} gives {given} channels where {wanted} are read")
+
+
+def _broken(model: ModelSpec, fault: str) -> ModelError:
+    return ModelError(
+        f"The model “{model.id}” cannot be used: {fault}.",
+        "Install it again, or choose another model.",
+    )
+
+
+@contextmanager
+def _faults(model: ModelSpec, part: str) -> Iterator[None]:
+    """Maps what the loading libraries raise for damaged files to ModelError."""
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        raise
+    except (*_FILE_FAULTS, RuntimeError) as error:
+        raise _broken(model, f"its {part} does not load ({printable(error, 160)})") from error
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """No progress bars and no advice for developers while weights are read."""
+    from diffusers.utils import logging as diffusers_logging
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.disable_progress_bar()
+    diffusers_logging.disable_progress_bar()
+    loggers = [logging.getLogger(name) for name in ("diffusers", "transformers")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

@@ -1,0 +1,33 @@
+"""Where and in which precision a model runs. `plan` is a pure function of measured facts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+Device = Literal["cuda", "mps", "cpu"]
+Precision = Literal["float32", "bfloat16", "float16"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Machine:
+    """What was found on this machine. `name` is the card's or processor's name for people."""
+
+    device: Device
+    name: str
+    bf16: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class DevicePlan:
+    """Read by the loader and shown to the user."""
+
+    device: Device
+    precision: Precision
+
+
+def plan(machine: Machine) -> DevicePlan:
+    """bf16 on every GPU that has it; fp32 on processors, where half precision is slow or absent."""
+    if machine.device == "cpu":
+        return DevicePlan(device="cpu", precision="float32")
+    return DevicePlan(device=machine.device, precision="bfloat16" if machine.bf16 else "float32")

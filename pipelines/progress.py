@@ -1,0 +1,61 @@
+"""One shape for the progress of everything that takes time, and one way to ask for a stop."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class Stage(StrEnum):
+    """What is being done now; the value is the word shown to people."""
+
+    LOADING = "loading the model"
+    ENCODING = "encoding the prompt"
+    DENOISING = "painting"
+    DECODING = "decoding"
+    SAVING = "saving"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Progress:
+    """Where a job stands.
+
+    `done` of `total` counts the steps of the stage; `picture` of `pictures` counts from 1.
+    `seconds_left` is an estimate for the whole job, None while nothing is known.
+    `preview` is a small JPEG of the unfinished picture, or None.
+    """
+
+    stage: Stage
+    done: int = 0
+    total: int = 0
+    picture: int = 1
+    pictures: int = 1
+    seconds_left: float | None = None
+    preview: bytes | None = None
+
+    def sentence(self) -> str:
+        """The status line, e.g. "Picture 2 of 4: step 7 of 20, about 3 s left"."""
+        if self.stage is Stage.DENOISING and self.total:
+            words = f"step {self.done} of {self.total}"
+        else:
+            words = str(self.stage)
+        if self.pictures > 1 and self.stage is not Stage.LOADING:
+            words = f"picture {self.picture} of {self.pictures}: {words}"
+        if self.seconds_left is not None and self.seconds_left >= 1:
+            words += f", about {duration(self.seconds_left)} left"
+        return words[0].upper() + words[1:]
+
+
+Report = Callable[[Progress], None]
+ShouldStop = Callable[[], bool]
+
+
+def duration(seconds: float) -> str:
+    """`seconds` as people say it: "3 s", "2 min 5 s", "1 h 4 min"."""
+    whole = max(0, round(seconds))
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"

@@ -1,0 +1,189 @@
+"""What a person asks for: one frozen value from the form, the command line, the API and the file.
+
+Limits and defaults live here and in the tables it reads; everybody else derives from them. The
+same value, as JSON, is the recipe inside every picture.
+"""
+
+from __future__ import annotations
+
+import secrets
+import unicodedata
+from collections.abc import Mapping
+from typing import Annotated, Any, Self
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+
+from pipelines import samplers, sizes, styles
+from pipelines.catalog import Catalog
+from pipelines.errors import RequestError, printable
+
+MAX_PROMPT = 10_000
+"""Characters. Far above any token limit; keeps hostile input from costing time."""
+MAX_COUNT = 64
+MAX_GUIDANCE = 30.0
+MAX_SEED = 2**64 - 1
+"""The largest seed of a torch generator."""
+NEW_SEED_BITS = 32
+"""New seeds are drawn from this range: short enough to read aloud."""
+
+
+def _text(value: Any) -> Any:
+    """Control characters and lone surrogates, which no PNG chunk can carry, become spaces."""
+    if not isinstance(value, str) or len(value) > MAX_PROMPT:
+        return value
+    kept = (c if c in "\n\t" or unicodedata.category(c) not in ("Cc", "Cs") else " " for c in value)
+    return "".join(kept).strip()
+
+
+def is_visible(text: str) -> bool:
+    """True where `text` has a character that a reader would see."""
+    return any(unicodedata.category(c)[0] not in "CZ" for c in text)
+
+
+Text = Annotated[str, BeforeValidator(_text), Field(max_length=MAX_PROMPT)]
+
+
+class GenerationRequest(BaseModel):
+    """Everything that decides the pixels. Picture i of `count` is painted with `seed` + i.
+
+    Build it with `complete`, which fills the defaults of model and sampler and checks the limits
+    that depend on them; the bare constructor checks only what a field can know by itself.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    prompt: Text
+    negative: Text = ""
+    style: str = styles.NO_STYLE
+    model: str
+    sampler: str
+    steps: int = Field(ge=1, le=1000)
+    guidance: float = Field(ge=0, le=MAX_GUIDANCE, allow_inf_nan=False)
+    width: int = Field(ge=sizes.MIN_SIDE, le=sizes.MAX_SIDE)
+    height: int = Field(ge=sizes.MIN_SIDE, le=sizes.MAX_SIDE)
+    seed: int = Field(ge=0, le=MAX_SEED)
+    count: int = Field(default=1, ge=1, le=MAX_COUNT)
+    predictor_order: int = Field(default=2, ge=1, le=samplers.MAX_ORDER)
+    corrector_order: int = Field(default=2, ge=1, le=samplers.MAX_ORDER)
+    eta: float = Field(default=1.0, ge=0, le=1, allow_inf_nan=False)
+    init: str | None = Field(default=None, pattern=r"^[0-9a-f]{16}\.png$")
+    strength: float = Field(default=0.6, gt=0, le=1, allow_inf_nan=False)
+
+    @model_validator(mode="after")
+    def _seeds_fit(self) -> Self:
+        if self.seed + self.count - 1 > MAX_SEED:
+            raise ValueError(f"seed {self.seed} and {self.count} pictures pass the largest seed")
+        return self
+
+    @property
+    def guided(self) -> bool:
+        """True where classifier-free guidance is computed."""
+        return self.guidance > samplers.GUIDANCE_OFF
+
+    def single(self, index: int) -> GenerationRequest:
+        """The request that paints picture `index` of this one alone."""
+        return self.model_copy(update={"seed": self.seed + index, "count": 1})
+
+
+def new_seed() -> int:
+    """A seed that nobody chose."""
+    return secrets.randbits(NEW_SEED_BITS)
+
+
+def complete(values: Mapping[str, Any], catalog: Catalog) -> GenerationRequest:
+    """`values` (None or absent = default) as a checked request.
+
+    `values` may hold `size` as text instead of `width` and `height`. Raises RequestError with the
+    field's name, UnknownNameError for names that are in no list.
+    """
+    given = {name: value for name, value in values.items() if value is not None}
+    _check_prompt(given.get("prompt"), given.get("negative", ""))
+    model = catalog.find(str(given.get("model") or catalog.default.id))
+    row = samplers.find(str(given.get("sampler") or model.sampler))
+    # A model's own steps and guidance were chosen for its own sampler.
+    own = row.id == model.sampler
+    defaults: dict[str, Any] = {
+        "steps": model.steps if own and model.steps is not None else row.steps,
+        "guidance": model.guidance if own and model.guidance is not None else row.guidance,
+    }
+    seed = given.get("seed", "")
+    given["seed"] = new_seed() if isinstance(seed, str) and not seed.strip() else seed
+    size = sizes.parse(str(given.pop("size"))) if "size" in given else model.default_size
+    defaults |= {"width": size.width, "height": size.height}
+    merged = defaults | given | {"model": model.id, "sampler": row.id}
+    merged["style"] = styles.find(str(merged.get("style", styles.NO_STYLE))).name
+    if "size" in values or "width" in given or "height" in given:
+        _check_size(merged, model.max_side)
+    request = from_mapping(merged)
+    samplers.check(row, steps=request.steps, guidance=request.guidance)
+    if request.init is not None and not row.from_picture:
+        raise RequestError("sampler", f"{row.label} cannot start from a picture.")
+    return request
+
+
+def from_mapping(values: Mapping[str, Any]) -> GenerationRequest:
+    """A request from a plain mapping. Raises RequestError with one sentence per first fault."""
+    try:
+        return GenerationRequest.model_validate(dict(values))
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = str(first["loc"][0]) if first["loc"] else "seed"
+        raise RequestError(field, _sentence(field, first, values.get(field))) from None
+
+
+def _check_prompt(prompt: Any, negative: Any) -> None:
+    for field, text in (("prompt", prompt), ("negative", negative)):
+        if isinstance(text, str) and len(text) > MAX_PROMPT:
+            raise RequestError(
+                field,
+                f"The {field} has {len(text):,} characters; the limit is {MAX_PROMPT:,}.",
+            )
+    if not isinstance(prompt, str) or not is_visible(prompt):
+        raise RequestError("prompt", "The prompt is empty.", "Write what the picture should show.")
+
+
+def _check_size(values: Mapping[str, Any], max_side: int) -> None:
+    try:
+        size = sizes.Size(int(values["width"]), int(values["height"]))
+    except (TypeError, ValueError, OverflowError):
+        shown = f"{printable(values['width'], 20)}x{printable(values['height'], 20)}"
+        raise RequestError("size", f"“{shown}” is not a size.") from None
+    sizes.check(size, max_side)
+
+
+def _sentence(field: str, fault: Mapping[str, Any], value: Any) -> str:
+    """The pydantic fault as one sentence with the value and the limits."""
+    name = field.replace("_", " ")
+    shown = printable(value, 40)
+    limits = fault.get("ctx") or {}
+    if field == "seed" and fault["type"] == "value_error":
+        return f"{str(fault['msg']).removeprefix('Value error, ').capitalize()} ({MAX_SEED})."
+    kind = fault["type"]
+    if kind == "extra_forbidden":
+        return f"“{printable(field, 40)}” is not a setting of a picture."
+    if kind == "missing":
+        return f"The {name} is missing."
+    if kind == "string_pattern_mismatch":
+        return f"“{shown}” is not the name of a kept picture."
+    bounds = _BOUNDS.get(field)
+    if bounds and (limits or kind.startswith(("int", "float", "finite"))):
+        what = "a whole number" if field in _WHOLE else "a number"
+        return f"The {name} must be {what} from {bounds[0]} to {bounds[1]}, not “{shown}”."
+    return f"“{shown}” is not a valid {name}."
+
+
+_WHOLE = frozenset(
+    ("steps", "width", "height", "seed", "count", "predictor_order", "corrector_order")
+)
+_BOUNDS: dict[str, tuple[Any, Any]] = {
+    "steps": (1, 1000),
+    "guidance": (0, f"{MAX_GUIDANCE:g}"),
+    "width": (sizes.MIN_SIDE, sizes.MAX_SIDE),
+    "height": (sizes.MIN_SIDE, sizes.MAX_SIDE),
+    "seed": (0, MAX_SEED),
+    "count": (1, MAX_COUNT),
+    "predictor_order": (1, samplers.MAX_ORDER),
+    "corrector_order": (1, samplers.MAX_ORDER),
+    "eta": (0, 1),
+    "strength": ("just above 0", 1),
+}

@@ -1,0 +1,60 @@
+"""Engines and reference pipelines, built once: loading is what costs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers import PixArtAlphaPipeline
+from transformers import AutoTokenizer
+
+from pipelines.catalog import Catalog
+from pipelines.engine import Engine
+from tests import tiny
+
+
+@pytest.fixture(scope="session")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A models folder with "tiny" and "tiny-1024" (micro-conditions)."""
+    folder = tmp_path_factory.mktemp("models")
+    tiny.build(folder / "tiny")
+    tiny.build(folder / "tiny-1024", micro_conditions=True, seed=1)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def catalog(models: Path) -> Catalog:
+    found = Catalog(user_models=models)
+    assert found.problems == []
+    return found
+
+
+@pytest.fixture(scope="session")
+def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("inputs")
+
+
+@pytest.fixture(scope="session")
+def engine(catalog: Catalog, inputs: Path) -> Engine:
+    return Engine(catalog, inputs=inputs)
+
+
+def stock(folder: Path) -> PixArtAlphaPipeline:
+    """diffusers' own pipeline over the same folder, float32."""
+    from diffusers import AutoencoderKL, DPMSolverMultistepScheduler, PixArtTransformer2DModel
+    from transformers import T5EncoderModel
+
+    pipe = PixArtAlphaPipeline(
+        tokenizer=AutoTokenizer.from_pretrained(folder / "tokenizer"),
+        text_encoder=T5EncoderModel.from_pretrained(
+            folder / "text_encoder", dtype=torch.float32
+        ).eval(),
+        vae=AutoencoderKL.from_pretrained(folder / "vae", torch_dtype=torch.float32),
+        transformer=PixArtTransformer2DModel.from_pretrained(
+            folder / "transformer", torch_dtype=torch.float32
+        ),
+        scheduler=DPMSolverMultistepScheduler(),
+    )
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
