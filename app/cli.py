@@ -1,0 +1,290 @@
+"""The command line: options -> the same values that the form gives, answers for people or as JSON.
+
+Exit codes: 0 all is well; 2 with one sentence on stderr for what the user can mend; 130 after
+Ctrl+C; 1 for a fault of ours.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import threading
+import traceback
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from typer.exceptions import TyperException
+
+from app import metadata
+from app.gallery import Gallery, PictureFile
+from app.runner import LocalRunner
+from app.settings import VERSION, Settings, make_folder, workspace_path
+from pipelines import pictures
+from pipelines.catalog import Catalog
+from pipelines.errors import RequestError, StudioError, printable
+from pipelines.progress import Progress, Stage
+from pipelines.request import GenerationRequest, complete
+
+DEBUG_VARIABLE = "PIXART_STUDIO_DEBUG"
+
+app = typer.Typer(
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="PixArt Studio: paint pictures from text. Without a verb it opens in the browser.",
+)
+
+# Every value arrives as text and is checked by the request itself, so that the command line, the
+# form and the API have the same limits and say the same sentences.
+Workspace = Annotated[
+    str | None, typer.Option(help="Folder for everything that the studio writes.", metavar="DIR")
+]
+
+
+def main(argv: list[str]) -> int:
+    """Runs one command. Returns the exit code; never raises but for a broken stdout."""
+    try:
+        code = app(args=argv, prog_name="launch.py", standalone_mode=False)
+        return code if isinstance(code, int) else 0
+    except StudioError as error:
+        return _say(str(error), 2)
+    except TyperException as error:
+        return _say(_usage(error, argv), 2)
+    except KeyboardInterrupt:
+        return _say("Stopped.", 130)
+    except BrokenPipeError:
+        # The reader of our output went away ("| head"): nothing is left to say to it.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return 0
+    # The outermost seam of the command line.
+    except Exception as error:
+        if os.environ.get(DEBUG_VARIABLE):
+            traceback.print_exc()
+        return _say(
+            f"This is a fault of the studio: {printable(repr(error), 300)}. "
+            f"Set {DEBUG_VARIABLE}=1 to see where.",
+            1,
+        )
+
+
+def _say(sentence: str, code: int) -> int:
+    print(sentence, file=sys.stderr)
+    return code
+
+
+def _usage(error: TyperException, argv: list[str]) -> str:
+    sentence = " ".join(error.format_message().split()).rstrip(".")
+    verb = next((a for a in argv if a in _verbs()), "")
+    return f"{sentence}. See “launch.py {f'{verb} ' if verb else ''}--help”."
+
+
+def _verbs() -> list[str]:
+    return [command.name or "" for command in app.registered_commands]
+
+
+@app.callback(invoke_without_command=True)
+def studio(
+    context: typer.Context,
+    workspace: Workspace = None,
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[
+        str | None, typer.Option(help="Port; default: the first free one from 7860.")
+    ] = None,
+    share_token: Annotated[
+        str | None, typer.Option(help="Secret that visitors must give; needed for other hosts.")
+    ] = None,
+    browser: Annotated[bool, typer.Option(help="Open the browser.")] = True,
+    version: Annotated[bool, typer.Option("--version", help="Say the version.")] = False,
+) -> None:
+    """Opens the studio in the browser."""
+    if version:
+        print(f"PixArt Studio {VERSION}")
+        return
+    if context.invoked_subcommand is not None:
+        context.obj = workspace
+        return
+    settings = Settings(workspace=workspace_path(workspace))
+    make_folder(settings.outputs)
+    number = _port(port)
+    # Here and not above: the other verbs must not wait for the page's libraries.
+    from app.studio import Studio
+    from app.ui.build import serve
+
+    serve(Studio(settings), host=host, port=number, share_token=share_token, open_browser=browser)
+
+
+def _port(text: str | None) -> int | None:
+    if text is None:
+        return None
+    if not text.isascii() or not text.isdigit() or not 1 <= int(text[:6]) <= 65535:
+        raise RequestError("port", f"“{printable(text)}” is not a port; give 1 to 65535.")
+    return int(text)
+
+
+@app.command()
+def generate(
+    context: typer.Context,
+    prompt: Annotated[str | None, typer.Argument(help="What the picture shows.")] = None,
+    negative: Annotated[str | None, typer.Option(help="What it must not show.")] = None,
+    model: Annotated[str | None, typer.Option(help="Model, by id.", metavar="ID")] = None,
+    sampler: Annotated[str | None, typer.Option(help="Sampler, by id.", metavar="ID")] = None,
+    steps: Annotated[str | None, typer.Option(help="Denoising steps.", metavar="N")] = None,
+    guidance: Annotated[
+        str | None, typer.Option(help="How closely to follow the prompt; 0 = off.", metavar="F")
+    ] = None,
+    size: Annotated[str | None, typer.Option(help="In pixels.", metavar="WxH")] = None,
+    seed: Annotated[str | None, typer.Option(help="Default: a new one.", metavar="N")] = None,
+    count: Annotated[
+        str | None, typer.Option(help="Pictures; seeds count up.", metavar="N")
+    ] = None,
+    style: Annotated[str | None, typer.Option(help="Prompt template.", metavar="NAME")] = None,
+    init: Annotated[
+        str | None, typer.Option(help="Picture to start from.", metavar="IMAGE")
+    ] = None,
+    strength: Annotated[
+        str | None, typer.Option(help="How far to leave it: 0 to 1.", metavar="F")
+    ] = None,
+    predictor_order: Annotated[
+        str | None, typer.Option(help="SA-Solver: 1 to 4.", metavar="N")
+    ] = None,
+    corrector_order: Annotated[
+        str | None, typer.Option(help="SA-Solver: 1 to 4.", metavar="N")
+    ] = None,
+    eta: Annotated[
+        str | None, typer.Option(help="SA-Solver: 0 (no noise) to 1.", metavar="F")
+    ] = None,
+    like: Annotated[
+        str | None, typer.Option(help="Paint this picture again.", metavar="PICTURE")
+    ] = None,
+    out: Annotated[str | None, typer.Option(help="Folder for the pictures.", metavar="DIR")] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="One JSON object per picture on stdout.")
+    ] = False,
+    workspace: Workspace = None,
+) -> int:
+    """Paints pictures and prints their paths."""
+    options = dict(locals())
+    values = {name: options[name] for name in _REQUEST_OPTIONS if options[name] is not None}
+    settings = Settings(workspace=workspace_path(workspace or context.obj))
+    catalog = Catalog(user_models=settings.models)
+    if like is not None:
+        recipe = metadata.read(Path(like)).model_dump()
+        # A size given anew replaces both sides of the recipe.
+        dropped = ("width", "height") if "size" in values else ()
+        values = {k: v for k, v in recipe.items() if k not in dropped} | values
+    elif prompt is None:
+        raise RequestError("prompt", 'Say what to paint, e.g. generate "a red apple".')
+    if init is not None:
+        values["init"] = pictures.keep(Path(init), settings.inputs)
+    request = complete(values, catalog)
+    if request.init is not None:
+        pictures.find(request.init, settings.inputs)
+    gallery = Gallery(settings.outputs)
+    if out is not None:
+        gallery = Gallery(make_folder(Path(out).expanduser().resolve()), by_day=False)
+    gallery.check_writable()
+    return _paint(request, catalog, settings, gallery, as_json=as_json)
+
+
+_REQUEST_OPTIONS = (
+    "prompt",
+    "negative",
+    "model",
+    "sampler",
+    "steps",
+    "guidance",
+    "size",
+    "seed",
+    "count",
+    "style",
+    "strength",
+    "predictor_order",
+    "corrector_order",
+    "eta",
+)
+
+
+def _paint(
+    request: GenerationRequest,
+    catalog: Catalog,
+    settings: Settings,
+    gallery: Gallery,
+    *,
+    as_json: bool,
+) -> int:
+    status = _Status(sys.stderr)
+    stop = _stop_on_interrupt()
+    status.show(Progress(stage=Stage.LOADING))
+    # Here and not above: only a command that paints pays for loading torch.
+    from pipelines.engine import Engine
+
+    runner = LocalRunner(Engine(catalog, inputs=settings.inputs), gallery)
+
+    def keep(file: PictureFile) -> None:
+        status.clear()
+        print(_json(file) if as_json else file.path, flush=True)
+
+    try:
+        runner.paint(request, report=status.show, keep=keep, should_stop=stop.is_set)
+    finally:
+        status.clear()
+    if stop.is_set():
+        return _say("Stopped; the finished pictures are kept.", 130)
+    return 0
+
+
+def _stop_on_interrupt() -> threading.Event:
+    """The first Ctrl+C asks for a stop at the next step, the second ends at once."""
+    stop = threading.Event()
+
+    def handle(number: int, frame: Any) -> None:
+        if stop.is_set():
+            raise KeyboardInterrupt
+        stop.set()
+
+    signal.signal(signal.SIGINT, handle)
+    return stop
+
+
+def _json(file: PictureFile) -> str:
+    request = file.request
+    return json.dumps(
+        {
+            "path": str(file.path),
+            "seed": request.seed,
+            "width": request.width,
+            "height": request.height,
+            "model": request.model,
+            "sampler": request.sampler,
+            "steps": request.steps,
+            "guidance": request.guidance,
+            "loras": [],
+            "seconds": round(file.seconds, 3),
+        },
+        ensure_ascii=False,
+    )
+
+
+class _Status:
+    """One line on a terminal that is rewritten; nothing where stderr is a file or a pipe."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+        self._width = 0
+        self._live = stream.isatty()
+
+    def show(self, progress: Progress) -> None:
+        if not self._live:
+            return
+        line = progress.sentence()
+        print("\r" + line.ljust(self._width), end="", file=self._stream, flush=True)
+        self._width = len(line)
+
+    def clear(self) -> None:
+        if self._width:
+            print("\r" + " " * self._width + "\r", end="", file=self._stream, flush=True)
+            self._width = 0

@@ -1,0 +1,90 @@
+"""Pictures on disk. The files are the truth."""
+
+from __future__ import annotations
+
+import errno
+import os
+import secrets
+from dataclasses import dataclass
+from datetime import datetime
+from io import BytesIO
+from pathlib import Path
+from typing import Protocol
+
+from PIL import Image
+
+from app import metadata
+from app.settings import make_folder
+from pipelines.errors import SaveError
+from pipelines.request import GenerationRequest
+
+
+@dataclass(frozen=True, kw_only=True)
+class PictureFile:
+    """A picture on disk. `request` paints it again alone; `seconds` is what it took."""
+
+    path: Path
+    request: GenerationRequest
+    seconds: float
+
+    @property
+    def name(self) -> str:
+        """The path below the outputs folder, e.g. "2026-11-22/101530-42-a1b2c3.png"."""
+        return f"{self.path.parent.name}/{self.path.name}"
+
+
+class Painted(Protocol):
+    """What the engine hands over (`pipelines.engine.Picture`, which this light module must not
+    import)."""
+
+    @property
+    def image(self) -> Image.Image: ...
+    @property
+    def request(self) -> GenerationRequest: ...
+    @property
+    def seconds(self) -> float: ...
+
+
+class Gallery:
+    """The folder of painted pictures: one folder a day, or everything flat in `root`."""
+
+    def __init__(self, root: Path, *, by_day: bool = True) -> None:
+        self._root = root
+        self._by_day = by_day
+
+    def check_writable(self) -> None:
+        """Raises SaveError before a long job whose pictures could not be written."""
+        probe = make_folder(self._root) / f".{secrets.token_hex(8)}"
+        write(probe, b"")
+        probe.unlink(missing_ok=True)
+
+    def add(self, picture: Painted) -> PictureFile:
+        """Writes `picture` with its recipe. Raises SaveError; never leaves half a file."""
+        now = datetime.now().astimezone()
+        folder = make_folder(self._root / f"{now:%Y-%m-%d}" if self._by_day else self._root)
+        buffer = BytesIO()
+        picture.image.save(buffer, format="PNG", pnginfo=metadata.chunks(picture.request))
+        name = f"{now:%H%M%S}-{picture.request.seed}-{secrets.token_hex(3)}.png"
+        write(folder / name, buffer.getvalue())
+        return PictureFile(path=folder / name, request=picture.request, seconds=picture.seconds)
+
+
+def write(file: Path, data: bytes) -> None:
+    """Writes a new file so that it is there whole or not at all. Raises SaveError."""
+    part = file.with_name(f".{file.name}.part")
+    try:
+        with open(part, "xb") as stream:
+            stream.write(data)
+            stream.flush()
+            os.fsync(stream.fileno())
+        part.replace(file)
+    except OSError as error:
+        part.unlink(missing_ok=True)
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise SaveError(
+                f"There is no space left on the disk for {file}.",
+                "Free some space; the pictures painted before are kept.",
+            ) from None
+        raise SaveError(
+            f"{file} cannot be written ({error.strerror}).", "Choose another folder."
+        ) from None

@@ -1,0 +1,194 @@
+"""The queue of jobs. Jobs belong to the studio: a browser tab only watches them."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+import uuid
+from collections import OrderedDict
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+
+from app.runner import PictureFile, Runner
+from pipelines.errors import BusyError, StudioError
+from pipelines.progress import Progress
+from pipelines.request import GenerationRequest
+
+MAX_WAITING = 64
+MAX_KEPT = 200
+log = logging.getLogger(__name__)
+
+
+class JobState(StrEnum):
+    """Where a job is in its life."""
+
+    WAITING = "waiting"
+    RUNNING = "running"
+    DONE = "done"
+    STOPPED = "stopped"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """A snapshot of a job. `ahead` counts the jobs before it in the queue.
+
+    `seconds` is the painting time so far; `error` one sentence when the state is FAILED.
+    """
+
+    id: str
+    owner: str
+    request: GenerationRequest
+    state: JobState = JobState.WAITING
+    ahead: int = 0
+    progress: Progress | None = None
+    pictures: tuple[PictureFile, ...] = ()
+    error: str | None = None
+    started: float | None = None
+    seconds: float = 0.0
+
+    @property
+    def active(self) -> bool:
+        """True while the job waits or runs."""
+        return self.state in (JobState.WAITING, JobState.RUNNING)
+
+
+@dataclass
+class _Entry:
+    job: Job
+    stop: threading.Event = field(default_factory=threading.Event)
+
+
+class JobQueue:
+    """Runs jobs one after another on a `Runner`. Every method may be called from any thread."""
+
+    def __init__(self, runner: Runner) -> None:
+        self._runner = runner
+        self._entries: OrderedDict[str, _Entry] = OrderedDict()
+        self._changed = threading.Condition()
+        self._closed = False
+        self._thread = threading.Thread(target=self._work, name="jobs", daemon=True)
+        self._thread.start()
+
+    def submit(self, request: GenerationRequest, owner: str) -> Job:
+        """Queues `request`. Raises BusyError when too many jobs wait."""
+        with self._changed:
+            waiting = sum(e.job.state is JobState.WAITING for e in self._entries.values())
+            if waiting >= MAX_WAITING:
+                raise BusyError(f"{waiting} jobs are waiting already.", "Stop some of them first.")
+            job = Job(id=uuid.uuid4().hex, owner=owner, request=request)
+            self._entries[job.id] = _Entry(job)
+            self._forget()
+            self._changed.notify_all()
+        return job
+
+    def stop(self, job_id: str, owner: str) -> None:
+        """Asks a job to stop; finished pictures stay. Unknown ids and other owners: nothing."""
+        with self._changed:
+            entry = self._entries.get(job_id)
+            if entry is None or entry.job.owner != owner or not entry.job.active:
+                return
+            entry.stop.set()
+            if entry.job.state is JobState.WAITING:
+                entry.job = replace(entry.job, state=JobState.STOPPED)
+            self._changed.notify_all()
+
+    def get(self, job_id: str, owner: str) -> Job | None:
+        """A snapshot of the owner's job, or None."""
+        with self._changed:
+            entry = self._entries.get(job_id)
+            if entry is None or entry.job.owner != owner:
+                return None
+            return self._snapshot(entry)
+
+    def latest(self, owner: str) -> Job | None:
+        """The owner's running job, else the first waiting one, else the last that ended."""
+        with self._changed:
+            mine = [e for e in self._entries.values() if e.job.owner == owner]
+            for state in (JobState.RUNNING, JobState.WAITING):
+                for entry in mine:
+                    if entry.job.state is state:
+                        return self._snapshot(entry)
+            return self._snapshot(mine[-1]) if mine else None
+
+    def wait(self, job_id: str, owner: str, timeout: float) -> Job | None:
+        """Blocks until the job has ended or `timeout` seconds are over; the snapshot then."""
+        end = time.monotonic() + timeout
+        with self._changed:
+            while True:
+                entry = self._entries.get(job_id)
+                if entry is None or entry.job.owner != owner:
+                    return None
+                left = end - time.monotonic()
+                if not entry.job.active or left <= 0:
+                    return self._snapshot(entry)
+                self._changed.wait(left)
+
+    def close(self) -> None:
+        """Stops the running job at its next step and ends the thread."""
+        with self._changed:
+            self._closed = True
+            for entry in self._entries.values():
+                entry.stop.set()
+            self._changed.notify_all()
+        self._thread.join(timeout=5)
+
+    def _snapshot(self, entry: _Entry) -> Job:
+        job = entry.job
+        if job.state is JobState.RUNNING and job.started is not None:
+            return replace(job, seconds=time.monotonic() - job.started)
+        if job.state is JobState.WAITING:
+            ahead = 0
+            for other in self._entries.values():
+                if other is entry:
+                    break
+                ahead += other.job.active
+            return replace(job, ahead=ahead)
+        return job
+
+    def _forget(self) -> None:
+        ended = [i for i, e in self._entries.items() if not e.job.active]
+        for job_id in ended[: max(0, len(ended) - MAX_KEPT)]:
+            del self._entries[job_id]
+
+    def _next(self) -> _Entry | None:
+        with self._changed:
+            while not self._closed:
+                for entry in self._entries.values():
+                    if entry.job.state is JobState.WAITING:
+                        entry.job = replace(
+                            entry.job, state=JobState.RUNNING, started=time.monotonic()
+                        )
+                        return entry
+                self._changed.wait()
+        return None
+
+    def _work(self) -> None:
+        while (entry := self._next()) is not None:
+            self._run(entry)
+
+    def _run(self, entry: _Entry) -> None:
+        error: str | None = None
+        try:
+            self._runner.paint(
+                entry.job.request,
+                report=lambda progress: self._update(entry, progress=progress),
+                keep=lambda file: self._update(entry, pictures=(*entry.job.pictures, file)),
+                should_stop=entry.stop.is_set,
+            )
+        except StudioError as failure:
+            error = str(failure)
+        # One of the few outermost seams: a fault of ours must end this job and not the queue.
+        except Exception as failure:
+            log.exception("job %s failed", entry.job.id)
+            error = f"Painting failed through a fault of the studio ({failure!r:.200})."
+        done = len(entry.job.pictures) == entry.job.request.count
+        state = JobState.FAILED if error else JobState.DONE if done else JobState.STOPPED
+        started = entry.job.started or time.monotonic()
+        self._update(entry, state=state, error=error, seconds=time.monotonic() - started)
+
+    def _update(self, entry: _Entry, **changes: object) -> None:
+        with self._changed:
+            entry.job = replace(entry.job, **changes)  # type: ignore[arg-type]
+            self._changed.notify_all()

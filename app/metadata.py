@@ -1,0 +1,114 @@
+"""The recipe inside every picture: our own JSON chunk, and a text that other programs read.
+
+`pixart-studio` holds {"version": 1, "studio": "...", "request": {...}} and is the truth;
+`parameters` holds the same in the infotext grammar that most picture tools understand.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from PIL import Image, PngImagePlugin
+
+from app.settings import VERSION
+from pipelines import samplers, styles
+from pipelines.errors import RecipeError, RequestError, printable
+from pipelines.request import GenerationRequest, from_mapping
+
+CHUNK = "pixart-studio"
+INFOTEXT = "parameters"
+FORMAT_VERSION = 1
+MAX_RECIPE = 200_000
+"""Characters; a request with two prompts of the greatest length stays far below."""
+MAX_FILE_BYTES = 200_000_000
+
+
+def chunks(request: GenerationRequest) -> PngImagePlugin.PngInfo:
+    """The text chunks of a picture painted from `request` (one picture: count 1)."""
+    recipe = {
+        "version": FORMAT_VERSION,
+        "studio": VERSION,
+        "request": request.model_dump(mode="json"),
+    }
+    info = PngImagePlugin.PngInfo()
+    info.add_itxt(CHUNK, json.dumps(recipe, ensure_ascii=False))
+    # iTXt: the older chunk kind cannot carry more than Latin-1.
+    info.add_itxt(INFOTEXT, infotext(request))
+    return info
+
+
+def infotext(request: GenerationRequest) -> str:
+    """`request` in the grammar "prompt / Negative prompt: ... / Steps: 20, Sampler: ..., ..."."""
+    prompt, negative = styles.find(request.style).apply(request.prompt, request.negative)
+    pairs: dict[str, Any] = {
+        "Steps": request.steps,
+        "Sampler": samplers.find(request.sampler).infotext,
+        "CFG scale": f"{request.guidance:g}",
+        "Seed": request.seed,
+        "Size": f"{request.width}x{request.height}",
+        "Model": request.model,
+    }
+    if request.init is not None:
+        pairs["Denoising strength"] = f"{request.strength:g}"
+    if request.style != styles.NO_STYLE:
+        pairs["Style"] = request.style
+    pairs["Version"] = f"PixArt Studio {VERSION}"
+    lines = [prompt]
+    if negative:
+        lines.append(f"Negative prompt: {negative}")
+    lines.append(", ".join(f"{key}: {_quoted(str(value))}" for key, value in pairs.items()))
+    return "\n".join(lines)
+
+
+def _quoted(value: str) -> str:
+    return json.dumps(value, ensure_ascii=False) if re.search(r"[,:\n]", value) else value
+
+
+def read(file: Path) -> GenerationRequest:
+    """The request inside a picture that this studio painted. Raises RecipeError."""
+    text = _chunk(file)
+    shown = printable(file.name)
+    try:
+        recipe = json.loads(text, parse_constant=_no_constant)
+        version, request = recipe["version"], recipe["request"]
+        if not isinstance(request, dict) or not isinstance(version, int):
+            raise TypeError
+    except (ValueError, KeyError, TypeError, RecursionError):
+        raise RecipeError(f"The recipe inside “{shown}” is damaged.") from None
+    if version > FORMAT_VERSION:
+        raise RecipeError(
+            f"“{shown}” was painted by a newer version of the studio.", "Update the studio."
+        )
+    try:
+        return from_mapping(request)
+    except RequestError as error:
+        raise RecipeError(f"The recipe inside “{shown}” cannot be used: {error.message}") from None
+
+
+def _no_constant(name: str) -> float:
+    raise ValueError(name)
+
+
+def _chunk(file: Path) -> str:
+    shown = printable(file.name)
+    try:
+        if not file.is_file():
+            raise RecipeError(f"There is no picture at {printable(file, 200)}.")
+        if file.stat().st_size > MAX_FILE_BYTES:
+            raise RecipeError(f"“{shown}” is too large for a picture of this studio.")
+        with Image.open(file, formats=("PNG",)) as picture:
+            text = picture.info.get(CHUNK)
+    # Pillow signals damaged and over-long chunks by several exception types.
+    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError):
+        raise RecipeError(f"“{shown}” is not a PNG picture that can be read.") from None
+    if not isinstance(text, str):
+        raise RecipeError(
+            f"“{shown}” holds no recipe of this studio.",
+            "Only pictures that PixArt Studio painted can be painted again.",
+        )
+    if len(text) > MAX_RECIPE:
+        raise RecipeError(f"The recipe inside “{shown}” is too long.")
+    return str(text)

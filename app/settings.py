@@ -1,0 +1,67 @@
+"""Where things lie and how the studio is reached. The one place that knows paths."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipelines.errors import SaveError
+
+VERSION = "0.1.0"
+WORKSPACE_VARIABLE = "PIXART_STUDIO_WORKSPACE"
+DEFAULT_PORT = 7860
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """Everything that the studio writes lies under `workspace`."""
+
+    workspace: Path
+    host: str = "127.0.0.1"
+    port: int | None = None
+    share_token: str | None = None
+    open_browser: bool = True
+
+    @property
+    def outputs(self) -> Path:
+        """Painted pictures: YYYY-MM-DD/HHMMSS-<seed>-<6 hex>.png."""
+        return self.workspace / "outputs"
+
+    @property
+    def inputs(self) -> Path:
+        """Pictures that were used as a start, named by their content."""
+        return self.workspace / "inputs"
+
+    @property
+    def models(self) -> Path:
+        """The user's models, one folder each."""
+        return self.workspace / "models"
+
+    @property
+    def cache(self) -> Path:
+        """Files that may be deleted at any time."""
+        return self.workspace / "cache"
+
+    @property
+    def logs(self) -> Path:
+        """What went wrong, for reports."""
+        return self.workspace / "logs"
+
+
+def workspace_path(option: str | None = None) -> Path:
+    """The workspace: the option, else $PIXART_STUDIO_WORKSPACE, else ./workspace."""
+    return Path(option or os.environ.get(WORKSPACE_VARIABLE) or "workspace").expanduser().resolve()
+
+
+def make_folder(path: Path) -> Path:
+    """`path` as a folder that exists. Raises SaveError."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except FileExistsError:
+        raise SaveError(f"{path} is a file, not a folder.", "Choose another folder.") from None
+    except OSError as error:
+        raise SaveError(
+            f"The folder {path} cannot be made ({error.strerror}).", "Choose another folder."
+        ) from None
+    return path

@@ -1,0 +1,117 @@
+"""Every verb that the page may call. No gradio, no torch."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from app import metadata
+from app.gallery import Gallery
+from app.jobs import Job, JobQueue
+from app.settings import Settings
+from app.worker import EngineState, WorkerRunner
+from pipelines import pictures, styles, tokens
+from pipelines.catalog import Catalog, ModelSpec
+from pipelines.errors import RecipeError, RequestError
+from pipelines.request import MAX_PROMPT, GenerationRequest, complete
+from pipelines.tokens import Tokens
+
+_PICTURE_NAME = re.compile(r"\d{4}-\d{2}-\d{2}/\d{6}-\d{1,20}-[0-9a-f]{6}\.png")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Start:
+    """A picture to start from: its name in a request, its file, its size in pixels."""
+
+    name: str
+    path: Path
+    width: int
+    height: int
+
+
+class Studio:
+    """The studio behind the page: models, jobs, files and the painting process."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.catalog = Catalog(user_models=settings.models)
+        self.gallery = Gallery(settings.outputs)
+        self._worker = WorkerRunner(settings)
+        self._jobs = JobQueue(self._worker)
+
+    def start(self) -> None:
+        """Starts the painting process behind the page."""
+        self._worker.start(preload=self.catalog.default.id)
+
+    def close(self) -> None:
+        """Stops the running job and ends the painting process."""
+        self._jobs.close()
+        self._worker.close()
+
+    def engine(self) -> EngineState:
+        """What the painting process does: starting, ready, painting, lost, and on which device."""
+        return self._worker.state
+
+    def model(self, model_id: str) -> ModelSpec:
+        """The model called `model_id`. Raises UnknownNameError."""
+        return self.catalog.find(model_id)
+
+    def count(self, model_id: str, prompt: str, style: str = styles.NO_STYLE) -> Tokens:
+        """The prompt, inside its style, as the model reads it. Raises StudioError."""
+        if len(prompt) > MAX_PROMPT:
+            raise RequestError(
+                "prompt",
+                f"The prompt has {len(prompt):,} characters; the limit is {MAX_PROMPT:,}.",
+            )
+        text, _ = styles.find(style).apply(prompt, "")
+        return tokens.tokenize(text, self.model(model_id))
+
+    def request(self, values: Mapping[str, Any]) -> GenerationRequest:
+        """A checked request from the values of a form. Raises RequestError with the field."""
+        return complete(values, self.catalog)
+
+    def submit(self, request: GenerationRequest, owner: str) -> Job:
+        """Queues a request. Raises BusyError."""
+        return self._jobs.submit(request, owner)
+
+    def stop(self, job_id: str, owner: str) -> None:
+        """Asks a job to stop at its next step."""
+        self._jobs.stop(job_id, owner)
+
+    def job(self, job_id: str, owner: str) -> Job | None:
+        """A snapshot of the owner's job, or None."""
+        return self._jobs.get(job_id, owner)
+
+    def latest(self, owner: str) -> Job | None:
+        """The owner's active job, else the last one, or None."""
+        return self._jobs.latest(owner)
+
+    def wait(self, job_id: str, owner: str, timeout: float) -> Job | None:
+        """Blocks until the job has ended or `timeout` seconds are over."""
+        return self._jobs.wait(job_id, owner, timeout)
+
+    def keep_start(self, file: Path) -> Start:
+        """Keeps a copy of a picture to start from. Raises RecipeError for what is no picture."""
+        name = pictures.keep(file, self.settings.inputs)
+        return self.find_start(name)
+
+    def find_start(self, name: str) -> Start:
+        """The kept picture called `name`. Raises RequestError."""
+        path = pictures.find(name, self.settings.inputs)
+        width, height = pictures.load(path).size
+        return Start(name=name, path=path, width=width, height=height)
+
+    def picture(self, name: str) -> Path:
+        """The file of the picture "YYYY-MM-DD/....png". Raises RecipeError."""
+        # Names come from URLs: only the shape that the gallery writes is looked up.
+        path = self.settings.outputs / name
+        if not _PICTURE_NAME.fullmatch(name) or not path.is_file():
+            raise RecipeError("There is no such picture.")
+        return path
+
+    def recipe(self, file: Path) -> GenerationRequest:
+        """The request inside a picture of this studio. Raises RecipeError."""
+        return metadata.read(file)

@@ -1,0 +1,85 @@
+"""Pictures on disk: whole or not at all."""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from app import metadata
+from app.gallery import Gallery
+from pipelines.catalog import Catalog
+from pipelines.errors import SaveError
+from pipelines.request import GenerationRequest, complete
+
+
+@dataclass(frozen=True)
+class Painted:
+    image: Image.Image
+    request: GenerationRequest
+    seconds: float = 0.5
+
+
+def painted() -> Painted:
+    request = complete({"prompt": "a red apple", "seed": 42}, Catalog())
+    return Painted(Image.effect_noise((64, 64), 90).convert("RGB"), request)
+
+
+def test_the_name_and_the_recipe(tmp_path: Path) -> None:
+    picture = painted()
+    file = Gallery(tmp_path / "outputs").add(picture)
+    assert re.fullmatch(r"\d{4}-\d\d-\d\d/\d{6}-42-[0-9a-f]{6}\.png", file.name)
+    assert file.path == tmp_path / "outputs" / file.name
+    assert metadata.read(file.path) == picture.request
+    with Image.open(file.path) as image:
+        assert image.tobytes() == picture.image.tobytes()
+
+
+def test_flat_folders_and_many_pictures(tmp_path: Path) -> None:
+    gallery = Gallery(tmp_path, by_day=False)
+    names = {gallery.add(painted()).path for _ in range(20)}
+    assert len(names) == 20
+    assert {path.parent for path in names} == {tmp_path}
+
+
+def test_a_file_in_the_way_is_a_sentence(tmp_path: Path) -> None:
+    (tmp_path / "outputs").write_text("in the way")
+    with pytest.raises(SaveError, match="is a file"):
+        Gallery(tmp_path / "outputs", by_day=False).add(painted())
+
+
+@pytest.mark.parametrize(
+    ("code", "sentence"), [(errno.ENOSPC, "no space left"), (errno.EACCES, "cannot be written")]
+)
+@pytest.mark.parametrize("step", ["write", "sync", "rename"])
+def test_a_failed_write_leaves_nothing_and_keeps_earlier_pictures(
+    code: int, sentence: str, step: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gallery = Gallery(tmp_path, by_day=False)
+    first = gallery.add(painted())
+
+    def fail(*args: Any, **kwargs: Any) -> None:
+        raise OSError(code, os.strerror(code))
+
+    with monkeypatch.context() as patch:
+        if step == "sync":
+            patch.setattr(os, "fsync", fail)
+        elif step == "rename":
+            patch.setattr(Path, "replace", fail)
+        else:
+            patch.setattr("builtins.open", fail)
+        with pytest.raises(SaveError, match=sentence):
+            gallery.add(painted())
+    assert sorted(tmp_path.iterdir()) == [first.path]
+    assert metadata.read(first.path)
+
+
+def test_check_writable_leaves_nothing(tmp_path: Path) -> None:
+    Gallery(tmp_path / "a" / "b", by_day=False).check_writable()
+    assert list((tmp_path / "a" / "b").iterdir()) == []

@@ -1,0 +1,153 @@
+"""The queue: order, stopping, owners, faults."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from app.gallery import PictureFile
+from app.jobs import MAX_KEPT, MAX_WAITING, Job, JobQueue, JobState
+from app.runner import Keep
+from pipelines.catalog import Catalog
+from pipelines.errors import BusyError, SaveError
+from pipelines.progress import Progress, Report, ShouldStop, Stage
+from pipelines.request import GenerationRequest, complete
+
+CATALOG = Catalog()
+
+
+def request(prompt: str = "x", count: int = 1) -> GenerationRequest:
+    return complete({"prompt": prompt, "seed": 1, "count": count}, CATALOG)
+
+
+class StepRunner:
+    """Finishes one picture each time the test lets it; fails where the prompt says so."""
+
+    def __init__(self) -> None:
+        self.go = threading.Semaphore(0)
+        self.order: list[str] = []
+
+    def paint(
+        self, request: GenerationRequest, *, report: Report, keep: Keep, should_stop: ShouldStop
+    ) -> None:
+        self.order.append(request.prompt)
+        for index in range(request.count):
+            report(Progress(stage=Stage.DENOISING, done=index, total=request.count))
+            while not self.go.acquire(timeout=0.01):
+                if should_stop():
+                    return
+            if request.prompt == "fail":
+                raise SaveError("No space left.")
+            if request.prompt == "bug":
+                raise ZeroDivisionError("ours")
+            single = request.single(index)
+            keep(PictureFile(path=Path("d") / f"{index}.png", request=single, seconds=0.1))
+
+
+@pytest.fixture
+def runner() -> StepRunner:
+    return StepRunner()
+
+
+@pytest.fixture
+def jobs(runner: StepRunner) -> Iterator[JobQueue]:
+    queue = JobQueue(runner)
+    yield queue
+    queue.close()
+
+
+def ended(jobs: JobQueue, job: Job) -> Job:
+    done = jobs.wait(job.id, job.owner, 5)
+    assert done is not None
+    assert not done.active
+    return done
+
+
+def test_jobs_run_in_order_one_at_a_time(jobs: JobQueue, runner: StepRunner) -> None:
+    made = [jobs.submit(request(name), "me") for name in ("a", "b", "c")]
+    snapshot = jobs.get(made[2].id, "me")
+    assert snapshot is not None
+    assert (snapshot.state, snapshot.ahead) == (JobState.WAITING, 2)
+    for _ in made:
+        runner.go.release()
+    assert [ended(jobs, job).state for job in made] == [JobState.DONE] * 3
+    assert runner.order == ["a", "b", "c"]
+    assert [len(ended(jobs, job).pictures) for job in made] == [1, 1, 1]
+
+
+def test_stop_keeps_finished_pictures(jobs: JobQueue, runner: StepRunner) -> None:
+    job = jobs.submit(request(count=4), "me")
+    runner.go.release()
+    while len((jobs.get(job.id, "me") or job).pictures) < 1:
+        threading.Event().wait(0.01)
+    jobs.stop(job.id, "me")
+    done = ended(jobs, job)
+    assert (done.state, len(done.pictures)) == (JobState.STOPPED, 1)
+
+
+def test_a_waiting_job_stops_at_once_and_never_runs(jobs: JobQueue, runner: StepRunner) -> None:
+    first, second = jobs.submit(request("a"), "me"), jobs.submit(request("b"), "me")
+    jobs.stop(second.id, "me")
+    assert ended(jobs, second).state is JobState.STOPPED
+    runner.go.release()
+    ended(jobs, first)
+    assert runner.order == ["a"]
+
+
+def test_failures_are_sentences_and_the_queue_goes_on(jobs: JobQueue, runner: StepRunner) -> None:
+    made = [jobs.submit(request(name), "me") for name in ("fail", "bug", "good")]
+    for _ in made:
+        runner.go.release()
+    done = [ended(jobs, job) for job in made]
+    assert [job.state for job in done] == [JobState.FAILED, JobState.FAILED, JobState.DONE]
+    assert done[0].error == "No space left."
+    assert done[1].error is not None
+    assert "fault of the studio" in done[1].error
+
+
+def test_another_owner_sees_and_stops_nothing(jobs: JobQueue, runner: StepRunner) -> None:
+    job = jobs.submit(request(), "me")
+    assert jobs.get(job.id, "you") is None
+    assert jobs.latest("you") is None
+    assert jobs.wait(job.id, "you", 0.01) is None
+    jobs.stop(job.id, "you")
+    runner.go.release()
+    assert ended(jobs, job).state is JobState.DONE
+    jobs.stop(job.id, "me")
+    jobs.stop("no such job", "me")
+
+
+def test_latest_prefers_what_runs(jobs: JobQueue, runner: StepRunner) -> None:
+    first = jobs.submit(request("a"), "me")
+    runner.go.release()
+    ended(jobs, first)
+    second = jobs.submit(request("b"), "me")
+    latest = jobs.latest("me")
+    assert latest is not None
+    assert latest.id == second.id
+    runner.go.release()
+    ended(jobs, second)
+    latest = jobs.latest("me")
+    assert latest is not None
+    assert (latest.id, latest.state) == (second.id, JobState.DONE)
+
+
+def test_too_many_jobs_are_refused(jobs: JobQueue) -> None:
+    jobs.submit(request(), "me")
+    with pytest.raises(BusyError, match="waiting already"):
+        for _ in range(MAX_WAITING + 2):
+            jobs.submit(request(), "me")
+
+
+def test_old_jobs_are_forgotten(jobs: JobQueue, runner: StepRunner) -> None:
+    first = jobs.submit(request(), "me")
+    runner.go.release()
+    ended(jobs, first)
+    for _ in range(MAX_KEPT + 5):
+        job = jobs.submit(request(), "me")
+        runner.go.release()
+        ended(jobs, job)
+    assert jobs.get(first.id, "me") is None

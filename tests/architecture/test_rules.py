@@ -1,0 +1,235 @@
+"""The rules of the design, held: layers, light imports, sizes, seams, documented names."""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+RANKS = {"lora_manager": 0, "pipelines": 1, "training": 2, "app": 3, "app.ui": 4, "launch": 5}
+PACKAGES = ("lora_manager", "pipelines", "training", "app")
+HEAVY = ("torch", "diffusers", "transformers", "peft", "gradio")
+# Modules of light packages that do load the heavy five; every other module is light.
+HEAVY_MODULES = {
+    "pipelines": {"denoise", "engine", "latents", "loader", "preview", "text"},
+    "app": set(),
+}
+MAX_FILE_LINES = 400
+MAX_FUNCTION_LINES = 60
+MAX_POSITIONAL = 6
+# Functions over a limit, each with the reason.
+LONG_FUNCTIONS = {
+    "app/cli.py:generate": "its parameters are the options of the command, one line each",
+}
+MANY_POSITIONAL = {
+    "app/cli.py:studio": "typer makes each parameter an option",
+    "app/cli.py:generate": "typer makes each parameter an option",
+}
+# The outermost seams, where any fault must become a sentence.
+BROAD_EXCEPT = {
+    "app/jobs.py": "a fault of ours ends the job and not the queue",
+    "app/worker.py": "a fault of ours ends the job and not the worker",
+    "app/cli.py": "a fault of ours becomes one sentence",
+    "pipelines/tokens.py": "the tokenizers library raises bare Exception",
+}
+
+
+def sources() -> list[Path]:
+    files = [ROOT / "launch.py"]
+    for package in PACKAGES:
+        files += sorted((ROOT / package).rglob("*.py"))
+    assert len(files) > 20
+    return files
+
+
+def name_of(file: Path) -> str:
+    parts = file.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def rank_of(module: str) -> int | None:
+    best = [p for p in RANKS if module == p or module.startswith(p + ".")]
+    return RANKS[max(best, key=len)] if best else None
+
+
+def modules() -> dict[str, ast.Module]:
+    return {name_of(f): ast.parse(f.read_text("utf-8")) for f in sources()}
+
+
+def imports(tree: ast.AST) -> Iterator[str]:
+    """Every imported module: in functions and under TYPE_CHECKING too."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "relative imports hide the layer"
+            yield node.module or ""
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def test_modules_import_only_their_own_rank_or_lower() -> None:
+    wrong = []
+    for module, tree in modules().items():
+        mine = rank_of(module)
+        assert mine is not None
+        for target in imports(tree):
+            theirs = rank_of(target)
+            if theirs is not None and theirs > mine:
+                # Naming a package imports its __init__ only, which the rule is not about.
+                wrong.append(f"{module} -> {target}")
+    # The command line hands over to the page: the one upward step, taken inside a function.
+    assert [w for w in wrong if not w.startswith("app.cli -> app.ui.build")] == []
+
+
+def test_no_import_cycles() -> None:
+    trees = modules()
+    graph = {
+        module: {t for t in imports(tree) if t in trees and t != module}
+        for module, tree in trees.items()
+    }
+    done: set[str] = set()
+
+    def visit(module: str, path: tuple[str, ...]) -> None:
+        assert module not in path, " -> ".join((*path[path.index(module) :], module))
+        if module in done:
+            return
+        for target in graph[module]:
+            visit(target, (*path, module))
+        done.add(module)
+
+    for module in graph:
+        visit(module, ())
+
+
+def test_gradio_only_in_the_page() -> None:
+    for module, tree in modules().items():
+        if any(t.split(".")[0] == "gradio" for t in imports(tree)):
+            assert module.startswith("app.ui."), module
+
+
+def test_light_modules_load_nothing_heavy() -> None:
+    light = [
+        m
+        for m in modules()
+        if not m.startswith("app.ui.")
+        and m.rpartition(".")[2] not in HEAVY_MODULES.get(m.split(".")[0], set())
+    ]
+    assert {"launch", "pipelines.request", "app.studio", "app.worker", "app.cli"} <= set(light)
+    script = (
+        "import importlib, json, sys\n"
+        f"for name in {light!r}: importlib.import_module(name)\n"
+        f"print(json.dumps([h for h in {HEAVY!r} if h in sys.modules]))"
+    )
+    out = subprocess.run(
+        [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert json.loads(out.stdout.splitlines()[-1]) == []
+
+
+def test_the_page_never_imports_torch() -> None:
+    script = (
+        "import sys, app.ui.build, app.studio\n"
+        "print([h for h in ('torch', 'diffusers', 'transformers', 'peft') if h in sys.modules])"
+    )
+    out = subprocess.run(
+        [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert out.stdout.splitlines()[-1] == "[]"
+
+
+def test_data_folders_hold_no_python() -> None:
+    for folder in ("presets", "assets"):
+        assert not list((ROOT / folder).rglob("*.py"))
+
+
+def test_assets_stay_small() -> None:
+    total = sum(f.stat().st_size for f in (ROOT / "assets").rglob("*") if f.is_file())
+    assert total <= 80 * 2**20
+
+
+def test_files_and_functions_stay_short() -> None:
+    wrong = []
+    for file in sources():
+        where = file.relative_to(ROOT).as_posix()
+        text = file.read_text("utf-8")
+        if len(text.splitlines()) > MAX_FILE_LINES:
+            wrong.append(f"{where} has {len(text.splitlines())} lines")
+        for node in ast.walk(ast.parse(text)):
+            if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                continue
+            name = f"{where}:{node.name}"
+            length = (node.end_lineno or node.lineno) - node.lineno + 1
+            if length > MAX_FUNCTION_LINES and name not in LONG_FUNCTIONS:
+                wrong.append(f"{name} has {length} lines")
+            positional = [*node.args.posonlyargs, *node.args.args]
+            count = len([a for a in positional if a.arg not in ("self", "cls")])
+            if count > MAX_POSITIONAL and name not in MANY_POSITIONAL:
+                wrong.append(f"{name} has {count} positional parameters")
+    assert wrong == []
+
+
+def test_no_globals_and_no_broad_excepts() -> None:
+    for file in sources():
+        where = file.relative_to(ROOT).as_posix()
+        for node in ast.walk(ast.parse(file.read_text("utf-8"))):
+            assert not isinstance(node, ast.Global), where
+            if isinstance(node, ast.ExceptHandler):
+                assert node.type is not None, f"bare except in {where}:{node.lineno}"
+                names = [n.id for n in ast.walk(node.type) if isinstance(n, ast.Name)]
+                if {"Exception", "BaseException"} & set(names):
+                    assert where in BROAD_EXCEPT, f"broad except in {where}:{node.lineno}"
+
+
+def test_exceptions_to_the_rules_still_exist() -> None:
+    for name in (*LONG_FUNCTIONS, *MANY_POSITIONAL):
+        file, function = name.split(":")
+        assert f"def {function}(" in (ROOT / file).read_text("utf-8")
+    for where in BROAD_EXCEPT:
+        assert "except Exception" in (ROOT / where).read_text("utf-8"), where
+
+
+def documentation() -> str:
+    files = [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]
+    return "\n".join(f.read_text("utf-8") for f in files)
+
+
+def test_every_name_is_documented() -> None:
+    import app.cli
+    from pipelines import errors, samplers, styles
+    from pipelines.catalog import Catalog
+
+    text = documentation()
+    wanted = {row.id for row in samplers.SAMPLERS.values()}
+    wanted |= set(styles.all_styles()) | {model.id for model in Catalog()}
+    wanted |= {n for n, v in vars(errors).items() if isinstance(v, type) and n.endswith("Error")}
+    help_text = ""
+    for verb in ([], ["generate"]):
+        out = subprocess.run(
+            [sys.executable, "-c", "import sys, app.cli; app.cli.main(sys.argv[1:])", *verb, "-h"],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        help_text += out.stdout
+    wanted |= set(re.findall(r"(--[a-z-]+)", help_text)) - {"--help", "--no-browser"}
+    wanted |= {c.callback.__name__ for c in app.cli.app.registered_commands if c.callback}
+    wanted.add("--torch")
+    missing = sorted(w for w in wanted if w not in text)
+    assert missing == []
+
+
+@pytest.mark.parametrize("file", ["requirements.txt", "requirements-dev.txt"])
+def test_requirements_are_pinned(file: str) -> None:
+    lines = [line.split("#")[0].strip() for line in (ROOT / file).read_text("utf-8").splitlines()]
+    for line in filter(None, lines):
+        assert re.fullmatch(r"[A-Za-z0-9_.\[\]-]+==[^=\s]+( ;.*)?", line) or line.startswith(
+            "-r "
+        ), line
