@@ -9,7 +9,7 @@ import warnings
 from io import BytesIO
 from pathlib import Path
 
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from pipelines.errors import RecipeError, RequestError, SaveError, printable
 
@@ -42,6 +42,11 @@ def load(file: Path) -> Image.Image:
                 return Image.alpha_composite(ground, alpha).convert("RGB")
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise RecipeError("This picture has too many pixels.") from None
+    except UnidentifiedImageError:
+        raise RecipeError(
+            f"“{printable(file.name)}” is not a picture that can be read.",
+            "Use a PNG, JPEG or WebP file.",
+        ) from None
     # Pillow's decoders signal damage by many exception types.
     except (OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError) as error:
         raise RecipeError(

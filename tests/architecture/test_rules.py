@@ -31,6 +31,7 @@ LONG_FUNCTIONS = {
 MANY_POSITIONAL = {
     "app/cli.py:studio": "typer makes each parameter an option",
     "app/cli.py:generate": "typer makes each parameter an option",
+    "app/ui/api.py:generate": "gradio makes each parameter an input of the endpoint",
 }
 # The outermost seams, where any fault must become a sentence.
 BROAD_EXCEPT = {

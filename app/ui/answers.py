@@ -1,0 +1,241 @@
+"""What the Create tab answers to each event. Thin: the rules are in `fields`, `watch`, `canvas`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import gradio as gr
+
+from app.ui import canvas, choices, fields, watch
+from app.ui.fields import FIELDS, Form
+from app.ui.watch import Seat
+from pipelines.errors import RecipeError, StudioError
+
+if TYPE_CHECKING:
+    from app.studio import Studio
+
+MORE_COUNT = 4
+
+
+@dataclass(frozen=True, kw_only=True)
+class Session:
+    """What every tab of the page shares: who looks, and what the browser keeps."""
+
+    seat: gr.State
+    owner: gr.BrowserState
+    kept: gr.BrowserState
+    engine: gr.HTML
+    model: gr.HTML
+    timer: gr.Timer
+
+
+@dataclass(frozen=True, kw_only=True)
+class CreateTab:
+    """The components of the tab; `form` holds one per entry of FIELDS, in that order."""
+
+    form: dict[str, Any]
+    count: gr.HTML
+    examples: gr.HTML
+    upload: gr.UploadButton
+    generate: gr.Button
+    stop: gr.Button
+    canvas: gr.HTML
+    status: gr.HTML
+    result: gr.HTML
+
+
+class Create:
+    """The handlers of the tab."""
+
+    def __init__(self, studio: Studio, tab: CreateTab, session: Session) -> None:
+        self._studio = studio
+        self._tab = tab
+        self._session = session
+
+    # what the page is told
+
+    def news(self, seat: Seat, *, everything: bool = False) -> dict[Any, Any]:
+        """Updates for whatever the studio has new for this seat."""
+        view = watch.look(self._studio, seat)
+        fresh = watch.news(view, seat, everything=everything)
+        updates: dict[Any, Any] = {}
+        for name, place in (
+            ("canvas", self._tab.canvas),
+            ("status", self._tab.status),
+            ("result", self._tab.result),
+            ("engine", self._session.engine),
+        ):
+            if name in fresh:
+                updates[place] = fresh[name]
+        if "busy" in fresh:
+            updates[self._tab.generate] = gr.update(interactive=not view.busy)
+            updates[self._tab.stop] = gr.update(interactive=view.busy)
+            updates[self._session.timer] = gr.Timer(
+                watch.BUSY_SECONDS if view.busy else watch.IDLE_SECONDS, active=True
+            )
+        return updates
+
+    def fill(self, values: Form) -> dict[Any, Any]:
+        """Updates that put `values` into the whole form."""
+        tab = self._tab
+        updates: dict[Any, Any] = {
+            tab.form[name]: gr.update(value=values[name], **arguments)
+            for name, arguments in self._arguments(values).items()
+        }
+        model = self._studio.model(values["model"])
+        updates[tab.examples] = canvas.examples(model.examples)
+        updates[self._session.model] = canvas.model_chip(model.title)
+        updates[tab.count] = self._count(values)
+        return updates
+
+    def _arguments(self, values: Form) -> dict[str, dict[str, Any]]:
+        """For each field of the form: what its widget shows and allows, beside its value."""
+        model = self._studio.model(values["model"])
+        arguments: dict[str, dict[str, Any]] = {name: {} for name in FIELDS}
+        arguments |= fields.limits(values)
+        note = fields.sampler_note(values, self._studio)
+        arguments["sampler"] = {"markup": choices.sampler_select(note)}
+        arguments["size"] = {"markup": choices.shapes(model.shapes, values["size"])}
+        arguments["model"] = {"markup": choices.model_select(self._studio.catalog, model)}
+        return arguments
+
+    # events
+
+    def open(self, seat: Seat, owner: Any, kept: Any) -> Any:
+        """The page was loaded: the form of last time, and whatever the owner's job shows."""
+        updates = self.fill(fields.restored(kept, self._studio))
+        updates[self._session.owner] = seat.sit(owner)
+        return _told(updates | self.news(seat, everything=True))
+
+    def tick(self, seat: Seat, owner: Any) -> Any:
+        """The timer asked what is new."""
+        seat.sit(owner)
+        return _told(self.news(seat))
+
+    def paint(self, seat: Seat, owner: Any, *raw: Any) -> Any:
+        """Generate was pressed."""
+        seat.sit(owner)
+        updates: dict[Any, Any] = {}
+        try:
+            request = self._studio.request(fields.request_values(fields.form(raw)))
+        except StudioError as error:
+            seat.complain(error)
+        else:
+            if watch.submit(self._studio, seat, request):
+                updates[self._tab.form["seed"]] = str(request.seed)
+        return _told(updates | self.news(seat))
+
+    def stop(self, seat: Seat, owner: Any) -> Any:
+        """Stop was pressed."""
+        seat.sit(owner)
+        watch.stop(self._studio, seat)
+        return _told(self.news(seat))
+
+    def act(self, seat: Seat, owner: Any, new_seed: Any, event: gr.EventData) -> Any:
+        """A picture, or a button under the canvas, was pressed."""
+        seat.sit(owner)
+        data = event._data if isinstance(event._data, dict) else {}
+        job = self._studio.latest(seat.owner)
+        name = str(data.get("name"))
+        file = next((f for f in job.pictures if f.name == name), None) if job else None
+        updates: dict[Any, Any] = {}
+        if file is None:
+            return _told(self.news(seat))
+        try:
+            match data.get("do"):
+                case "pick":
+                    seat.picked = file.name
+                case "again":
+                    updates = self._repeat(seat, fields.from_request(file.request))
+                case "more":
+                    wish = fields.from_request(file.request) | {
+                        "new_seed": True,
+                        "count": MORE_COUNT,
+                    }
+                    updates = self._repeat(seat, wish)
+                case "start":
+                    kept = self._studio.keep_start(file.path)
+                    updates = {self._tab.form["init"]: kept.name}
+                    seat.notice = None
+        except StudioError as error:
+            seat.complain(error)
+        return _told(updates | self.news(seat))
+
+    def _repeat(self, seat: Seat, values: Form) -> dict[Any, Any]:
+        """Paints `values` and, if that can be done, puts them into the form."""
+        request = self._studio.request(fields.request_values(values))
+        if not watch.submit(self._studio, seat, request):
+            return {}
+        return self.fill(values | {"seed": str(request.seed)})
+
+    def retune(self, *raw: Any) -> Any:
+        """Another sampler was chosen: its own steps, guidance and limits."""
+        return self._changed(fields.form(raw), fields.tuned)
+
+    def remodel(self, *raw: Any) -> Any:
+        """Another model was chosen: its shapes, examples and defaults."""
+        return self._changed(fields.form(raw), fields.for_model)
+
+    def _changed(self, values: Form, ask: Callable[[Form, Studio], Form]) -> Any:
+        try:
+            new = ask(values, self._studio)
+            values |= new
+            filled = self.fill(values)
+        except StudioError:
+            # A name that is in no list can only come from outside the page.
+            return gr.skip()
+        # What people typed stays untouched, or a letter typed meanwhile would be lost.
+        keep = {self._tab.form[n] for n in FIELDS if n not in new}
+        dressed = self._arguments(values)
+        for name in FIELDS:
+            component = self._tab.form[name]
+            if component in keep:
+                filled.pop(component)
+                if dressed[name]:
+                    filled[component] = gr.update(**dressed[name])
+        return filled
+
+    def reguide(self, sampler: Any, guidance: Any) -> Any:
+        """Guidance was moved: the negative prompt may do nothing now."""
+        return gr.update(**fields.limits({"sampler": sampler, "guidance": guidance})["negative"])
+
+    def recount(self, prompt: Any, style: Any, model: Any) -> str:
+        """The prompt, its style or its model changed."""
+        return self._count({"prompt": prompt, "style": style, "model": model})
+
+    def _count(self, values: Form) -> str:
+        text = values["prompt"] if isinstance(values["prompt"], str) else ""
+        try:
+            tokens = self._studio.count(str(values["model"]), text, str(values["style"]))
+        except StudioError as error:
+            return canvas.sentence(str(error))
+        return canvas.token_count(tokens, empty=not text.strip())
+
+    def keep_upload(self, seat: Seat, file: Any) -> Any:
+        """A picture was uploaded to start from."""
+        # Emptied, so that the same file can be uploaded again.
+        updates: dict[Any, Any] = {self._tab.upload: gr.update(value=None)}
+        try:
+            if not isinstance(file, str):
+                raise RecipeError("There was no picture in the upload.")
+            updates[self._tab.form["init"]] = self._studio.keep_start(Path(file)).name
+            seat.notice = None
+        except StudioError as error:
+            seat.notice = canvas.Notice(text=str(error), field="init")
+        return _told(updates | self.news(seat))
+
+    def example(self, model: Any, event: gr.EventData) -> Any:
+        """An example prompt was pressed."""
+        data = event._data if isinstance(event._data, dict) else {}
+        try:
+            return self._studio.model(str(model)).examples[int(data.get("index", -1))]
+        except (StudioError, IndexError, TypeError, ValueError):
+            return gr.skip()
+
+
+def _told(updates: dict[Any, Any]) -> Any:
+    """gradio takes an empty dict for a value, so nothing new has a word of its own."""
+    return updates or gr.skip()

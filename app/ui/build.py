@@ -1,0 +1,146 @@
+"""The page from the outside: build it, or serve it until somebody ends it.
+
+gradio is imported only inside functions, after the environment that it reads is set.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import signal
+import threading
+import warnings
+import webbrowser
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from app.settings import DEFAULT_PORT, Settings, make_folder
+from app.ui import access, serving
+from pipelines.errors import RequestError
+
+if TYPE_CHECKING:
+    import gradio as gr
+
+    from app.studio import Studio
+
+MAX_UPLOAD = "32mb"
+
+
+def prepare(settings: Settings) -> None:
+    """Sets what gradio reads from the environment. Raises RequestError for a setting we refuse."""
+    if os.environ.get("GRADIO_VIBE_MODE"):
+        raise RequestError(
+            "environment",
+            "GRADIO_VIBE_MODE lets visitors edit the code of the page, so the studio does not"
+            " start with it.",
+            "Unset it.",
+        )
+    folder = make_folder(settings.cache / "gradio")
+    folder.chmod(0o700)
+    os.environ["GRADIO_TEMP_DIR"] = str(folder)
+    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+    # Analytics of the queue build a table per event; nobody reads it here.
+    os.environ["GRADIO_ANALYTICS_CACHE_FREQUENCY"] = "1000000"
+    for name in (
+        "GRADIO_SERVER_PORT",
+        "GRADIO_SERVER_NAME",
+        "GRADIO_SHARE",
+        "GRADIO_ALLOWED_PATHS",
+    ):
+        os.environ.pop(name, None)
+    serving.without_stub_files()
+
+
+def build(studio: Studio) -> gr.Blocks:
+    """The page of `studio`, not served yet."""
+    prepare(studio.settings)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        from app.ui import page
+
+    return page.assemble(studio)
+
+
+def launch_arguments(
+    studio: Studio,
+    *,
+    host: str = "127.0.0.1",
+    port: int | None = None,
+    share_token: str | None = None,
+) -> dict[str, Any]:
+    """Every argument of `Blocks.launch`, but for what only a test or `serve` needs."""
+    prepare(studio.settings)
+    from starlette.middleware import Middleware
+    from starlette.middleware.trustedhost import TrustedHostMiddleware
+
+    from app.ui import routes, shell, theme
+
+    guards = [
+        Middleware(
+            TrustedHostMiddleware,
+            allowed_hosts=access.allowed_hosts(host, share_token),
+            www_redirect=False,
+        )
+    ]
+    if share_token:
+        guards.append(Middleware(access.TokenGate, token=share_token))
+    return {
+        "theme": theme.theme(),
+        "server_name": host,
+        "server_port": port,
+        "footer_links": [],
+        "run_history": False,
+        "enable_monitoring": False,
+        "max_file_size": MAX_UPLOAD,
+        "show_error": True,
+        "ssr_mode": False,
+        "share": False,
+        "pwa": False,
+        "quiet": True,
+        "allowed_paths": [],
+        "app_kwargs": {
+            "middleware": [*guards, Middleware(shell.Shell)],
+            "routes": [*routes.routes(studio), *shell.routes()],
+        },
+    }
+
+
+def serve(
+    studio: Studio,
+    *,
+    host: str,
+    port: int | None,
+    share_token: str | None,
+    open_browser: bool,
+) -> None:
+    """Serves the page until Ctrl+C or SIGTERM. Raises StudioError where it cannot be served."""
+    access.check(host, share_token)
+    stopped = threading.Event()
+    try:
+        chosen = serving.free_port(host, port, DEFAULT_PORT)
+        _empty(studio.settings.cache / "gradio")
+        demo = build(studio)
+        logging.getLogger("httpx").setLevel(logging.WARNING)
+        arguments = launch_arguments(studio, host=host, port=chosen, share_token=share_token)
+        demo.launch(prevent_thread_lock=True, **arguments)
+        studio.start()
+        address = serving.address(host, chosen)
+        print(f"PixArt Studio is at {address}  (Ctrl+C ends it)", flush=True)
+        if open_browser and serving.has_desktop():
+            threading.Thread(target=webbrowser.open, args=(address,), daemon=True).start()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, lambda *_: stopped.set())
+        # Waiting in slices: on Windows a wait without end cannot be interrupted.
+        while not stopped.wait(0.5):
+            pass
+        demo.close(verbose=False)
+    except KeyboardInterrupt:
+        pass
+    finally:
+        studio.close()
+
+
+def _empty(folder: Path) -> None:
+    """Uploads of the last run; whatever was used is kept elsewhere."""
+    shutil.rmtree(folder, ignore_errors=True)

@@ -1,0 +1,151 @@
+"""Inputs that gradio does not have: native selects with groups, shapes to pick, a start picture.
+
+Each is a gr.HTML whose value is a plain string, so it is an input and an output like any other.
+gr.HTML is called, never subclassed: a subclass would make gradio write a .pyi file beside it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from html import escape
+from typing import Any
+
+import gradio as gr
+
+from app.ui.routes import STARTS
+from app.ui.shell import script
+from pipelines.catalog import ModelSpec
+from pipelines.samplers import SAMPLERS
+from pipelines.sizes import Size
+from pipelines.styles import NO_STYLE, all_styles
+
+# Shapes that nearly everybody wants, tallest last; the rest is one click away.
+_FIRST = ("1:1", "4:3", "3:2", "16:9", "2:1", "3:4", "2:3", "9:16", "1:2")
+_FEW = 10
+_START = (
+    "${value ? `<div class='start-chip'>"
+    f"<img src='{STARTS}/${{value}}' alt='The start picture'>"
+    "<span>Starts from this picture</span>"
+    "<button type='button' data-remove aria-label='Remove the start picture'>Remove</button>"
+    "</div>` : ''}"
+)
+
+Option = tuple[str, str]
+
+
+def choice(name: str, value: str, markup: str, **arguments: Any) -> gr.HTML:
+    """An input whose control is `markup` and whose value is `value`."""
+    return gr.HTML(
+        value,
+        html_template="${markup}",
+        js_on_load=script("choice.js"),
+        apply_default_css=False,
+        elem_id=name,
+        elem_classes=["field"],
+        markup=markup,
+        **arguments,
+    )
+
+
+def start(name: str) -> gr.HTML:
+    """The picture to start from: its name in a request, or ""."""
+    return gr.HTML(
+        "",
+        html_template=_START,
+        js_on_load=script("start.js"),
+        apply_default_css=False,
+        elem_id=name,
+        elem_classes=["field"],
+    )
+
+
+def select(name: str, label: str, groups: Iterable[tuple[str, Sequence[Option]]], note: str) -> str:
+    """A labelled native select. `groups` are (title or "", options), options (value, label)."""
+    parts = []
+    for title, options in groups:
+        rows = "".join(
+            f'<option value="{escape(value)}">{escape(text)}</option>' for value, text in options
+        )
+        parts.append(f'<optgroup label="{escape(title)}">{rows}</optgroup>' if title else rows)
+    described = f' aria-describedby="{name}-note"' if note else ""
+    note_row = f'<p class="note" id="{name}-note">{note}</p>' if note else ""
+    return (
+        f'<label class="field-label" for="{name}-control">{escape(label)}</label>'
+        f'<div class="select"><select id="{name}-control"{described}>'
+        f"{''.join(parts)}</select></div>"
+        f"{note_row}"
+    )
+
+
+def style_select() -> str:
+    """The styles, "None" first."""
+    rows = [(name, "No style" if name == NO_STYLE else name) for name in all_styles()]
+    return select("style", "Style", [("", rows)], "")
+
+
+def model_select(models: Iterable[ModelSpec], chosen: ModelSpec) -> str:
+    """The models of the catalog with summary and licence of the chosen one."""
+    rows = list(models)
+    shipped = [(m.id, m.title) for m in rows if m.embedded]
+    own = [(m.id, m.title) for m in rows if not m.embedded]
+    groups = [("Yours", own), ("Shipped", shipped)] if own else [("", shipped)]
+    note = (
+        f'{escape(chosen.summary)} <span class="licence">Licence: {escape(chosen.licence)}</span>'
+    )
+    return select("model", "Model", groups, note)
+
+
+def sampler_select(note: str) -> str:
+    """The samplers, the special ones in a group of their own."""
+    main = [(row.id, row.label) for row in SAMPLERS.values() if not row.more]
+    more = [(row.id, row.label) for row in SAMPLERS.values() if row.more]
+    return select("sampler", "Sampler", [("", main), ("More samplers", more)], escape(note))
+
+
+def _shape(size: Size) -> str:
+    side = 26
+    longest = max(size.width, size.height)
+    width, height = (max(4, round(side * s / longest)) for s in (size.width, size.height))
+    return (
+        f'<label class="shape"><input type="radio" name="size" value="{size}">'
+        f'<span class="shape-box"><i style="width:{width}px;height:{height}px"></i></span>'
+        f"<b>{escape(size.ratio)}</b><small>{size.width}×{size.height}</small></label>"
+    )
+
+
+def shapes(sizes: Sequence[Size], chosen: str) -> str:
+    """The trained shapes as a group of radio buttons; a size that is none of them comes first."""
+    ranked = sorted(sizes, key=lambda s: s.width / s.height, reverse=True)
+    front = list(ranked)
+    if len(ranked) > _FEW:
+        named: dict[str, tuple[float, Size]] = {}
+        for size in ranked:
+            # Two bins may round to one ratio: the one nearer to it speaks for it.
+            a, b = map(int, size.ratio.split(":"))
+            off = abs(size.width / size.height / (a / b) - 1)
+            if size.ratio not in named or off < named[size.ratio][0]:
+                named[size.ratio] = (off, size)
+        front = [named[ratio][1] for ratio in _FIRST if ratio in named]
+    odd = "" if any(str(s) == chosen for s in sizes) else _odd(chosen)
+    rest = [size for size in ranked if size not in front]
+    hidden = any(str(size) == chosen for size in rest)
+    more = (
+        f'<details class="more-shapes"{" open" if hidden else ""}><summary>More shapes</summary>'
+        f'<div class="shapes">{"".join(map(_shape, rest))}</div></details>'
+        if rest
+        else ""
+    )
+    only = " only" if len(sizes) == 1 and not odd else ""
+    note = '<p class="note">The one shape that this model was trained on.</p>' if only else ""
+    return (
+        '<fieldset class="shape-field"><legend class="field-label">Shape</legend>'
+        f'<div class="shapes{only}">{odd}{"".join(map(_shape, front))}{note}</div>{more}</fieldset>'
+    )
+
+
+def _odd(chosen: str) -> str:
+    """A size from a recipe that the model was not trained on, so that it can be painted again."""
+    width, _, height = chosen.partition("x")
+    if not (width.isdigit() and height.isdigit() and int(width) and int(height)):
+        return ""
+    return _shape(Size(int(width), int(height)))

@@ -1,0 +1,58 @@
+"""The whole page: header, rail and tabs."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import gradio as gr
+
+from app.ui import api, canvas, watch
+from app.ui.answers import Session
+from app.ui.shell import logo
+from app.ui.tabs import create
+from app.ui.watch import Seat
+
+if TYPE_CHECKING:
+    from app.studio import Studio
+
+_BRAND = '<a class="skip" href="#prompt">Skip to the prompt</a>%s<h1>PixArt Studio</h1>'
+_THEME = (
+    '<button type="button" class="theme-toggle" data-theme-toggle aria-label="Light theme"'
+    ' aria-pressed="false" title="Dark or light"><svg viewBox="0 0 24 24" aria-hidden="true">'
+    '<circle cx="12" cy="12" r="8.5"/><path d="M12 3.5a8.5 8.5 0 0 1 0 17z"/></svg></button>'
+)
+
+
+def assemble(studio: Studio) -> gr.Blocks:
+    """The page of one studio. Nothing is shared between two pages."""
+    with gr.Blocks(title="PixArt Studio", fill_width=True, analytics_enabled=False) as demo:
+        with gr.Row(elem_id="top"):
+            gr.HTML(_BRAND % logo(), elem_id="brand", apply_default_css=False, js_on_load=None)
+            engine = gr.HTML(
+                canvas.engine_chip(studio.engine()),
+                elem_id="engine",
+                apply_default_css=False,
+                js_on_load=None,
+            )
+            model = gr.HTML(
+                canvas.model_chip(studio.catalog.default.title),
+                elem_id="model-badge",
+                apply_default_css=False,
+                js_on_load=None,
+            )
+            gr.HTML(_THEME, elem_id="theme", apply_default_css=False, js_on_load=None)
+        with gr.Tabs(elem_id="rail"), gr.Tab("Create", id="create", elem_id="tab-create"):
+            tab = create.build(studio)
+        session = Session(
+            # Copied for each browser tab.
+            seat=gr.State(Seat()),
+            owner=gr.BrowserState("", storage_key="pixart-studio-owner", secret="pixart-studio"),
+            kept=gr.BrowserState({}, storage_key="pixart-studio-form", secret="pixart-studio"),
+            engine=engine,
+            model=model,
+            timer=gr.Timer(watch.IDLE_SECONDS),
+        )
+        create.wire(demo, studio, tab, session)
+        api.publish(studio)
+    demo.queue(api_open=False, max_size=64, default_concurrency_limit=8)
+    return demo

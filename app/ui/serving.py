@@ -1,0 +1,113 @@
+"""Ports, addresses, and whether there is a desktop to open a browser on."""
+
+from __future__ import annotations
+
+import errno
+import importlib.abc
+import importlib.machinery
+import os
+import socket
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from pipelines.errors import RequestError
+
+TRIES = 50
+_STUBS = "gradio.component_meta"
+
+
+def _is_free(host: str, port: int) -> bool:
+    name = host.strip("[]")
+    family = socket.AF_INET6 if ":" in name else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        if os.name != "nt":
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((name, port))
+        except OSError as error:
+            if error.errno in (errno.EADDRINUSE, errno.EACCES):
+                return False
+            raise RequestError(
+                "host", f"The studio cannot listen on {host} ({error.strerror})."
+            ) from None
+    return True
+
+
+def free_port(host: str, port: int | None, first: int) -> int:
+    """`port` if it is free, or the first free one from `first` on. Raises RequestError."""
+    if port is not None:
+        if not 1 <= port <= 65535:
+            raise RequestError("port", f"{port} is not a port; ports are 1 to 65535.")
+        if not _is_free(host, port):
+            raise RequestError(
+                "port", f"Port {port} is taken or not allowed; choose another with --port."
+            )
+        return port
+    for candidate in range(first, first + TRIES + 1):
+        if _is_free(host, candidate):
+            return candidate
+    raise RequestError(
+        "port", f"The ports {first} to {first + TRIES} are all taken; choose one with --port."
+    )
+
+
+def address(host: str, port: int) -> str:
+    """Where a browser on this machine finds the page."""
+    name = host.strip("[]")
+    if name in ("0.0.0.0", "::"):
+        name = "127.0.0.1"
+    return f"http://[{name}]:{port}" if ":" in name else f"http://{name}:{port}"
+
+
+def has_desktop() -> bool:
+    """True where a browser that is opened now would be seen by the person who started us."""
+    hidden = (
+        "SSH_CONNECTION",
+        "SSH_TTY",
+        "SSH_CLIENT",
+        "CI",
+        "SPACE_ID",
+        "KUBERNETES_SERVICE_HOST",
+    )
+    if any(os.environ.get(name) for name in hidden):
+        return False
+    if Path("/.dockerenv").exists() or Path("/run/.containerenv").exists():
+        return False
+    if sys.platform in ("win32", "darwin"):
+        return True
+    return bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))
+
+
+def without_stub_files() -> None:
+    """Lets gradio be imported without writing .pyi files for editors beside its components.
+
+    That takes half of the import time, and fails anyway where the packages are read-only.
+    """
+    if _STUBS not in sys.modules and not any(isinstance(f, _NoStubs) for f in sys.meta_path):
+        sys.meta_path.insert(0, _NoStubs())
+
+
+class _NoStubs(importlib.abc.MetaPathFinder):
+    """Finds one module, and takes one function out of it after it was run."""
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> importlib.machinery.ModuleSpec | None:
+        """The module as it is found otherwise, with its stub writer made idle."""
+        if fullname != _STUBS:
+            return None
+        sys.meta_path.remove(self)
+        spec = importlib.machinery.PathFinder.find_spec(fullname, path, target)
+        if spec is not None and spec.loader is not None:
+            run: Any = spec.loader.exec_module
+
+            def run_without(module: ModuleType) -> None:
+                run(module)
+                if hasattr(module, "create_or_modify_pyi"):
+                    setattr(module, "create_or_modify_pyi", lambda *_: None)  # noqa: B010
+
+            spec.loader.exec_module = run_without  # type: ignore[method-assign]
+        return spec

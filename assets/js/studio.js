@@ -1,0 +1,65 @@
+// The theme, and the keys that work everywhere on the page.
+(() => {
+  const root = document.documentElement;
+  const remember = (theme) => {
+    try { localStorage.setItem("pixart-studio-theme", theme); } catch { /* private window */ }
+  };
+  const apply = () => {
+    const light = root.dataset.theme === "light";
+    if (document.body.classList.contains("dark") === light)
+      document.body.classList.toggle("dark", !light);
+    for (const button of document.querySelectorAll("[data-theme-toggle]"))
+      button.setAttribute("aria-pressed", String(light));
+  };
+  // gradio follows the system's theme when it starts; ours is the one that was chosen.
+  new MutationObserver(apply).observe(document.body, { attributeFilter: ["class"] });
+  apply();
+
+  document.addEventListener("click", (event) => {
+    if (!event.target.closest("[data-theme-toggle]")) return;
+    root.dataset.theme = root.dataset.theme === "light" ? "dark" : "light";
+    remember(root.dataset.theme);
+    apply();
+  });
+
+  document.addEventListener("keydown", (event) => {
+    if (event.key !== "Enter" || !(event.ctrlKey || event.metaKey)) return;
+    const button = document.querySelector("button#generate, #generate button");
+    if (!button || button.disabled) return;
+    event.preventDefault();
+    event.stopPropagation();
+    button.click();
+  }, true);
+
+  // Whoever writes a seed wants that seed.
+  document.addEventListener("input", (event) => {
+    const fresh = document.querySelector("#new_seed input");
+    if (event.target.closest?.("#seed") && fresh?.checked) fresh.click();
+  });
+
+  // A picture dropped on the form is a picture to start from.
+  const files = (event) => [...(event.dataTransfer?.items ?? [])].some((i) => i.kind === "file");
+  document.addEventListener("dragover", (event) => {
+    const form = event.target.closest?.("#form");
+    if (!form || !files(event)) return;
+    event.preventDefault();
+    form.dataset.drop = "";
+  });
+  document.addEventListener("dragleave", (event) => {
+    const form = event.target.closest?.("#form");
+    if (form && !form.contains(event.relatedTarget)) delete form.dataset.drop;
+  });
+  document.addEventListener("drop", (event) => {
+    const form = event.target.closest?.("#form");
+    if (!form || !files(event)) return;
+    event.preventDefault();
+    delete form.dataset.drop;
+    const input = document.querySelector("#start-card input[type=file]");
+    const image = [...event.dataTransfer.files].find((file) => file.type.startsWith("image/"));
+    if (!input || !image) return;
+    const list = new DataTransfer();
+    list.items.add(image);
+    input.files = list.files;
+    input.dispatchEvent(new Event("change", { bubbles: true }));
+  });
+})();

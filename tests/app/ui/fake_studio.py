@@ -1,0 +1,166 @@
+"""A studio with everything real but the engine: gradients instead of pictures, at a chosen pace."""
+
+from __future__ import annotations
+
+import asyncio
+import colorsys
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+from PIL import Image, ImageFilter
+
+from app.gallery import Gallery
+from app.jobs import JobQueue
+from app.runner import Keep
+from app.settings import Settings
+from app.studio import Studio
+from app.ui import serving
+from app.ui.build import build, launch_arguments
+from app.worker import EngineState
+from pipelines.catalog import Catalog
+from pipelines.errors import WorkerError
+from pipelines.progress import Progress, Report, ShouldStop, Stage
+from pipelines.request import GenerationRequest
+
+
+@dataclass(frozen=True, kw_only=True)
+class FakePicture:
+    """What an engine would hand over."""
+
+    image: Image.Image
+    request: GenerationRequest
+    seconds: float
+
+
+def gradient(seed: int, width: int, height: int) -> Image.Image:
+    """Two soft colours, decided by the seed."""
+    tones = [colorsys.hsv_to_rgb((seed * k % 97) / 97, 0.65, 0.9) for k in (1, 7)]
+    first, second = (tuple(round(255 * c) for c in tone) for tone in tones)
+    tiny = Image.new("RGB", (2, 2), first)
+    tiny.putpixel((1, 1), second)
+    tiny.putpixel((seed % 2, 1 - seed % 2), (24, 24, 40))
+    return tiny.resize((width, height), Image.Resampling.BICUBIC)
+
+
+class FakeRunner:
+    """Paints gradients step by step; `die_at` names the picture at which the process "dies"."""
+
+    def __init__(self, gallery: Gallery, *, steps: int, pace: float) -> None:
+        self._gallery = gallery
+        self._steps = steps
+        self.pace = pace
+        self.die_at: int | None = None
+        self.state = EngineState()
+        self.hold = threading.Event()
+        self.hold.set()
+
+    def start(self, preload: str | None = None) -> None:
+        self.state = EngineState(phase="ready", device="CPU")
+
+    def close(self) -> None:
+        self.hold.set()
+
+    def paint(
+        self,
+        request: GenerationRequest,
+        *,
+        report: Report,
+        keep: Keep,
+        should_stop: ShouldStop,
+    ) -> None:
+        report(Progress(stage=Stage.ENCODING, pictures=request.count))
+        for index in range(request.count):
+            began = time.monotonic()
+            single = request.single(index)
+            picture = gradient(single.seed, single.width, single.height)
+            for step in range(1, self._steps + 1):
+                time.sleep(self.pace)
+                self.hold.wait(20)
+                if should_stop():
+                    return
+                if self.die_at == index and step > self._steps // 2:
+                    self.die_at = None
+                    self.state = EngineState(phase="starting", device="CPU", restarts=1)
+                    threading.Timer(0.5, self.start).start()
+                    raise WorkerError(
+                        "The painting process ended in the middle of the work.", "Try again."
+                    )
+                report(self._progress(request, index, step, picture))
+            kept = FakePicture(image=picture, request=single, seconds=time.monotonic() - began)
+            keep(self._gallery.add(kept))
+
+    def _progress(
+        self, request: GenerationRequest, index: int, step: int, picture: Image.Image
+    ) -> Progress:
+        blur = 24 * (1 - step / self._steps)
+        data = BytesIO()
+        small = picture.resize((64, 64)).filter(ImageFilter.GaussianBlur(blur))
+        small.save(data, "JPEG", quality=80)
+        steps_left = self._steps - step + (request.count - index - 1) * self._steps
+        return Progress(
+            stage=Stage.DENOISING,
+            done=step,
+            total=self._steps,
+            picture=index + 1,
+            pictures=request.count,
+            seconds_left=steps_left * self.pace,
+            preview=data.getvalue(),
+        )
+
+
+class FakeStudio(Studio):
+    """The real verbs over a `FakeRunner`."""
+
+    def __init__(self, workspace: Path, *, steps: int = 10, pace: float = 0.02) -> None:
+        self.settings = Settings(workspace=workspace)
+        self.catalog = Catalog(user_models=self.settings.models)
+        self.gallery = Gallery(self.settings.outputs)
+        self.runner = FakeRunner(self.gallery, steps=steps, pace=pace)
+        self._worker = self.runner  # type: ignore[assignment]
+        self._jobs = JobQueue(self.runner)
+
+
+@contextmanager
+def served(studio: FakeStudio, **arguments: Any) -> Iterator[str]:
+    """The page of `studio` on a free port of this machine; yields its address."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    demo = build(studio)
+    demo.launch(
+        prevent_thread_lock=True,
+        **launch_arguments(studio, **{"host": "127.0.0.1", "port": port, **arguments}),
+    )
+    studio.start()
+    try:
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        demo.close(verbose=False)
+        studio.close()
+
+
+@contextmanager
+def one_loop() -> Iterator[None]:
+    """Lends gradio one event loop: it makes several for each page and never closes them."""
+    serving.without_stub_files()
+    import gradio.utils
+
+    loop = asyncio.new_event_loop()
+    lent = SimpleNamespace(**vars(asyncio))
+    lent.new_event_loop = lambda: loop
+    kept = gradio.utils.asyncio
+    gradio.utils.asyncio = lent  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        gradio.utils.asyncio = kept
+        asyncio.set_event_loop(None)
+        loop.close()

@@ -1,0 +1,157 @@
+"""The way from the form to the request and back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from app.ui import choices, fields
+from app.ui.fields import FIELDS
+from pipelines import samplers, sizes
+from pipelines.errors import StudioError
+from pipelines.request import GenerationRequest
+from tests.app.ui.fake_studio import FakeStudio
+
+
+@pytest.fixture(scope="module")
+def studio(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FakeStudio]:
+    fake = FakeStudio(tmp_path_factory.mktemp("fields"))
+    yield fake
+    fake.close()
+
+
+def test_every_field_of_a_request_is_in_the_form() -> None:
+    assert set(FIELDS) - {"new_seed", "size"} == set(GenerationRequest.model_fields) - {
+        "width",
+        "height",
+    }
+
+
+@pytest.mark.parametrize("sampler", sorted(samplers.SAMPLERS))
+def test_a_request_survives_the_form(studio: FakeStudio, sampler: str) -> None:
+    values: dict[str, Any] = {
+        "prompt": "a cat",
+        "negative": "dog",
+        "sampler": sampler,
+        "seed": str(2**64 - 1),
+    }
+    if samplers.SAMPLERS[sampler].orders:
+        values |= {"predictor_order": 3, "corrector_order": 1, "eta": 0.3}
+    request = studio.request(values)
+    again = studio.request(fields.request_values(fields.from_request(request)))
+    assert again == request
+
+
+def test_the_first_form_needs_only_a_prompt(studio: FakeStudio) -> None:
+    form = fields.first(studio)
+    with pytest.raises(StudioError):
+        studio.request(fields.request_values(form))
+    assert studio.request(fields.request_values(form | {"prompt": "a cat"})).count == 1
+
+
+def test_a_new_seed_each_time_ignores_the_one_that_is_shown(studio: FakeStudio) -> None:
+    form = fields.first(studio) | {"prompt": "x", "seed": "5"}
+    seeds = {studio.request(fields.request_values(form)).seed for _ in range(4)}
+    assert len(seeds) == 4
+    form["new_seed"] = False
+    assert studio.request(fields.request_values(form)).seed == 5
+
+
+def test_hidden_fields_are_not_sent(studio: FakeStudio) -> None:
+    form = fields.first(studio) | {"prompt": "x", "eta": 0.1, "strength": 0.2}
+    values = fields.request_values(form)
+    assert "eta" not in values
+    assert "strength" not in values
+
+
+json = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3)
+    ),
+    max_leaves=5,
+)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(field=st.sampled_from(sorted(FIELDS)), value=json)
+def test_whatever_is_sent_is_a_request_or_a_sentence(
+    studio: FakeStudio, field: str, value: Any
+) -> None:
+    form = fields.first(studio) | {"prompt": "x", field: value}
+    try:
+        studio.request(fields.request_values(form))
+    except StudioError as error:
+        assert str(error)
+    fields.limits(form)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(kept=st.dictionaries(st.sampled_from(sorted(FIELDS)), json) | json)
+def test_storage_of_the_browser_is_not_trusted(studio: FakeStudio, kept: Any) -> None:
+    form = fields.restored(kept, studio)
+    assert set(form) == set(FIELDS)
+    assert form["sampler"] in samplers.SAMPLERS
+    studio.model(form["model"])
+
+
+def test_what_was_typed_is_restored(studio: FakeStudio) -> None:
+    kept = fields.first(studio) | {"prompt": "a dog", "seed": "nonsense", "steps": 33}
+    assert fields.restored(kept, studio) == kept
+
+
+def test_a_start_picture_that_is_gone_is_not_restored(studio: FakeStudio) -> None:
+    assert fields.restored({"init": "0123456789abcdef.png"}, studio)["init"] == ""
+
+
+def test_guidance_off_says_why() -> None:
+    assert "LCM" in fields.guidance_off({"sampler": "lcm", "guidance": 0})
+    assert "1 or less" in fields.guidance_off({"sampler": "euler", "guidance": 1})
+    assert fields.guidance_off({"sampler": "euler", "guidance": 1.1}) == ""
+
+
+def test_a_distilled_sampler_warns_on_other_models(studio: FakeStudio) -> None:
+    note = fields.sampler_note({"sampler": "lcm", "model": "nano"}, studio)
+    assert "distilled" in note
+    assert "PixArt nano is not one of them" in note
+
+
+@pytest.mark.parametrize("row", samplers.SAMPLERS.values(), ids=lambda row: row.id)
+def test_sliders_follow_the_sampler(row: samplers.Sampler) -> None:
+    allowed = fields.limits({"sampler": row.id, "guidance": row.guidance})
+    assert allowed["steps"]["minimum"] == row.min_steps
+    assert allowed["steps"]["maximum"] >= row.max_steps
+    assert allowed["steps"]["minimum"] < allowed["steps"]["maximum"]
+    assert (allowed["eta"]["visible"] is True) == row.orders
+
+
+def test_all_shapes_can_be_picked_and_few_come_first() -> None:
+    table = sizes.bins("512")
+    html = choices.shapes(table, "512x512")
+    front, more = html.split("More shapes")
+    assert all(f'value="{size}"' in html for size in table)
+    assert front.count('type="radio"') == 9
+    assert '<details class="more-shapes">' in front
+    assert '<details class="more-shapes" open>' in choices.shapes(table, "1024x256")
+    assert more.count('type="radio"') == len(table) - 9
+
+
+def test_a_single_shape_is_explained() -> None:
+    assert "The one shape" in choices.shapes(sizes.bins("128"), "128x128")
+
+
+def test_a_shape_from_an_old_recipe_can_be_painted_again() -> None:
+    assert 'value="128x192"' in choices.shapes(sizes.bins("128"), "128x192")
+    assert "<b" not in choices.shapes((), "<b>x1")
+
+
+def test_every_sampler_and_style_is_in_its_select(studio: FakeStudio, tmp_path: Path) -> None:
+    html = choices.sampler_select("")
+    assert all(f'value="{name}"' in html for name in samplers.SAMPLERS)
+    assert html.index("optgroup") > html.index('value="dmd"')
+    assert "Apache-2.0" in choices.model_select(studio.catalog, studio.catalog.default)

@@ -1,0 +1,120 @@
+"""A page in headless Chromium that fails on errors and on requests to anywhere else."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+
+from tests.app.ui.fake_studio import FakeStudio, one_loop, served
+
+FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+# What gradio itself writes to the console, and why it is no fault of the page.
+NOISE = ("WebSocket", "iframe-resizer", "Method not implemented")
+
+
+def _missing(what: str) -> None:
+    if os.environ.get("CI"):
+        pytest.fail(f"{what}; CI must run the browser tests")
+    pytest.skip(what)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_loop() -> Iterator[None]:
+    with one_loop():
+        yield
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Any]:
+    names = ("chromium", "chromium-browser", "google-chrome")
+    program = next(filter(None, map(shutil.which, names)), None)
+    if program is None:
+        _missing("no Chromium on this machine")
+    try:
+        from playwright.sync_api import sync_playwright
+    except ImportError:
+        _missing("playwright is not installed")
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=program, args=FLAGS)
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture(scope="session")
+def _served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[FakeStudio, str]]:
+    studio = FakeStudio(tmp_path_factory.mktemp("browser"), steps=8)
+    with served(studio) as address:
+        yield studio, address
+
+
+@pytest.fixture
+def studio(_served: tuple[FakeStudio, str]) -> FakeStudio:
+    """The one studio behind every test; each browser profile is a person of its own."""
+    studio, _ = _served
+    studio.runner.pace = 0.03
+    studio.runner.die_at = None
+    return studio
+
+
+@pytest.fixture
+def address(_served: tuple[FakeStudio, str]) -> str:
+    return _served[1]
+
+
+@pytest.fixture
+def visit(browser: Any, address: str, studio: FakeStudio) -> Iterator[Callable[..., Any]]:
+    """Opens the page in a fresh browser profile, or in the given one; checks it at the end."""
+    faults: list[str] = []
+    contexts: list[Any] = []
+
+    def listen(page: Any) -> None:
+        def console(message: Any) -> None:
+            if message.type == "error" and not any(n in message.text for n in NOISE):
+                faults.append(f"console: {message.text}")
+
+        def request(sent: Any) -> None:
+            parts = urlsplit(sent.url)
+            if parts.scheme in ("http", "https", "ws") and parts.hostname != "127.0.0.1":
+                faults.append(f"request to {sent.url}")
+
+        page.on("pageerror", lambda error: faults.append(f"error: {error}"))
+        page.on("console", console)
+        page.on("request", request)
+
+    def open_page(
+        *, width: int = 1440, height: int = 900, theme: str = "dark", context: Any = None
+    ) -> Any:
+        if context is None:
+            # The system asks for light, so that a dark page is the studio's own doing.
+            context = browser.new_context(
+                viewport={"width": width, "height": height}, color_scheme="light"
+            )
+            context.add_init_script(
+                f"localStorage.getItem('pixart-studio-theme') ||"
+                f" localStorage.setItem('pixart-studio-theme', '{theme}')"
+            )
+            contexts.append(context)
+        page = context.new_page()
+        page.set_default_timeout(20_000)
+        listen(page)
+        page.goto(address)
+        page.wait_for_function("window.studioReady === true")
+        return page
+
+    yield open_page
+    for context in contexts:
+        context.close()
+    assert faults == []
