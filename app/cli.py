@@ -25,6 +25,7 @@ from app.settings import VERSION, Settings, make_folder, workspace_path
 from pipelines import pictures
 from pipelines.catalog import Catalog
 from pipelines.errors import RequestError, StudioError, printable
+from pipelines.memory import share_processor
 from pipelines.progress import Progress, Stage
 from pipelines.request import GenerationRequest, complete
 
@@ -219,6 +220,7 @@ def _paint(
     status = _Status(sys.stderr)
     stop = _stop_on_interrupt()
     status.show(Progress(stage=Stage.LOADING))
+    share_processor()
     # Here and not above: only a command that paints pays for loading torch.
     from pipelines.engine import Engine
 

@@ -28,6 +28,7 @@ from app.runner import Keep, LocalRunner
 from app.settings import Settings
 from pipelines.catalog import Catalog
 from pipelines.errors import StudioError, WorkerError, printable
+from pipelines.memory import share_processor
 from pipelines.progress import Progress, Report, ShouldStop, Stage
 from pipelines.request import GenerationRequest, from_mapping
 
@@ -269,6 +270,7 @@ class _Worker:
 
     def run(self, preload: str | None) -> None:
         threading.Thread(target=self._read, daemon=True).start()
+        share_processor()
         # Here and not above: only this process may load torch.
         from pipelines.engine import Engine
 

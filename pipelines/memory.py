@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from typing import Literal
 
@@ -24,6 +25,15 @@ class DevicePlan:
 
     device: Device
     precision: Precision
+
+
+def share_processor() -> None:
+    """Lets torch's threads sleep while they wait. Call it before torch is imported.
+
+    By default they spin. With a browser on the same two cores, a spinning thread keeps its partner
+    from running, and a picture took twenty times as long (docs/decisions/0005).
+    """
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
 def plan(machine: Machine) -> DevicePlan:

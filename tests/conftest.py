@@ -17,6 +17,8 @@ os.environ.update(
     HF_HUB_DISABLE_TELEMETRY="1",
     GRADIO_ANALYTICS_ENABLED="False",
     TOKENIZERS_PARALLELISM="false",
+    # As the studio sets it: the suite runs beside a browser.
+    OMP_WAIT_POLICY="PASSIVE",
 )
 os.environ.setdefault("OMP_NUM_THREADS", "2")
 os.environ.pop("PIXART_STUDIO_WORKSPACE", None)
