@@ -76,6 +76,9 @@ def run(argv: "list[str]") -> int:
 
 def main(argv: "list[str]") -> int:
     """Run one command line; returns its exit code: 0 well, 2 the user can mend it, 130 Ctrl+C."""
+    # Both are missing where a program without a terminal starts us.
+    sys.stdout = sys.stdout or open(os.devnull, "w")
+    sys.stderr = sys.stderr or open(os.devnull, "w")
     try:
         told = refusal(sys.version_info[:3])
         if told:

@@ -6,13 +6,14 @@ Ctrl+C; 1 for a fault of ours.
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import signal
 import sys
 import threading
 import traceback
-from pathlib import Path
+from collections.abc import Iterator
 from typing import Annotated, Any
 
 import typer
@@ -21,8 +22,8 @@ from typer.exceptions import TyperException
 from app import metadata
 from app.gallery import Gallery, PictureFile
 from app.runner import LocalRunner
-from app.settings import VERSION, Settings, make_folder, workspace_path
-from pipelines import pictures
+from app.settings import VERSION, Settings, make_folder, user_path, workspace_path
+from pipelines import pictures, samplers
 from pipelines.catalog import Catalog
 from pipelines.errors import RequestError, StudioError, printable
 from pipelines.memory import share_processor
@@ -30,6 +31,7 @@ from pipelines.progress import Progress, Stage
 from pipelines.request import GenerationRequest, complete
 
 DEBUG_VARIABLE = "PIXART_STUDIO_DEBUG"
+_INTERRUPTED = 130
 
 app = typer.Typer(
     add_completion=False,
@@ -37,6 +39,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
     help="PixArt Studio: paint pictures from text. Without a verb it opens in the browser.",
+    epilog="The launcher itself adds: “launch.py test” runs the test suite; "
+    "--torch auto|cpu|cuda|rocm chooses the build of torch that it installs.",
 )
 
 # Every value arrives as text and is checked by the request itself, so that the command line, the
@@ -47,16 +51,24 @@ Workspace = Annotated[
 
 
 def main(argv: list[str]) -> int:
-    """Runs one command. Returns the exit code; never raises but for a broken stdout."""
+    """Runs one command. Returns the exit code; never raises."""
+    for stream in (sys.stdout, sys.stderr):
+        # A pipe of another encoding must not fail over a path or a prompt after the painting.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
         code = app(args=argv, prog_name="launch.py", standalone_mode=False)
+        if code == _INTERRUPTED:
+            return _say("Stopped.", _INTERRUPTED)
         return code if isinstance(code, int) else 0
     except StudioError as error:
         return _say(str(error), 2)
     except TyperException as error:
         return _say(_usage(error, argv), 2)
+    except _PaintingStopped:
+        return _say("Stopped; the finished pictures are kept.", _INTERRUPTED)
     except KeyboardInterrupt:
-        return _say("Stopped.", 130)
+        return _say("Stopped.", _INTERRUPTED)
     except BrokenPipeError:
         # The reader of our output went away ("| head"): nothing is left to say to it.
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
@@ -72,6 +84,10 @@ def main(argv: list[str]) -> int:
         )
 
 
+class _PaintingStopped(Exception):
+    """Ctrl+C was obeyed at the end of a step."""
+
+
 def _say(sentence: str, code: int) -> int:
     print(sentence, file=sys.stderr)
     return code
@@ -79,12 +95,14 @@ def _say(sentence: str, code: int) -> int:
 
 def _usage(error: TyperException, argv: list[str]) -> str:
     sentence = " ".join(error.format_message().split()).rstrip(".")
-    verb = next((a for a in argv if a in _verbs()), "")
-    return f"{sentence}. See “launch.py {f'{verb} ' if verb else ''}--help”."
+    verb = next((f"{a} " for a in argv if a in _verbs()), "")
+    dash = " Put -- before a text that begins with a dash." if "No such option" in sentence else ""
+    return f"{sentence}. See “launch.py {verb}--help”.{dash}"
 
 
 def _verbs() -> list[str]:
-    return [command.name or "" for command in app.registered_commands]
+    commands = app.registered_commands
+    return [command.callback.__name__ for command in commands if command.callback]
 
 
 @app.callback(invoke_without_command=True)
@@ -172,23 +190,53 @@ def generate(
     values = {name: options[name] for name in _REQUEST_OPTIONS if options[name] is not None}
     settings = Settings(workspace=workspace_path(workspace or context.obj))
     catalog = Catalog(user_models=settings.models)
-    if like is not None:
-        recipe = metadata.read(Path(like)).model_dump()
-        # A size given anew replaces both sides of the recipe.
-        dropped = ("width", "height") if "size" in values else ()
-        values = {k: v for k, v in recipe.items() if k not in dropped} | values
+    recipe = metadata.read(user_path(like)) if like is not None else None
+    if recipe is not None:
+        values = _like(recipe.request, values)
     elif prompt is None:
         raise RequestError("prompt", 'Say what to paint, e.g. generate "a red apple".')
     if init is not None:
-        values["init"] = pictures.keep(Path(init), settings.inputs)
+        values["init"] = pictures.keep(user_path(init), settings.inputs)
     request = complete(values, catalog)
+    given = {name for name in _REQUEST_OPTIONS if options[name] is not None}
+    for sentence in _without_effect(request, given, catalog):
+        _say(sentence, 0)
     if request.init is not None:
         pictures.find(request.init, settings.inputs)
     gallery = Gallery(settings.outputs)
     if out is not None:
-        gallery = Gallery(make_folder(Path(out).expanduser().resolve()), by_day=False)
+        gallery = Gallery(make_folder(user_path(out).resolve()), by_day=False)
     gallery.check_writable()
-    return _paint(request, catalog, settings, gallery, as_json=as_json)
+    weights = _paint(request, catalog, settings, gallery, as_json=as_json)
+    if recipe is not None and request.model == recipe.request.model and recipe.weights:
+        if weights and weights != recipe.weights:
+            _say(f"“{request.model}” has other weights than when that picture was painted.", 0)
+    return 0
+
+
+def _like(request: GenerationRequest, values: dict[str, Any]) -> dict[str, Any]:
+    """The recipe with the options that were given; what belongs to a replaced one is dropped."""
+    dropped: set[str] = set()
+    if "size" in values:
+        dropped |= {"width", "height"}
+    if {"sampler", "model"} & set(values):
+        dropped |= {"steps", "guidance"}
+    if "model" in values:
+        dropped |= {"width", "height", "sampler"}
+    return {k: v for k, v in request.model_dump().items() if k not in dropped} | values
+
+
+def _without_effect(request: GenerationRequest, given: set[str], catalog: Catalog) -> Iterator[str]:
+    """A sentence for each option that changes nothing, or hardly what the user expects."""
+    row, model = samplers.find(request.sampler), catalog.find(request.model)
+    if "negative" in given and not request.guided:
+        yield "The negative prompt has no effect: guidance is off."
+    if "strength" in given and request.init is None:
+        yield "--strength has no effect without --init."
+    if {"predictor_order", "corrector_order", "eta"} & given and not row.orders:
+        yield f"--predictor-order, --corrector-order and --eta have no effect on {row.label}."
+    if row.distilled != model.distilled and row.distilled:
+        yield f"{row.label} is made for models distilled to it, which “{model.id}” is not."
 
 
 _REQUEST_OPTIONS = (
@@ -216,7 +264,8 @@ def _paint(
     gallery: Gallery,
     *,
     as_json: bool,
-) -> int:
+) -> str:
+    """Paints and prints. Returns the hash of the weights. Raises _PaintingStopped."""
     status = _Status(sys.stderr)
     stop = _stop_on_interrupt()
     status.show(Progress(stage=Stage.LOADING))
@@ -226,7 +275,11 @@ def _paint(
 
     runner = LocalRunner(Engine(catalog, inputs=settings.inputs), gallery)
 
+    weights = ""
+
     def keep(file: PictureFile) -> None:
+        nonlocal weights
+        weights = file.weights
         status.clear()
         print(_json(file) if as_json else file.path, flush=True)
 
@@ -235,8 +288,8 @@ def _paint(
     finally:
         status.clear()
     if stop.is_set():
-        return _say("Stopped; the finished pictures are kept.", 130)
-    return 0
+        raise _PaintingStopped
+    return weights
 
 
 def _stop_on_interrupt() -> threading.Event:
@@ -267,7 +320,6 @@ def _json(file: PictureFile) -> str:
             "loras": [],
             "seconds": round(file.seconds, 3),
         },
-        ensure_ascii=False,
     )
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import errno
-import os
 import secrets
 from dataclasses import dataclass
 from datetime import datetime
@@ -15,17 +13,21 @@ from PIL import Image
 
 from app import metadata
 from app.settings import make_folder
-from pipelines.errors import SaveError
+from pipelines import files
 from pipelines.request import GenerationRequest
 
 
 @dataclass(frozen=True, kw_only=True)
 class PictureFile:
-    """A picture on disk. `request` paints it again alone; `seconds` is what it took."""
+    """A picture on disk. `request` paints it again alone; `seconds` is what it took.
+
+    `weights` is the hash of the weights that painted it, "" where it is unknown.
+    """
 
     path: Path
     request: GenerationRequest
     seconds: float
+    weights: str = ""
 
     @property
     def name(self) -> str:
@@ -43,6 +45,8 @@ class Painted(Protocol):
     def request(self) -> GenerationRequest: ...
     @property
     def seconds(self) -> float: ...
+    @property
+    def weights(self) -> str: ...
 
 
 class Gallery:
@@ -55,7 +59,7 @@ class Gallery:
     def check_writable(self) -> None:
         """Raises SaveError before a long job whose pictures could not be written."""
         probe = make_folder(self._root) / f".{secrets.token_hex(8)}"
-        write(probe, b"")
+        files.write(probe, b"")
         probe.unlink(missing_ok=True)
 
     def add(self, picture: Painted) -> PictureFile:
@@ -63,28 +67,13 @@ class Gallery:
         now = datetime.now().astimezone()
         folder = make_folder(self._root / f"{now:%Y-%m-%d}" if self._by_day else self._root)
         buffer = BytesIO()
-        picture.image.save(buffer, format="PNG", pnginfo=metadata.chunks(picture.request))
+        chunks = metadata.chunks(picture.request, weights=picture.weights)
+        picture.image.save(buffer, format="PNG", pnginfo=chunks)
         name = f"{now:%H%M%S}-{picture.request.seed}-{secrets.token_hex(3)}.png"
-        write(folder / name, buffer.getvalue())
-        return PictureFile(path=folder / name, request=picture.request, seconds=picture.seconds)
-
-
-def write(file: Path, data: bytes) -> None:
-    """Writes a new file so that it is there whole or not at all. Raises SaveError."""
-    part = file.with_name(f".{file.name}.part")
-    try:
-        with open(part, "xb") as stream:
-            stream.write(data)
-            stream.flush()
-            os.fsync(stream.fileno())
-        part.replace(file)
-    except OSError as error:
-        part.unlink(missing_ok=True)
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise SaveError(
-                f"There is no space left on the disk for {file}.",
-                "Free some space; the pictures painted before are kept.",
-            ) from None
-        raise SaveError(
-            f"{file} cannot be written ({error.strerror}).", "Choose another folder."
-        ) from None
+        files.write(folder / name, buffer.getvalue())
+        return PictureFile(
+            path=folder / name,
+            request=picture.request,
+            seconds=picture.seconds,
+            weights=picture.weights,
+        )

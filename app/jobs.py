@@ -10,12 +10,14 @@ from collections import OrderedDict
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
-from app.runner import PictureFile, Runner
+from app.gallery import PictureFile
+from app.runner import Runner
 from pipelines.errors import BusyError, StudioError
 from pipelines.progress import Progress
 from pipelines.request import GenerationRequest
 
 MAX_WAITING = 64
+MAX_WAITING_EACH = 16
 MAX_KEPT = 200
 log = logging.getLogger(__name__)
 
@@ -74,9 +76,14 @@ class JobQueue:
     def submit(self, request: GenerationRequest, owner: str) -> Job:
         """Queues `request`. Raises BusyError when too many jobs wait."""
         with self._changed:
-            waiting = sum(e.job.state is JobState.WAITING for e in self._entries.values())
-            if waiting >= MAX_WAITING:
-                raise BusyError(f"{waiting} jobs are waiting already.", "Stop some of them first.")
+            if self._closed:
+                raise BusyError("The studio is closing.")
+            waiting = [e for e in self._entries.values() if e.job.state is JobState.WAITING]
+            mine = [e for e in waiting if e.job.owner == owner]
+            if len(waiting) >= MAX_WAITING or len(mine) >= MAX_WAITING_EACH:
+                raise BusyError(
+                    f"{len(waiting)} jobs are waiting already.", "Wait, or stop some of them."
+                )
             job = Job(id=uuid.uuid4().hex, owner=owner, request=request)
             self._entries[job.id] = _Entry(job)
             self._forget()
@@ -131,6 +138,8 @@ class JobQueue:
             self._closed = True
             for entry in self._entries.values():
                 entry.stop.set()
+                if entry.job.state is JobState.WAITING:
+                    entry.job = replace(entry.job, state=JobState.STOPPED)
             self._changed.notify_all()
         self._thread.join(timeout=5)
 

@@ -1,6 +1,6 @@
 """The recipe inside every picture: our own JSON chunk, and a text that other programs read.
 
-`pixart-studio` holds {"version": 1, "studio": "...", "request": {...}} and is the truth;
+`pixart-studio` holds {"version": 1, "studio", "weights", "request": {...}} and is the truth;
 `parameters` holds the same in the infotext grammar that most picture tools understand.
 """
 
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,21 +27,25 @@ MAX_RECIPE = 200_000
 MAX_FILE_BYTES = 200_000_000
 
 
-def chunks(request: GenerationRequest) -> PngImagePlugin.PngInfo:
-    """The text chunks of a picture painted from `request` (one picture: count 1)."""
+def chunks(request: GenerationRequest, *, weights: str = "") -> PngImagePlugin.PngInfo:
+    """The text chunks of a picture painted from `request` (one picture: count 1).
+
+    `weights` is the hash of the weights that painted it.
+    """
     recipe = {
         "version": FORMAT_VERSION,
         "studio": VERSION,
+        "weights": weights,
         "request": request.model_dump(mode="json"),
     }
     info = PngImagePlugin.PngInfo()
     info.add_itxt(CHUNK, json.dumps(recipe, ensure_ascii=False))
     # iTXt: the older chunk kind cannot carry more than Latin-1.
-    info.add_itxt(INFOTEXT, infotext(request))
+    info.add_itxt(INFOTEXT, infotext(request, weights=weights))
     return info
 
 
-def infotext(request: GenerationRequest) -> str:
+def infotext(request: GenerationRequest, *, weights: str = "") -> str:
     """`request` in the grammar "prompt / Negative prompt: ... / Steps: 20, Sampler: ..., ..."."""
     prompt, negative = styles.find(request.style).apply(request.prompt, request.negative)
     pairs: dict[str, Any] = {
@@ -49,8 +54,10 @@ def infotext(request: GenerationRequest) -> str:
         "CFG scale": f"{request.guidance:g}",
         "Seed": request.seed,
         "Size": f"{request.width}x{request.height}",
-        "Model": request.model,
     }
+    if weights:
+        pairs["Model hash"] = weights
+    pairs["Model"] = request.model
     if request.init is not None:
         pairs["Denoising strength"] = f"{request.strength:g}"
     if request.style != styles.NO_STYLE:
@@ -67,8 +74,16 @@ def _quoted(value: str) -> str:
     return json.dumps(value, ensure_ascii=False) if re.search(r"[,:\n]", value) else value
 
 
-def read(file: Path) -> GenerationRequest:
-    """The request inside a picture that this studio painted. Raises RecipeError."""
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """What a picture says about itself. `weights` is "" where it does not say."""
+
+    request: GenerationRequest
+    weights: str
+
+
+def read(file: Path) -> Recipe:
+    """The recipe inside a picture that this studio painted. Raises RecipeError."""
     text = _chunk(file)
     shown = printable(file.name)
     try:
@@ -83,7 +98,8 @@ def read(file: Path) -> GenerationRequest:
             f"“{shown}” was painted by a newer version of the studio.", "Update the studio."
         )
     try:
-        return from_mapping(request)
+        weights = printable(recipe.get("weights", ""), 64)
+        return Recipe(request=from_mapping(request), weights=weights)
     except RequestError as error:
         raise RecipeError(f"The recipe inside “{shown}” cannot be used: {error.message}") from None
 

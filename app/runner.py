@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Protocol
 
-from app.gallery import Gallery, Painted
-from app.gallery import PictureFile as PictureFile
-from pipelines.progress import Report, ShouldStop
+from app.gallery import Gallery, Painted, PictureFile
+from pipelines.progress import Progress, Report, ShouldStop, Stage
 from pipelines.request import GenerationRequest
 
 Keep = Callable[[PictureFile], None]
@@ -55,5 +54,7 @@ class LocalRunner:
         should_stop: ShouldStop,
     ) -> None:
         """See Runner.paint. Each picture is on disk before the next one is begun."""
-        for picture in self._painter.generate(request, report, should_stop):
+        painted = self._painter.generate(request, report, should_stop)
+        for number, picture in enumerate(painted, start=1):
+            report(Progress(stage=Stage.SAVING, picture=number, pictures=request.count))
             keep(self._gallery.add(picture))

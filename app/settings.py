@@ -1,4 +1,4 @@
-"""Where things lie and how the studio is reached. The one place that knows paths."""
+"""Where things lie. The one place that knows paths."""
 
 from __future__ import annotations
 
@@ -18,10 +18,6 @@ class Settings:
     """Everything that the studio writes lies under `workspace`."""
 
     workspace: Path
-    host: str = "127.0.0.1"
-    port: int | None = None
-    share_token: str | None = None
-    open_browser: bool = True
 
     @property
     def outputs(self) -> Path:
@@ -51,7 +47,17 @@ class Settings:
 
 def workspace_path(option: str | None = None) -> Path:
     """The workspace: the option, else $PIXART_STUDIO_WORKSPACE, else ./workspace."""
-    return Path(option or os.environ.get(WORKSPACE_VARIABLE) or "workspace").expanduser().resolve()
+    return user_path(option or os.environ.get(WORKSPACE_VARIABLE) or "workspace").resolve()
+
+
+def user_path(text: str) -> Path:
+    """A path as a person writes it, "~" included. Raises SaveError for a home that is not known."""
+    try:
+        return Path(text).expanduser()
+    except RuntimeError:
+        raise SaveError(
+            f"The home folder in “{text}” is not known.", "Write the path out."
+        ) from None
 
 
 def make_folder(path: Path) -> Path:

@@ -114,4 +114,4 @@ class Studio:
 
     def recipe(self, file: Path) -> GenerationRequest:
         """The request inside a picture of this studio. Raises RecipeError."""
-        return metadata.read(file)
+        return metadata.read(file).request

@@ -26,7 +26,7 @@ class ModelSpec(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    id: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,79}$")
+    id: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,79}$")
     title: str = Field(max_length=80)
     summary: str = Field(max_length=400)
     folder: Path
@@ -56,20 +56,17 @@ class ModelSpec(BaseModel):
 
 
 class Catalog:
-    """Every model that can be chosen. Reading it never touches weights.
-
-    `problems` holds one sentence for each row of the user's folder that could not be read.
-    """
+    """Every model that can be chosen. Reading it never touches weights."""
 
     def __init__(self, *, user_models: Path | None = None) -> None:
         self._user_models = user_models
-        self.problems: list[str] = []
+        self._refused: dict[str, str] = {}
         self._rows: dict[str, ModelSpec] = {}
         self.reload()
 
     def reload(self) -> None:
         """Reads the rows again."""
-        self.problems = []
+        refused: dict[str, str] = {}
         shipped = tomllib.loads((ROOT / "presets" / "models.toml").read_text("utf-8"))
         rows = {
             name: _row(
@@ -81,15 +78,19 @@ class Catalog:
             try:
                 spec = _user_row(file)
             except ModelError as error:
-                self.problems.append(str(error))
+                refused[file.parent.name] = str(error)
                 continue
             if spec.id in rows:
-                self.problems.append(
-                    f"{file} is left out: “{spec.id}” is the name of another model."
-                )
+                # A name that is taken already is found; the sentence is for the list of problems.
+                refused[spec.id] = f"{file} is left out: another model is called “{spec.id}”."
                 continue
             rows[spec.id] = spec
-        self._rows = rows
+        self._rows, self._refused = rows, refused
+
+    @property
+    def problems(self) -> list[str]:
+        """One sentence for each row of the user's folder that could not be read."""
+        return list(self._refused.values())
 
     def _user_files(self) -> list[Path]:
         if self._user_models is None or not self._user_models.is_dir():
@@ -100,34 +101,48 @@ class Catalog:
         return iter(self._rows.values())
 
     def find(self, model_id: str) -> ModelSpec:
-        """The model called `model_id`. Raises UnknownNameError with the nearest name."""
+        """The model called `model_id`.
+
+        Raises ModelError for a folder whose row could not be read, UnknownNameError (with the
+        nearest name) for anything else that is not there.
+        """
         spec = self._rows.get(model_id)
+        if spec is None and model_id in self._refused:
+            raise ModelError(self._refused[model_id])
         if spec is None:
             raise UnknownNameError("model", "model", model_id, self._rows)
         return spec
 
     @property
     def default(self) -> ModelSpec:
-        """The first model that the user installed, else the one that ships."""
+        """The first model of the user by name, else the one that ships."""
         own = [spec for spec in self if not spec.embedded]
         return own[0] if own else next(iter(self))
 
 
 def _row(values: dict[str, Any], folder: Path) -> ModelSpec:
+    """A checked row. Raises ModelError that names what is wrong."""
+    name = printable(values["id"])
     try:
         spec = ModelSpec.model_validate({**values, "folder": folder})
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))
-        raise ModelError(f"The row of model “{values['id']}” has a wrong “{where}”.") from None
-    if spec.sampler not in samplers.SAMPLERS or spec.bins not in sizes.names():
-        raise ModelError(f"The row of model “{spec.id}” names an unknown sampler or table of bins.")
+        raise ModelError(f"The row of model “{name}”: {where}: {first['msg']}.") from None
+    if spec.bins not in sizes.names():
+        raise ModelError(f"The row of model “{name}” names an unknown table of bins.")
     try:
-        sizes.check(spec.default_size, spec.max_side)
+        sampler = samplers.find(spec.sampler)
+        samplers.check(
+            sampler,
+            steps=sampler.steps if spec.steps is None else spec.steps,
+            guidance=sampler.guidance if spec.guidance is None else spec.guidance,
+        )
+        # What the page offers must be possible to ask for.
+        for size in (spec.default_size, *spec.shapes):
+            sizes.check(size, spec.max_side)
     except RequestError as error:
-        raise ModelError(
-            f"The row of model “{spec.id}” has a wrong size: {error.message}"
-        ) from None
+        raise ModelError(f"The row of model “{name}” is not possible: {error.message}") from None
     return spec
 
 
@@ -138,7 +153,7 @@ def _user_row(file: Path) -> ModelSpec:
             raise ModelError(f"{file} is too large for a {ROW_FILE}.")
         row = tomllib.loads(file.read_text("utf-8"))
         return _row({**row, "id": file.parent.name, "embedded": False}, file.parent)
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
         raise ModelError(f"{file} cannot be read ({printable(error, 120)}).") from None
     except ValueError as error:
         raise ModelError(f"{file} is not a model row ({printable(error, 120)}).") from None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from pipelines.catalog import Catalog
 from pipelines.denoise import Step, denoise, make_schedule, start_latents
 from pipelines.errors import ModelError, OutOfMemoryError
 from pipelines.loader import Components
+from pipelines.memory import Machine
 from pipelines.preview import Preview
 from pipelines.progress import Progress, Report, ShouldStop, Stage
 from pipelines.request import GenerationRequest
@@ -25,11 +27,15 @@ from pipelines.text import PromptFeatures, TextEncoder
 
 @dataclass(frozen=True, kw_only=True)
 class Picture:
-    """Finished pixels and the request that paints exactly them again."""
+    """Finished pixels and the request that paints exactly them again.
+
+    `weights` is the hash of the model's weights, `seconds` what the painting took.
+    """
 
     image: Image.Image
     request: GenerationRequest
     seconds: float
+    weights: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,19 +43,22 @@ class _Loaded:
     parts: Components
     text: TextEncoder
     preview: Preview
+    fingerprint: object
+    weights: str
 
 
 class Engine:
     """Owns the device. Not safe for threads: one engine, one thread.
 
-    `inputs` is the folder of kept pictures that requests may start from.
+    `inputs` is the folder of kept pictures that requests may start from; `machine` what to run on,
+    by default the best that is found.
     """
 
-    def __init__(self, catalog: Catalog, *, inputs: Path) -> None:
+    def __init__(self, catalog: Catalog, *, inputs: Path, machine: Machine | None = None) -> None:
         self._catalog = catalog
         self._inputs = inputs
         self._loaded: _Loaded | None = None
-        self.machine = loader.probe()
+        self.machine = machine or loader.probe()
 
     def load(self, model_id: str, report: Report) -> _Loaded:
         """Makes `model_id` the loaded model.
@@ -57,14 +66,24 @@ class Engine:
         Raises UnknownNameError, ModelError, OutOfMemoryError.
         """
         model = self._catalog.find(model_id)
-        if self._loaded is not None and self._loaded.parts.model == model:
-            return self._loaded
+        # A model that was installed again has the same row and other files.
+        fingerprint = loader.fingerprint(model)
+        loaded = self._loaded
+        if loaded and (loaded.parts.model, loaded.fingerprint) == (model, fingerprint):
+            return loaded
         report(Progress(stage=Stage.LOADING))
         self.unload()
-        with _memory_faults():
+        with self._memory_faults():
             parts = loader.load(model, memory.plan(self.machine))
-            text = TextEncoder(model, parts.text_encoder)
-            self._loaded = _Loaded(parts=parts, text=text, preview=Preview(parts.vae))
+            with loader.faults(model, "vae"):
+                preview = Preview(parts.vae)
+            self._loaded = _Loaded(
+                parts=parts,
+                text=TextEncoder(model, parts.text_encoder),
+                preview=preview,
+                fingerprint=fingerprint,
+                weights=loader.weights_hash(model),
+            )
         return self._loaded
 
     def unload(self) -> None:
@@ -85,7 +104,9 @@ class Engine:
         """
         loaded = self.load(request.model, report)
         clock = _Clock(request.count)
-        with torch.inference_mode(), _memory_faults():
+        with torch.inference_mode(), self._memory_faults():
+            if should_stop():
+                return
             report(Progress(stage=Stage.ENCODING, pictures=request.count))
             features = self._features(loaded, request)
             clean = self._clean_start(loaded, request)
@@ -115,6 +136,25 @@ class Engine:
         picture = pictures.load(pictures.find(request.init, self._inputs))
         fitted = latents.fit(picture, request.width, request.height)
         return latents.encode(loaded.parts.vae, latents.to_tensor(fitted)).cpu()
+
+    @contextmanager
+    def _memory_faults(self) -> Iterator[None]:
+        """Maps lack of memory to OutOfMemoryError and gives back what is only cached."""
+        try:
+            yield
+        except Exception as error:
+            if not memory.is_out_of_memory(error):
+                raise
+        else:
+            return
+        # Outside the handler: the error held the frames, and they held the tensors.
+        gc.collect()
+        if self.machine.device == "cuda":
+            torch.cuda.empty_cache()
+        raise OutOfMemoryError(
+            "There is not enough memory for this picture.",
+            "Choose a smaller size, or close other programs that use the card.",
+        )
 
 
 def _paint(
@@ -163,7 +203,10 @@ def _paint(
             "Try another sampler, more steps or less guidance.",
         )
     return Picture(
-        image=latents.to_picture(pixels), request=request, seconds=time.perf_counter() - started
+        image=latents.to_picture(pixels),
+        request=request,
+        seconds=time.perf_counter() - started,
+        weights=loaded.weights,
     )
 
 
@@ -188,17 +231,3 @@ class _Clock:
             report(replace(progress, picture=index + 1, pictures=self._count, seconds_left=left))
 
         return fill
-
-
-class _memory_faults:
-    """Maps an out-of-memory error of the device or the machine to OutOfMemoryError."""
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: type[BaseException] | None, error: object, trace: object) -> None:
-        if kind is not None and issubclass(kind, torch.OutOfMemoryError | MemoryError):
-            raise OutOfMemoryError(
-                "There is not enough memory for this picture.",
-                "Choose a smaller size, or close other programs that use the card.",
-            ) from None

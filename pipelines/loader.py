@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import warnings
@@ -17,9 +18,10 @@ from safetensors import SafetensorError, safe_open
 from transformers import T5EncoderModel
 
 from pipelines.catalog import ModelSpec
-from pipelines.errors import ModelError, printable
-from pipelines.memory import DevicePlan, Machine
-from pipelines.tokens import tokenize
+from pipelines.errors import ModelError, StudioError, printable
+from pipelines.latents import PIXELS_PER_LATENT
+from pipelines.memory import DevicePlan, Machine, is_out_of_memory
+from pipelines.tokens import tokenize, vocabulary_size
 
 _PARTS: dict[str, tuple[Any, tuple[str, ...], str]] = {
     # Old repositories call the transformer by the name of diffusers' former class.
@@ -32,21 +34,29 @@ _PARTS: dict[str, tuple[Any, tuple[str, ...], str]] = {
     "text_encoder": (T5EncoderModel, ("T5EncoderModel",), "model.safetensors"),
 }
 # A hostile config must not be able to ask for a net that fills the machine before its weights are
-# compared: every number stays below what the family has (the largest is the T5 feed-forward width).
-_MAX_CONFIG_NUMBER = 100_000
+# compared. Bounds of the keys that decide sizes, several times what the family has; the rest of the
+# numbers stay below the general one (T5's vocabulary is the largest).
+_MAX_CONFIG_NUMBER = 300_000
+_MAX_CONFIG = {
+    "sample_size": 512,
+    "num_layers": 64,
+    "num_decoder_layers": 64,
+    "layers_per_block": 8,
+    "num_attention_heads": 64,
+    "num_heads": 128,
+    "attention_head_dim": 256,
+    "block_out_channels": 4096,
+    "cross_attention_dim": 16_384,
+    "caption_channels": 16_384,
+    "d_model": 16_384,
+    "d_ff": 65_536,
+    "d_kv": 512,
+}
+# Keys by which a config can ask the libraries to fetch or run something else.
+_REFUSED_KEYS = ("quantization_config", "auto_map")
 _MAX_CONFIG_BYTES = 100_000
-_BETAS = ("beta_start", "beta_end", "beta_schedule", "num_train_timesteps", "prediction_type")
+_BETAS = ("beta_start", "beta_end", "beta_schedule", "num_train_timesteps")
 _BETA_SCHEDULES = ("linear", "scaled_linear", "squaredcos_cap_v2")
-_FILE_FAULTS = (
-    OSError,
-    ValueError,
-    KeyError,
-    TypeError,
-    AttributeError,
-    SafetensorError,
-    ZeroDivisionError,
-    NotImplementedError,
-)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,33 +88,57 @@ def load(model: ModelSpec, plan: DevicePlan) -> Components:
     """Reads every part of `model`. Raises ModelError that names the part and the fault."""
     dtype = getattr(torch, plan.precision)
     device = torch.device(plan.device)
-    betas = _betas(model)
-    tokenize("", model)
+    with faults(model, "scheduler"):
+        betas = _betas(model)
     parts = {name: _part(model, name, dtype).to(device) for name in _PARTS}
-    _check_fit(model, parts)
+    with faults(model, "configuration"):
+        _check_fit(model, parts)
     return Components(model=model, betas=betas, device=device, **parts)
+
+
+def fingerprint(model: ModelSpec) -> tuple[tuple[str, int, int], ...]:
+    """Changes when a file of the model changes: (path, size, time of the last change) of each."""
+    try:
+        return tuple(
+            (file.relative_to(model.folder).as_posix(), stat.st_size, stat.st_mtime_ns)
+            for file in sorted(model.folder.glob("*/*"))
+            if (stat := file.stat())
+        )
+    except OSError as error:
+        raise _broken(model, f"its folder cannot be read ({error.strerror})") from None
+
+
+def weights_hash(model: ModelSpec) -> str:
+    """The first 10 hex digits of the SHA-256 of the transformer's weights, as other tools do."""
+    digest = hashlib.sha256()
+    with faults(model, "transformer"):
+        for file in sorted((model.folder / "transformer").glob("*.safetensors")):
+            with open(file, "rb") as stream:
+                while block := stream.read(1 << 20):
+                    digest.update(block)
+    return digest.hexdigest()[:10]
 
 
 def _part(model: ModelSpec, name: str, dtype: torch.dtype) -> Any:
     cls, class_names, weights = _PARTS[name]
     folder = model.folder / name
     config = _config(model, folder / "config.json")
-    found = config.get("_class_name") or (config.get("architectures") or ["?"])[0]
-    if found not in class_names:
-        raise _broken(model, f"its {name} is a “{printable(found)}”, not a {class_names[0]}")
-    with _faults(model, name), _quiet():
+    with faults(model, name), _quiet():
+        found = config.get("_class_name") or config["architectures"][0]
+        if found not in class_names:
+            raise _broken(model, f"its {name} is a “{printable(found)}”, not a {class_names[0]}")
         _check_weights(model, folder, weights)
         # transformers and diffusers name the same argument differently.
         wish = {"dtype": dtype} if cls is T5EncoderModel else {"torch_dtype": dtype}
         net, report = cls.from_pretrained(
             folder, local_files_only=True, use_safetensors=True, output_loading_info=True, **wish
         )
-    # Both libraries fill missing weights with random numbers and only warn.
-    for kind in ("missing_keys", "unexpected_keys", "mismatched_keys", "error_msgs"):
-        if report.get(kind):
-            first = printable(sorted(map(str, report[kind]))[0], 120)
-            raise _broken(model, f"its {name} has {kind.replace('_', ' ')} ({first})")
-    return net.eval().requires_grad_(False)
+        # Both libraries fill missing weights with random numbers and only warn.
+        for kind in ("missing_keys", "unexpected_keys", "mismatched_keys", "error_msgs"):
+            if report.get(kind):
+                first = printable(sorted(map(str, report[kind]))[0], 120)
+                raise _broken(model, f"its {name} has {kind.replace('_', ' ')} ({first})")
+        return net.eval().requires_grad_(False)
 
 
 def _check_weights(model: ModelSpec, folder: Path, weights: str) -> None:
@@ -134,36 +168,40 @@ def _config(model: ModelSpec, file: Path) -> dict[str, Any]:
         raise _broken(model, f"{where} cannot be read ({printable(error, 80)})") from None
     if not isinstance(config, dict):
         raise _broken(model, f"{where} is not a configuration")
-    for number in _numbers(config):
-        if abs(number) > _MAX_CONFIG_NUMBER:
-            raise _broken(model, f"{where} asks for {printable(number)} of something")
+    for key, number in _numbers("", config):
+        if not abs(number) <= _MAX_CONFIG.get(key, _MAX_CONFIG_NUMBER):
+            raise _broken(model, f"{where} asks for {printable(number)} as {printable(key)}")
+    for key in _REFUSED_KEYS:
+        if config.get(key):
+            raise _broken(model, f"{where} has a “{key}”, which is not supported")
     return config
 
 
-def _numbers(value: Any) -> Iterator[float]:
+def _numbers(name: str, value: Any) -> Iterator[tuple[str, float]]:
+    """Every number of a configuration with the key that it stands under."""
     if isinstance(value, dict):
         for key, item in value.items():
-            # Bookkeeping of tokenizers and schedulers, not a size of a net.
-            if key not in ("model_max_length", "lambda_min_clipped"):
-                yield from _numbers(item)
+            # Bookkeeping of schedulers, not a size of a net.
+            if key != "lambda_min_clipped":
+                yield from _numbers(str(key), item)
     elif isinstance(value, list):
         for item in value:
-            yield from _numbers(item)
+            yield from _numbers(name, item)
     elif isinstance(value, int | float) and not isinstance(value, bool):
-        yield value
+        yield name, value
 
 
 def _betas(model: ModelSpec) -> dict[str, Any]:
     """The noise schedule, from the model's own folder: class defaults belong to other families."""
     config = _config(model, model.folder / "scheduler" / "scheduler_config.json")
-    missing = [name for name in _BETAS[:4] if name not in config]
+    missing = [name for name in _BETAS if name not in config]
     if missing:
         raise _broken(model, f"scheduler/scheduler_config.json lacks {missing[0]}")
     if config.get("prediction_type", "epsilon") != "epsilon":
         raise _broken(model, "its scheduler does not predict noise (epsilon)")
     if config["num_train_timesteps"] != 1000:
         raise _broken(model, "it was not trained with 1000 timesteps")
-    betas = {name: config[name] for name in _BETAS[:4]}
+    betas = {name: config[name] for name in _BETAS}
     if betas["beta_schedule"] not in _BETA_SCHEDULES:
         raise _broken(model, f"its beta schedule is “{printable(betas['beta_schedule'])}”")
     numbers = (betas["beta_start"], betas["beta_end"])
@@ -173,6 +211,7 @@ def _betas(model: ModelSpec) -> dict[str, Any]:
 
 
 def _check_fit(model: ModelSpec, parts: dict[str, Any]) -> None:
+    """Parts that load each by itself but cannot paint together."""
     transformer, vae, text = (parts[name].config for name in _PARTS)
     pairs = (
         ("text encoder", text.d_model, transformer.caption_channels),
@@ -181,6 +220,18 @@ def _check_fit(model: ModelSpec, parts: dict[str, Any]) -> None:
     for name, given, wanted in pairs:
         if given != wanted:
             raise _broken(model, f"its {name} gives {given} channels where {wanted} are read")
+    if 2 ** (len(vae.block_out_channels) - 1) != PIXELS_PER_LATENT:
+        raise _broken(model, f"its VAE does not turn {PIXELS_PER_LATENT} pixels into one latent")
+    if not 0 < float(vae.scaling_factor) < 100:
+        raise _broken(model, f"its VAE has a scaling factor of {vae.scaling_factor}")
+    channels = transformer.in_channels
+    outputs = (2 * channels,) if model.learned_variance else (channels, 2 * channels)
+    if transformer.out_channels not in outputs:
+        raise _broken(model, f"its transformer has {transformer.out_channels} output channels")
+    if tokenize("", model).ids != (text.eos_token_id,):
+        raise _broken(model, "its tokenizer does not end a text with the encoder's end token")
+    if vocabulary_size(model) > text.vocab_size:
+        raise _broken(model, "its tokenizer knows more tokens than its text encoder")
 
 
 def _broken(model: ModelSpec, fault: str) -> ModelError:
@@ -191,13 +242,19 @@ def _broken(model: ModelSpec, fault: str) -> ModelError:
 
 
 @contextmanager
-def _faults(model: ModelSpec, part: str) -> Iterator[None]:
-    """Maps what the loading libraries raise for damaged files to ModelError."""
+def faults(model: ModelSpec, part: str) -> Iterator[None]:
+    """Maps whatever the libraries raise for damaged files to ModelError.
+
+    They raise nearly everything (assertions, unbound variables, validation errors of their own),
+    so this one boundary is broad. Lack of memory is not a fault of the model and passes.
+    """
     try:
         yield
-    except torch.OutOfMemoryError:
+    except StudioError:
         raise
-    except (*_FILE_FAULTS, RuntimeError) as error:
+    except Exception as error:
+        if is_out_of_memory(error):
+            raise
         raise _broken(model, f"its {part} does not load ({printable(error, 160)})") from error
 
 

@@ -36,6 +36,16 @@ def share_processor() -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """True for a lack of memory of the card or of the machine, however torch words it."""
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return True
+    words = str(error)
+    return isinstance(error, RuntimeError) and (
+        "DefaultCPUAllocator" in words or "allocate memory" in words
+    )
+
+
 def plan(machine: Machine) -> DevicePlan:
     """bf16 on every GPU that has it; fp32 on processors, where half precision is slow or absent."""
     if machine.device == "cpu":

@@ -3,56 +3,90 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import re
+import struct
 import warnings
+from contextlib import suppress
 from io import BytesIO
 from pathlib import Path
 
-from PIL import Image, ImageOps, UnidentifiedImageError
+import numpy as np
+from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 
+from pipelines import files
 from pipelines.errors import RecipeError, RequestError, SaveError, printable
 
 MAX_BYTES = 32_000_000
 MAX_PIXELS = 40_000_000
 MAX_KEPT_SIDE = 4096
 FORMATS = ("PNG", "JPEG", "WEBP")
+_WAY_OUT = "Use a PNG, JPEG or WebP file."
+_DAMAGE = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    EOFError,
+    IndexError,
+    KeyError,
+    TypeError,
+    OverflowError,
+    struct.error,
+)
 _NAME = re.compile(r"[0-9a-f]{16}\.png")
 
 
 def load(file: Path) -> Image.Image:
     """The first frame of a PNG, JPEG or WebP as upright RGB on white. Raises RecipeError."""
     data = _read(file)
-    # Only these decoders are tried: the file's name says nothing about what is inside.
+    shown = printable(file.name)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(BytesIO(data), formats=FORMATS) as picture:
-                width, height = picture.size
-                if width * height > MAX_PIXELS:
-                    raise RecipeError(
-                        f"This picture has {width}x{height} pixels, which is too many.",
-                        f"The limit is {MAX_PIXELS // 1_000_000} million pixels.",
-                    )
-                upright = ImageOps.exif_transpose(picture)
-                if upright.mode == "RGB":
-                    return upright.copy()
-                alpha = upright.convert("RGBA")
-                ground = Image.new("RGBA", alpha.size, "white")
-                return Image.alpha_composite(ground, alpha).convert("RGB")
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-        raise RecipeError("This picture has too many pixels.") from None
+        # Only these decoders are tried: the file's name says nothing about what is inside. Pillow
+        # warns of large pictures and damaged notes, which are told or mended here.
+        with (
+            warnings.catch_warnings(action="ignore"),
+            Image.open(BytesIO(data), formats=FORMATS) as picture,
+        ):
+            width, height = picture.size
+            if width * height > MAX_PIXELS:
+                raise RecipeError(
+                    f"“{shown}” has {width}x{height} pixels, which is too many.",
+                    f"The limit is {MAX_PIXELS // 1_000_000} million pixels.",
+                )
+            picture.load()
+            return _rgb(_upright(picture))
     except UnidentifiedImageError:
-        raise RecipeError(
-            f"“{printable(file.name)}” is not a picture that can be read.",
-            "Use a PNG, JPEG or WebP file.",
-        ) from None
+        raise RecipeError(f"“{shown}” is not a picture that can be read.", _WAY_OUT) from None
+    except Image.DecompressionBombError:
+        raise RecipeError(f"“{shown}” has too many pixels.") from None
     # Pillow's decoders signal damage by many exception types.
-    except (OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError) as error:
-        raise RecipeError(
-            f"“{printable(file.name)}” is not a picture that can be read ({printable(error, 80)}).",
-            "Use a PNG, JPEG or WebP file.",
-        ) from None
+    except _DAMAGE as error:
+        raise RecipeError(f"“{shown}” is damaged ({printable(error, 80)}).", _WAY_OUT) from None
+
+
+def _upright(picture: Image.Image) -> Image.Image:
+    """`picture` as its camera was held; a damaged note about that is no reason to refuse it."""
+    try:
+        return ImageOps.exif_transpose(picture)
+    except _DAMAGE:
+        return picture
+
+
+def _rgb(picture: Image.Image) -> Image.Image:
+    """8-bit RGB on white in the common colour space, without any metadata."""
+    if picture.mode.startswith("I"):
+        # 16 bits per pixel: Pillow's own conversion would cut them off at 255.
+        values = np.asarray(picture, dtype=np.float64) / 257
+        picture = Image.fromarray(values.round().clip(0, 255).astype("uint8"))
+    profile = picture.info.get("icc_profile")
+    if profile and picture.mode in ("RGB", "CMYK", "L"):
+        with suppress(ImageCms.PyCMSError, OSError, ValueError, TypeError):
+            source = ImageCms.ImageCmsProfile(BytesIO(profile))
+            target = ImageCms.createProfile("sRGB")
+            converted = ImageCms.profileToProfile(picture, source, target, outputMode="RGB")
+            picture = converted or picture
+    layer = picture.convert("RGBA")
+    ground = Image.new("RGBA", layer.size, "white")
+    return Image.alpha_composite(ground, layer).convert("RGB")
 
 
 def _read(file: Path) -> bytes:
@@ -82,11 +116,11 @@ def keep(file: Path, folder: Path) -> str:
         return name
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        part = target.with_suffix(f".{os.getpid()}.part")
-        picture.save(part, format="PNG")
-        part.replace(target)
     except OSError as error:
         raise SaveError(f"The picture cannot be kept in {folder} ({error.strerror}).") from None
+    buffer = BytesIO()
+    picture.save(buffer, format="PNG")
+    files.write(target, buffer.getvalue())
     return name
 
 

@@ -52,6 +52,8 @@ def tokenize(text: str, model: ModelSpec) -> Tokens:
     plain = control.sub(lambda m: f"{m[0][0]} {m[0][1:]}", cleaned) if control else cleaned
     encoding = tokenizer.encode(plain)
     ids = encoding.ids
+    if not ids:
+        raise ModelError(f"The tokenizer of “{model.id}” ends no text.", "Install the model again.")
     if len(ids) <= model.tokens:
         return Tokens(ids=tuple(ids), used=len(ids), limit=model.tokens, kept=cleaned, cut="")
     read = model.tokens - 1
@@ -64,6 +66,13 @@ def tokenize(text: str, model: ModelSpec) -> Tokens:
         kept=cleaned[:end],
         cut=cleaned[end:],
     )
+
+
+def vocabulary_size(model: ModelSpec) -> int:
+    """How many tokens the tokenizer of `model` knows. Raises ModelError."""
+    tokenizer, _ = _tokenizer(model.folder / "tokenizer" / "tokenizer.json")
+    size: int = tokenizer.get_vocab_size(with_added_tokens=True)
+    return size
 
 
 def _tokenizer(file: Path) -> tuple[Tokenizer, re.Pattern[str] | None]:

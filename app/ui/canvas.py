@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from html import escape
 from typing import TYPE_CHECKING, Literal
 
+from app.gallery import PictureFile
 from app.jobs import Job, JobState
-from app.runner import PictureFile
 from app.ui.routes import PICTURES
 from pipelines import samplers
 from pipelines.progress import Stage, duration

@@ -10,8 +10,8 @@ import secrets
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from app.gallery import PictureFile
 from app.jobs import Job
-from app.runner import PictureFile
 from app.ui import canvas
 from app.ui.canvas import Notice
 from pipelines.errors import RequestError, StudioError

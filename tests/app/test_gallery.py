@@ -24,6 +24,7 @@ class Painted:
     image: Image.Image
     request: GenerationRequest
     seconds: float = 0.5
+    weights: str = "0123456789"
 
 
 def painted() -> Painted:
@@ -36,7 +37,9 @@ def test_the_name_and_the_recipe(tmp_path: Path) -> None:
     file = Gallery(tmp_path / "outputs").add(picture)
     assert re.fullmatch(r"\d{4}-\d\d-\d\d/\d{6}-42-[0-9a-f]{6}\.png", file.name)
     assert file.path == tmp_path / "outputs" / file.name
-    assert metadata.read(file.path) == picture.request
+    assert metadata.read(file.path) == metadata.Recipe(
+        request=picture.request, weights="0123456789"
+    )
     with Image.open(file.path) as image:
         assert image.tobytes() == picture.image.tobytes()
 

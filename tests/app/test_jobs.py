@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from app.gallery import PictureFile
-from app.jobs import MAX_KEPT, MAX_WAITING, Job, JobQueue, JobState
+from app.jobs import MAX_KEPT, MAX_WAITING, MAX_WAITING_EACH, Job, JobQueue, JobState
 from app.runner import Keep
 from pipelines.catalog import Catalog
 from pipelines.errors import BusyError, SaveError
@@ -136,10 +136,22 @@ def test_latest_prefers_what_runs(jobs: JobQueue, runner: StepRunner) -> None:
 
 
 def test_too_many_jobs_are_refused(jobs: JobQueue) -> None:
-    jobs.submit(request(), "me")
+    first = jobs.submit(request(), "me")
     with pytest.raises(BusyError, match="waiting already"):
-        for _ in range(MAX_WAITING + 2):
+        for number in range(MAX_WAITING + 2):
+            jobs.submit(request(), f"person {number}")
+    assert jobs.get(first.id, "me")
+
+
+def test_one_person_cannot_fill_the_queue(jobs: JobQueue) -> None:
+    jobs.submit(request(), "me")
+    made = 0
+    with pytest.raises(BusyError, match="waiting already"):
+        for _ in range(MAX_WAITING_EACH + 3):
             jobs.submit(request(), "me")
+            made += 1
+    assert made >= MAX_WAITING_EACH - 1
+    assert jobs.submit(request(), "you")
 
 
 def test_old_jobs_are_forgotten(jobs: JobQueue, runner: StepRunner) -> None:

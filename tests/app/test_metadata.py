@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -40,12 +41,13 @@ def test_every_request_survives_the_file(
     tmp_path: Path, prompt: str, negative: str, seed: int
 ) -> None:
     made = request(prompt=prompt, negative=negative, seed=seed, guidance=3.3)
-    assert metadata.read(save(tmp_path / "a.png", metadata.chunks(made))) == made
+    recipe = metadata.read(save(tmp_path / "a.png", metadata.chunks(made, weights="a1b2c3")))
+    assert (recipe.request, recipe.weights) == (made, "a1b2c3")
 
 
 def test_prompts_that_look_like_settings_survive(tmp_path: Path) -> None:
     made = request(prompt="a cat\nNegative prompt: x\nSteps: 1, Sampler: a, Seed: 2")
-    assert metadata.read(save(tmp_path / "a.png", metadata.chunks(made))) == made
+    assert metadata.read(save(tmp_path / "a.png", metadata.chunks(made))).request == made
 
 
 def test_infotext_is_read_by_the_common_pattern() -> None:
@@ -75,7 +77,7 @@ def hostile(text: str) -> PngImagePlugin.PngInfo:
     return info
 
 
-GOOD = {"version": 1, "request": request().model_dump(mode="json")}
+GOOD: dict[str, Any] = {"version": 1, "request": request().model_dump(mode="json")}
 BAD = {
     "not json": "hello",
     "deep": "[" * 50_000,

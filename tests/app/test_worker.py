@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,7 +17,7 @@ from app.jobs import Job, JobQueue, JobState
 from app.settings import Settings
 from app.worker import WorkerRunner
 from pipelines.catalog import Catalog
-from pipelines.errors import StudioError, WorkerError
+from pipelines.errors import BusyError, StudioError, WorkerError
 from pipelines.progress import Progress, Stage
 from pipelines.request import GenerationRequest, complete
 
@@ -49,10 +49,8 @@ def worker(settings: Settings) -> Iterator[WorkerRunner]:
 
 
 def pid(worker: WorkerRunner) -> int:
-    process = worker._process
-    assert process is not None
-    assert process.pid is not None
-    return int(process.pid)
+    assert worker._link is not None
+    return int(worker._link.process.pid)
 
 
 def paint(worker: WorkerRunner, wanted: GenerationRequest) -> tuple[list[Path], list[Progress]]:
@@ -71,17 +69,17 @@ def test_it_gets_ready_behind_the_page_and_paints(worker: WorkerRunner, settings
     until(lambda: worker.state.phase == "ready")
     assert worker.state.device
     files, seen = paint(worker, request(count=2))
-    assert [metadata.read(file).seed for file in files] == [5, 6]
+    assert [metadata.read(file).request.seed for file in files] == [5, 6]
     assert all(file.is_relative_to(settings.outputs) for file in files)
-    assert [p.preview is not None for p in seen if p.stage is Stage.DENOISING and p.done > 0]
-    assert any(p.preview for p in seen)
+    steps = [p for p in seen if p.stage is Stage.DENOISING and p.done > 0]
+    assert len(steps) == 8
+    assert all(p.preview for p in steps)
+    assert [p.picture for p in seen if p.stage is Stage.SAVING] == [1, 2]
     assert worker.state.phase == "ready"
 
 
 def test_torch_stays_out_of_this_side() -> None:
     """The page's side of the module is light; the architecture tests hold the imports."""
-    import subprocess
-
     script = (
         "import sys, pathlib\n"
         "from app.worker import WorkerRunner\n"
@@ -163,10 +161,10 @@ def test_a_killed_worker_is_said_replaced_and_the_next_job_works(
 def test_a_worker_that_cannot_live_is_not_started_for_ever(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("app.worker.main", _die)
+    monkeypatch.setattr("app.painting.main", _die)
     runner = WorkerRunner(settings)
     runner.start()
-    until(lambda: runner.state.restarts == 3 and runner._process is None)
+    until(lambda: runner.state.restarts == 3 and runner._link is None)
     time.sleep(0.5)
     assert runner.state.phase == "lost"
     assert "exit code 3" in runner.state.message
@@ -179,14 +177,87 @@ def _die(*args: object) -> None:
     os._exit(3)
 
 
-def test_the_worker_ends_with_the_page(settings: Settings) -> None:
+def test_a_model_that_kills_the_worker_does_not_stop_the_others(
+    settings: Settings, tmp_path: Path
+) -> None:
+    """The preloaded default is broken beyond a sentence; the small model still paints."""
+    runner = WorkerRunner(Settings(workspace=tmp_path))
+    runner.start(preload="nano")
+    # As when the system kills a worker for the memory that a large model takes while it loads.
+    os.kill(pid(runner), signal.SIGKILL)
+    until(lambda: runner.state.restarts == 1)
+    until(lambda: runner.state.phase == "ready")
+    assert paint(runner, request())[0]
+    runner.close()
+
+
+def test_a_refused_process_is_a_sentence(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
     runner = WorkerRunner(settings)
+
+    def refuse(*args: object, **kwargs: object) -> None:
+        raise BlockingIOError(11, "Resource temporarily unavailable")
+
+    monkeypatch.setattr("multiprocessing.context.SpawnProcess.start", refuse)
     runner.start()
+    assert runner.state.phase == "lost"
+    with pytest.raises(WorkerError, match="could not be started"):
+        paint(runner, request())
+    monkeypatch.undo()
+    assert paint(runner, request())[0]
+    runner.close()
+
+
+def test_closing_ends_worker_and_job_at_once(settings: Settings) -> None:
+    runner = WorkerRunner(settings)
+    runner.start(preload="nano")
     number = pid(runner)
-    until(lambda: runner.state.phase != "starting")
-    closer = threading.Thread(target=runner.close)
-    closer.start()
-    closer.join(timeout=10)
-    assert not closer.is_alive()
+    until(lambda: runner.state.phase == "ready")
+    jobs = JobQueue(runner)
+    running = jobs.submit(request(steps=200, count=9), "me")
+    waiting = jobs.submit(request(), "me")
+    until(lambda: runner.state.phase == "painting")
+    assert runner._link is not None
+    process = runner._link.process
+    runner.close()
+    assert process.exitcode == 0, "it ended by itself, it was not killed"
+    jobs.close()
     with pytest.raises(ProcessLookupError):
         os.kill(number, 0)
+    ended = [jobs.get(job.id, "me") for job in (running, waiting)]
+    assert [job.active for job in ended if job] == [False, False]
+    with pytest.raises(BusyError, match="closing"):
+        jobs.submit(request(), "me")
+
+
+def test_a_page_that_is_killed_takes_its_worker_with_it(tmp_path: Path) -> None:
+    script = (
+        "import sys, time\n"
+        "from pathlib import Path\n"
+        "from app.settings import Settings\n"
+        "from app.worker import WorkerRunner\n"
+        "if __name__ == '__main__':\n"
+        "    runner = WorkerRunner(Settings(workspace=Path(sys.argv[1])))\n"
+        "    runner.start()\n"
+        "    print(runner._link.process.pid, flush=True)\n"
+        "    time.sleep(60)\n"
+    )
+    (tmp_path / "page.py").write_text(script)
+    page = subprocess.Popen(
+        [sys.executable, str(tmp_path / "page.py"), str(tmp_path)],
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[2])},
+    )
+    assert page.stdout is not None
+    worker = int(page.stdout.readline())
+    page.kill()
+    page.communicate()
+
+    def gone() -> bool:
+        # A process that nobody waits for stays in the table as a zombie.
+        status = Path(f"/proc/{worker}/stat")
+        return not status.exists() or status.read_text().rpartition(")")[2].split()[0] == "Z"
+
+    until(gone, 30)

@@ -115,7 +115,7 @@ def test_a_prompt_is_painted_in_the_colour_it_names(
     roughness = np.abs(np.diff(pixels, axis=1)).mean()
     assert roughness < 15, "noise has about 85"
     newest = max((running.workspace / "outputs").rglob("*.png"), key=lambda f: f.stat().st_mtime)
-    assert metadata.read(newest).prompt == f"a castle on a {colour} background"
+    assert metadata.read(newest).request.prompt == f"a castle on a {colour} background"
 
 
 def test_torch_lives_in_the_worker_only(page: Any, running: Running) -> None:

@@ -221,11 +221,18 @@ def test_numbers_that_are_no_picture_are_said(engine: Engine, catalog: Catalog) 
 def test_lack_of_memory_is_a_sentence_and_the_next_job_works(
     engine: Engine, catalog: Catalog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full(*args: object, **kwargs: object) -> None:
-        raise torch.OutOfMemoryError("CUDA out of memory")
+    errors = (
+        torch.OutOfMemoryError("CUDA out of memory"),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes."),
+        MemoryError(),
+    )
+    for error in errors:
 
-    with monkeypatch.context() as patch:
-        patch.setattr(engine_module, "denoise", full)
-        with pytest.raises(OutOfMemoryError, match="not enough memory"):
-            paint(engine, catalog, model="nano", steps=2)
+        def full(*args: object, error: Exception = error, **kwargs: object) -> None:
+            raise error
+
+        with monkeypatch.context() as patch:
+            patch.setattr(engine_module, "denoise", full)
+            with pytest.raises(OutOfMemoryError, match="not enough memory"):
+                paint(engine, catalog, model="nano", steps=2)
     assert paint(engine, catalog, model="nano", steps=2)

@@ -6,6 +6,7 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -68,6 +69,20 @@ def add_one(tensors: dict[str, torch.Tensor]) -> None:
     tensors["unknown.weight"] = torch.zeros(3)
 
 
+def edit_tokenizer(change: Callable[[dict[str, Any]], object]) -> Callable[[Path], None]:
+    def edit(folder: Path) -> None:
+        file = folder / "tokenizer" / "tokenizer.json"
+        tokenizer = json.loads(file.read_text("utf-8"))
+        change(tokenizer)
+        file.write_text(json.dumps(tokenizer), "utf-8")
+
+    return edit
+
+
+def more_tokens(tokenizer: dict[str, Any]) -> None:
+    tokenizer["model"]["vocab"] += [[f"extra{i}", -9.0] for i in range(9)]
+
+
 def other_text_encoder(folder: Path) -> None:
     shutil.rmtree(folder / "text_encoder")
     shutil.copytree(tiny.NANO / "text_encoder", folder / "text_encoder")
@@ -104,6 +119,34 @@ FAULTS: dict[str, Callable[[Path], None]] = {
     "unknown beta schedule": edit_json(
         "scheduler/scheduler_config.json", beta_schedule="__import__"
     ),
+    "empty block list": edit_json("vae/config.json", block_out_channels=[]),
+    "no scaling factor": edit_json("vae/config.json", scaling_factor=None),
+    "scaling factor of text": edit_json("vae/config.json", scaling_factor="x"),
+    "zero scaling factor": edit_json("vae/config.json", scaling_factor=0),
+    "four pixels per latent": edit_json(
+        "vae/config.json",
+        block_out_channels=[8, 8, 8],
+        down_block_types=["DownEncoderBlock2D"] * 3,
+        up_block_types=["UpDecoderBlock2D"] * 3,
+    ),
+    "architectures is a number": edit_json("text_encoder/config.json", architectures=5),
+    "architectures is a table": edit_json("text_encoder/config.json", architectures={"a": 1}),
+    "text layers of text": edit_json("text_encoder/config.json", num_layers="many"),
+    "unknown text activation": edit_json("text_encoder/config.json", feed_forward_proj="a-b-c"),
+    "quantised by something": edit_json(
+        "text_encoder/config.json", quantization_config={"quant_method": "gptq"}
+    ),
+    "code from elsewhere": edit_json(
+        "text_encoder/config.json", auto_map={"AutoModel": "evil--repo.Model"}
+    ),
+    "unknown activation": edit_json("transformer/config.json", activation_fn="nope"),
+    "huge positions": edit_json("transformer/config.json", sample_size=4096),
+    "infinite size": edit_json("transformer/config.json", num_layers=float("inf")),
+    "not a number": edit_json("transformer/config.json", num_layers=float("nan")),
+    "tokenizer without an end": edit_tokenizer(lambda t: t.update(post_processor=None)),
+    "tokenizer with more tokens": edit_tokenizer(more_tokens),
+    "truncated vae": truncate("vae/diffusion_pytorch_model.safetensors", 0.5),
+    "truncated text encoder": truncate("text_encoder/model.safetensors", 0.5),
     **{f"cut at {n} tenths": truncate(WEIGHTS, n / 10) for n in (1, 3, 5, 7, 9)},
 }
 
@@ -137,6 +180,19 @@ def test_after_a_damaged_model_the_next_one_works(whole: Path, tmp_path: Path) -
     assert engine.load("good", lambda progress: None)
 
 
+def test_a_model_that_is_installed_again_is_loaded_again(whole: Path, tmp_path: Path) -> None:
+    shutil.copytree(whole, tmp_path / "mine")
+    engine = Engine(Catalog(user_models=tmp_path), inputs=tmp_path)
+    first = engine.load("mine", lambda progress: None)
+    assert engine.load("mine", lambda progress: None) is first
+    edit_weights(lambda tensors: tensors["proj_out.weight"].mul_(0.5))(tmp_path / "mine")
+    second = engine.load("mine", lambda progress: None)
+    assert second.weights != first.weights
+    assert not torch.equal(
+        second.parts.transformer.proj_out.weight, first.parts.transformer.proj_out.weight
+    )
+
+
 def test_wrong_rows_are_reported_and_the_others_stay(whole: Path, tmp_path: Path) -> None:
     row = (whole / "model.toml").read_text("utf-8")
     rows = {
@@ -149,6 +205,10 @@ def test_wrong_rows_are_reported_and_the_others_stay(whole: Path, tmp_path: Path
         "wrong-bins": row.replace('bins = "128"', 'bins = "129"'),
         "Bad Name": row,
         "huge": "#" * 200_000,
+        "deep": "a = " + "[" * 20_000,
+        "one-step": row + "\nsteps = 1\n",
+        "guided-lcm": row + '\nsampler = "lcm"\nguidance = 4.5\n',
+        "small-side": row.replace('bins = "128"', 'bins = "1024"'),
     }
     for name, text in rows.items():
         (tmp_path / name).mkdir()
@@ -157,4 +217,6 @@ def test_wrong_rows_are_reported_and_the_others_stay(whole: Path, tmp_path: Path
     assert {model.id for model in catalog} == {"nano", "good"}
     assert len(catalog.problems) == len(rows) - 1
     assert catalog.default.id == "good"
+    with pytest.raises(ModelError, match="tokens"):
+        catalog.find("wrong-type")
     assert Catalog().default.id == "nano"

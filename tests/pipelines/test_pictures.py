@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import time
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -37,7 +38,11 @@ def test_every_mode_becomes_rgb(mode: str, tmp_path: Path) -> None:
         Image.fromarray(np.full((9, 9), 40_000, dtype=np.uint16)).save(file)
     else:
         Image.new("RGB", (9, 9), "red").convert(mode).save(file)
-    assert pictures.load(file).mode == "RGB"
+    loaded = pictures.load(file)
+    assert loaded.mode == "RGB"
+    grey = {"I;16": (156,) * 3, "L": (76,) * 3, "LA": (76,) * 3, "1": None}
+    wanted = grey.get(mode, (255, 0, 0))
+    assert wanted is None or loaded.getpixel((4, 4)) == wanted
 
 
 def test_transparency_lies_on_white(tmp_path: Path) -> None:
@@ -82,6 +87,28 @@ def test_what_is_no_picture_is_a_sentence(case: str, tmp_path: Path) -> None:
     assert time.monotonic() - started < 5
     assert "\n" not in str(caught.value)
     assert not list((tmp_path / "inputs").glob("*"))
+
+
+def test_a_damaged_note_about_rotation_is_no_reason_to_refuse(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    buffer = io.BytesIO()
+    Image.new("RGB", (8, 8), "red").save(buffer, format="JPEG", exif=exif)
+    data = buffer.getvalue()
+    start = data.index(b"Exif") + 6
+    for at in range(start, start + 20):
+        for value in (0, 3, 127, 255):
+            file = tmp_path / "a.jpg"
+            file.write_bytes(data[:at] + bytes([value]) + data[at + 1 :])
+            assert pictures.load(file).size == (8, 8)
+
+
+def test_the_same_picture_may_be_kept_twice_at_once(tmp_path: Path) -> None:
+    Image.effect_noise((300, 300), 90).convert("RGB").save(tmp_path / "a.png")
+    with ThreadPoolExecutor(6) as pool:
+        kept = [pool.submit(pictures.keep, tmp_path / "a.png", tmp_path / "in") for _ in range(12)]
+        names = {future.result() for future in kept}
+    assert [file.name for file in (tmp_path / "in").iterdir()] == list(names)
 
 
 def test_a_missing_file_and_a_folder_are_sentences(tmp_path: Path) -> None:

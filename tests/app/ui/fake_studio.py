@@ -38,6 +38,7 @@ class FakePicture:
     image: Image.Image
     request: GenerationRequest
     seconds: float
+    weights: str = ""
 
 
 def gradient(seed: int, width: int, height: int) -> Image.Image:

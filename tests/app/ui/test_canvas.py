@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from app.gallery import PictureFile
 from app.jobs import Job, JobState
-from app.runner import PictureFile
 from app.ui import canvas
 from app.ui.canvas import Notice
 from app.worker import EngineState
