@@ -106,6 +106,8 @@ class Create:
 
     def open(self, seat: Seat, owner: Any, kept: Any) -> Any:
         """The page was loaded: the form of last time, and whatever the owner's job shows."""
+        # Somebody may have put a model into the folder since.
+        self._studio.catalog.reload()
         updates = self.fill(fields.restored(kept, self._studio))
         updates[self._session.owner] = seat.sit(owner)
         return _told(updates | self.news(seat, everything=True))

@@ -14,7 +14,7 @@ import gradio as gr
 
 from app.ui.routes import STARTS
 from app.ui.shell import script
-from pipelines.catalog import ModelSpec
+from pipelines.catalog import Catalog, ModelSpec
 from pipelines.samplers import SAMPLERS
 from pipelines.sizes import Size
 from pipelines.styles import NO_STYLE, all_styles
@@ -22,6 +22,7 @@ from pipelines.styles import NO_STYLE, all_styles
 # Shapes that nearly everybody wants, tallest last; the rest is one click away.
 _FIRST = ("1:1", "4:3", "3:2", "16:9", "2:1", "3:4", "2:3", "9:16", "1:2")
 _FEW = 10
+MAX_PROBLEMS = 3
 _START = (
     "${value ? `<div class='start-chip'>"
     f"<img src='{STARTS}/${{value}}' alt='The start picture'>"
@@ -83,16 +84,22 @@ def style_select() -> str:
     return select("style", "Style", [("", rows)], "")
 
 
-def model_select(models: Iterable[ModelSpec], chosen: ModelSpec) -> str:
-    """The models of the catalog with summary and licence of the chosen one."""
-    rows = list(models)
+def model_select(catalog: Catalog, chosen: ModelSpec) -> str:
+    """The models of the catalog with summary and licence of the chosen one.
+
+    Rows of the user's folder that could not be read are said below.
+    """
+    rows = list(catalog)
     shipped = [(m.id, m.title) for m in rows if m.embedded]
     own = [(m.id, m.title) for m in rows if not m.embedded]
     groups = [("Yours", own), ("Shipped", shipped)] if own else [("", shipped)]
     note = (
         f'{escape(chosen.summary)} <span class="licence">Licence: {escape(chosen.licence)}</span>'
     )
-    return select("model", "Model", groups, note)
+    problems = "".join(
+        f'<span class="problem">{escape(text)}</span>' for text in catalog.problems[:MAX_PROBLEMS]
+    )
+    return select("model", "Model", groups, note + problems)
 
 
 def sampler_select(note: str) -> str:

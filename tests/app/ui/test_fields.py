@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from app.ui import choices, fields
 from app.ui.fields import FIELDS
 from pipelines import samplers, sizes
+from pipelines.catalog import Catalog
 from pipelines.errors import StudioError
 from pipelines.request import GenerationRequest
 from tests.app.ui.fake_studio import FakeStudio
@@ -155,3 +156,13 @@ def test_every_sampler_and_style_is_in_its_select(studio: FakeStudio, tmp_path: 
     assert all(f'value="{name}"' in html for name in samplers.SAMPLERS)
     assert html.index("optgroup") > html.index('value="dmd"')
     assert "Apache-2.0" in choices.model_select(studio.catalog, studio.catalog.default)
+
+
+def test_a_model_row_that_cannot_be_read_is_said_at_the_picker(tmp_path: Path) -> None:
+    folder = tmp_path / "models" / "<b>mine"
+    folder.mkdir(parents=True)
+    (folder / "model.toml").write_text("= = =", "utf-8")
+    catalog = Catalog(user_models=tmp_path / "models")
+    html = choices.model_select(catalog, catalog.default)
+    assert "cannot be read" in html
+    assert "<b>" not in html
