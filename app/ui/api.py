@@ -31,8 +31,8 @@ class Api:
         negative: str = "",
         model: str = "",
         sampler: str = "",
-        steps: int = 0,
-        guidance: float = -1.0,
+        steps: int | None = None,
+        guidance: float | None = None,
         size: str = "",
         seed: str = "",
         count: int = 1,
@@ -46,8 +46,8 @@ class Api:
             negative: What should stay out of it.
             model: The name of a model; empty for the default.
             sampler: The name of a sampler; empty for the model's own.
-            steps: How many steps; 0 for the sampler's own.
-            guidance: How closely to follow the prompt; below 0 for the sampler's own.
+            steps: How many steps; null for the sampler's own.
+            guidance: How closely to follow the prompt; null for the sampler's own.
             size: Width x height in pixels, e.g. 128x128; empty for the model's own.
             seed: The seed of the first picture; empty for a new one.
             count: How many pictures, 1 to 64.
@@ -56,14 +56,13 @@ class Api:
         Returns:
             One object per picture: url, seed, width, height, seconds and the rest of its recipe.
         """
-        own_guidance = isinstance(guidance, int | float) and guidance < 0
         values = {
             "prompt": prompt,
             "negative": negative,
             "model": model or None,
             "sampler": sampler or None,
-            "steps": None if steps == 0 else steps,
-            "guidance": None if own_guidance else guidance,
+            "steps": steps,
+            "guidance": guidance,
             "size": size or None,
             "seed": "" if seed is None else seed,
             "count": count,

@@ -38,7 +38,7 @@ def call(http: httpx.Client, name: str, data: list[Any]) -> tuple[str, Any]:
     return event.removeprefix("event: "), json.loads(rest.removeprefix("data: "))
 
 
-GENERATE = ["a cat", "", "", "", 0, -1, "", "", 1, "None"]
+GENERATE = ["a cat", "", "", "", None, None, "", "", 1, "None"]
 
 
 def wish(**changes: Any) -> list[Any]:
@@ -66,7 +66,10 @@ def test_generate_paints(http: httpx.Client, studio: FakeStudio) -> None:
         ({"prompt": ""}, "The prompt is empty"),
         ({"prompt": "x" * 20_000}, "the limit is 10,000"),
         ({"steps": 201}, "takes 2 to 200 steps"),
+        ({"steps": 0}, "The steps must be"),
+        ({"steps": 2.5}, "The steps must be"),
         ({"guidance": 99}, "The guidance must be"),
+        ({"guidance": -1}, "The guidance must be"),
         ({"size": "1x1"}, "outside 64"),
         ({"size": "9" * 50}, "is not a size"),
         ({"seed": "-1"}, "The seed must be"),
