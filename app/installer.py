@@ -128,8 +128,6 @@ def describe(line: str, doing: str) -> str:
     if match := re.match(r"Installing collected packages: (.*)", line):
         count = match[1].count(",") + 1
         return f"unpacking {count} packages" if count > 1 else f"unpacking {match[1]}"
-    if match := re.match(r"(?:Attempting uninstall|Found existing installation): (\S+)", line):
-        return f"replacing {match[1]}"
     if re.match(r"WARNING: Retrying", line):
         return "the network does not answer, trying again"
     return doing

@@ -182,7 +182,7 @@ class JobQueue:
         try:
             self._runner.paint(
                 entry.job.request,
-                report=lambda progress: self._update(entry, progress=progress),
+                report=lambda progress: self._update(entry, progress=_kept(entry, progress)),
                 keep=lambda file: self._update(entry, pictures=(*entry.job.pictures, file)),
                 should_stop=entry.stop.is_set,
             )
@@ -201,3 +201,11 @@ class JobQueue:
         with self._changed:
             entry.job = replace(entry.job, **changes)  # type: ignore[arg-type]
             self._changed.notify_all()
+
+
+def _kept(entry: _Entry, progress: Progress) -> Progress:
+    """`progress` with the last preview of the same picture, so that it stays while decoding."""
+    before = entry.job.progress
+    if progress.preview is not None or before is None or before.picture != progress.picture:
+        return progress
+    return replace(progress, preview=before.preview)

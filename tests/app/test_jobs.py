@@ -163,3 +163,29 @@ def test_old_jobs_are_forgotten(jobs: JobQueue, runner: StepRunner) -> None:
         runner.go.release()
         ended(jobs, job)
     assert jobs.get(first.id, "me") is None
+
+
+def test_the_preview_stays_until_the_next_picture() -> None:
+    """Decoding and saving have no preview of their own; the page must not go blank."""
+    seen: list[bytes | None] = []
+
+    class Painter:
+        def paint(
+            self, request: GenerationRequest, *, report: Report, keep: Keep, should_stop: ShouldStop
+        ) -> None:
+            for progress in (
+                Progress(stage=Stage.DENOISING, done=1, total=1, picture=1, preview=b"one"),
+                Progress(stage=Stage.DECODING, picture=1),
+                Progress(stage=Stage.SAVING, picture=1),
+                Progress(stage=Stage.DENOISING, done=0, total=1, picture=2),
+            ):
+                report(progress)
+                latest = queue.latest("me")
+                assert latest is not None
+                assert latest.progress is not None
+                seen.append(latest.progress.preview)
+
+    queue = JobQueue(Painter())
+    ended(queue, queue.submit(request(), "me"))
+    queue.close()
+    assert seen == [b"one", b"one", b"one", None]
