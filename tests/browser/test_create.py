@@ -283,3 +283,18 @@ def test_axe(visit: Visit, width: int, height: int, theme: str) -> None:
                 if not (allowed and re.search(allowed, node["html"])):
                     faults.append((state, violation["id"], node["target"], node["html"][:160]))
     assert not faults, "\n".join(map(str, faults))
+
+
+def test_on_a_phone_the_picture_is_in_view_when_it_is_finished(
+    visit: Visit, studio: FakeStudio
+) -> None:
+    page = visit(width=390, height=844)
+    studio.runner.pace = 0.1
+    paint(page)
+    page.wait_for_selector("img.preview")
+    page.wait_for_timeout(800)
+    painting = box(page, ".canvas")
+    page.wait_for_selector(RESULT)
+    page.wait_for_timeout(500)
+    assert box(page, ".canvas") == painting, "the page must not scroll by itself"
+    assert 0 <= painting["y"] < 100
