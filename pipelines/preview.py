@@ -32,6 +32,8 @@ class Preview:
         charts = torch.cat([to_tensor(_chart(i)) for i in range(_CHARTS)])
         with torch.inference_mode():
             latents = torch.cat([encode(vae, chart[None]) for chart in charts]).cpu()
+        # The widest that latents of a picture get; beyond it the map would only saturate.
+        self._spread = 1.3 * latents.flatten(1).std(dim=1).max()
         features = _neighbourhoods(latents)
         patches = F.unfold(charts, PIXELS_PER_LATENT, stride=PIXELS_PER_LATENT)
         targets = patches.transpose(1, 2).reshape(-1, patches.shape[1])
@@ -42,7 +44,10 @@ class Preview:
     def jpeg(self, latents: Tensor) -> bytes:
         """(1, C, h, w) scaled latents as a JPEG of at most 512 px."""
         h, w = latents.shape[-2:]
-        patches = (_neighbourhoods(latents.float().cpu()) @ self._map).T.unsqueeze(0)
+        values = latents.float().cpu()
+        # Guided predictions of the first steps overshoot several times.
+        values = values * (self._spread / values.std()).clamp(max=1)
+        patches = (_neighbourhoods(values) @ self._map).T.unsqueeze(0)
         size = (h * PIXELS_PER_LATENT, w * PIXELS_PER_LATENT)
         pixels = F.fold(patches, size, PIXELS_PER_LATENT, stride=PIXELS_PER_LATENT)
         picture = to_picture(pixels)

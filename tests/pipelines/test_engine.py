@@ -236,3 +236,11 @@ def test_lack_of_memory_is_a_sentence_and_the_next_job_works(
             with pytest.raises(OutOfMemoryError, match="not enough memory"):
                 paint(engine, catalog, model="nano", steps=2)
     assert paint(engine, catalog, model="nano", steps=2)
+
+
+def test_the_preview_of_an_overshooting_prediction_is_not_saturated(engine: Engine) -> None:
+    """Guidance makes the first predictions several times too wide."""
+    preview = engine.load("nano", lambda progress: None).preview
+    wide = 8 * torch.randn(1, 4, 16, 16, generator=torch.Generator().manual_seed(0))
+    values = np.asarray(Image.open(io.BytesIO(preview.jpeg(wide))).convert("RGB"))
+    assert ((values < 3) | (values > 252)).mean() < 0.4
