@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 from app.gallery import PictureFile
+from app.last_jobs import LastJobs
 from app.runner import Runner
 from pipelines.errors import BusyError, StudioError
 from pipelines.progress import Progress
@@ -65,8 +66,9 @@ class _Entry:
 class JobQueue:
     """Runs jobs one after another on a `Runner`. Every method may be called from any thread."""
 
-    def __init__(self, runner: Runner) -> None:
+    def __init__(self, runner: Runner, last_jobs: LastJobs | None = None) -> None:
         self._runner = runner
+        self._last_jobs = last_jobs
         self._entries: OrderedDict[str, _Entry] = OrderedDict()
         self._changed = threading.Condition()
         self._closed = False
@@ -88,6 +90,7 @@ class JobQueue:
             self._entries[job.id] = _Entry(job)
             self._forget()
             self._changed.notify_all()
+        self._remember(job)
         return job
 
     def stop(self, job_id: str, owner: str) -> None:
@@ -117,7 +120,29 @@ class JobQueue:
                 for entry in mine:
                     if entry.job.state is state:
                         return self._snapshot(entry)
-            return self._snapshot(mine[-1]) if mine else None
+            if mine:
+                return self._snapshot(mine[-1])
+        return self._before_restart(owner)
+
+    def _before_restart(self, owner: str) -> Job | None:
+        """What the owner saw before this studio was started, as a job that has ended."""
+        kept = self._last_jobs.load(owner) if self._last_jobs else None
+        if kept is None:
+            return None
+        request, pictures = kept
+        whole = len(pictures) == request.count
+        job = Job(
+            id=uuid.uuid4().hex,
+            owner=owner,
+            request=request,
+            state=JobState.DONE if whole else JobState.FAILED,
+            pictures=pictures,
+            error=None if whole else _restarted(len(pictures), request.count),
+            seconds=sum(picture.seconds for picture in pictures),
+        )
+        with self._changed:
+            self._entries[job.id] = _Entry(job)
+        return job
 
     def wait(self, job_id: str, owner: str, timeout: float) -> Job | None:
         """Blocks until the job has ended or `timeout` seconds are over; the snapshot then."""
@@ -201,6 +226,17 @@ class JobQueue:
         with self._changed:
             entry.job = replace(entry.job, **changes)  # type: ignore[arg-type]
             self._changed.notify_all()
+        if "pictures" in changes:
+            self._remember(entry.job)
+
+    def _remember(self, job: Job) -> None:
+        if self._last_jobs is not None:
+            self._last_jobs.save(job.owner, job.request, job.pictures)
+
+
+def _restarted(done: int, wanted: int) -> str:
+    kept = "; none was finished" if done == 0 else f"; {done} of {wanted} pictures are kept"
+    return f"The studio was restarted while it painted{kept}."
 
 
 def _kept(entry: _Entry, progress: Progress) -> Progress:

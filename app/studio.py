@@ -11,6 +11,7 @@ from typing import Any
 from app import metadata
 from app.gallery import Gallery
 from app.jobs import Job, JobQueue
+from app.last_jobs import LastJobs
 from app.settings import Settings
 from app.worker import EngineState, WorkerRunner
 from pipelines import pictures, styles, tokens
@@ -40,7 +41,7 @@ class Studio:
         self.catalog = Catalog(user_models=settings.models)
         self.gallery = Gallery(settings.outputs)
         self._worker = WorkerRunner(settings)
-        self._jobs = JobQueue(self._worker)
+        self._jobs = JobQueue(self._worker, LastJobs(settings.cache / "jobs"))
 
     def start(self) -> None:
         """Starts the painting process behind the page."""

@@ -224,7 +224,8 @@ class WorkerRunner:
                 restarts=self._state.restarts + 1,
             )
             if self._inbox is not None:
-                way_out = "A new one is starting; press Generate again." if again else where
+                # Read long after it was said: nothing in it may become untrue.
+                way_out = "Press Generate again." if again else where
                 self._inbox.put({"event": "lost", "message": said, "way_out": way_out})
         if again:
             self.start()

@@ -128,7 +128,7 @@ def from_mapping(values: Mapping[str, Any]) -> GenerationRequest:
     except ValidationError as error:
         first = error.errors()[0]
         field = str(first["loc"][0]) if first["loc"] else "seed"
-        raise RequestError(field, _sentence(field, first, values.get(field))) from None
+        raise RequestError(field, _sentence(field, first, values)) from None
 
 
 def _check_prompt(prompt: Any, negative: Any) -> None:
@@ -151,10 +151,10 @@ def _check_size(values: Mapping[str, Any], max_side: int) -> None:
     sizes.check(size, max_side)
 
 
-def _sentence(field: str, fault: Mapping[str, Any], value: Any) -> str:
+def _sentence(field: str, fault: Mapping[str, Any], values: Mapping[str, Any]) -> str:
     """The pydantic fault as one sentence with the value and the limits."""
-    name = field.replace("_", " ")
-    shown = printable(value, 40)
+    name = _NAMES.get(field, field.replace("_", " "))
+    shown = printable(values.get(field), 40)
     limits = fault.get("ctx") or {}
     if field == "seed" and fault["type"] == "value_error":
         return f"{str(fault['msg']).removeprefix('Value error, ').capitalize()} ({MAX_SEED})."
@@ -166,12 +166,17 @@ def _sentence(field: str, fault: Mapping[str, Any], value: Any) -> str:
     if kind == "string_pattern_mismatch":
         return f"“{shown}” is not the name of a kept picture."
     bounds = _BOUNDS.get(field)
+    row = samplers.SAMPLERS.get(str(values.get("sampler")))
+    if field == "steps" and row is not None:
+        # The limits that the sampler sets are the ones that matter.
+        bounds = (row.min_steps, row.max_steps)
     if bounds and (limits or kind.startswith(("int", "float", "finite"))):
         what = "a whole number" if field in _WHOLE else "a number"
         return f"The {name} must be {what} from {bounds[0]} to {bounds[1]}, not “{shown}”."
     return f"“{shown}” is not a valid {name}."
 
 
+_NAMES = {"count": "number of pictures", "guidance": "guidance", "negative": "negative prompt"}
 _WHOLE = frozenset(
     ("steps", "width", "height", "seed", "count", "predictor_order", "corrector_order")
 )

@@ -26,7 +26,7 @@ background:#15151c;color:inherit}button{background:#7c4dff;border-color:#7c4dff;
 <form method="get"><h1 style="font-size:20px;margin:0">PixArt Studio</h1>
 <label for="token">This studio asks for its share token.</label>
 <input id="token" name="token" type="password" autocomplete="current-password" autofocus>
-<button>Open the studio</button></form></html>"""
+<!--said--><button>Open the studio</button></form></html>"""
 
 
 def is_loopback(host: str) -> bool:
@@ -130,5 +130,6 @@ class TokenGate:
             response.set_cookie(COOKIE, self._pass, httponly=True, samesite="lax", secure=secure)
             return response
         if "text/html" in headers.get("accept", "") and scope.get("method") == "GET":
-            return HTMLResponse(_FORM, 401)
+            wrong = '<p role="alert">That is not the token.</p>' if given is not None else ""
+            return HTMLResponse(_FORM.replace("<!--said-->", wrong), 401)
         return PlainTextResponse("This studio asks for its share token.", 401)

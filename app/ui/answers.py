@@ -13,6 +13,7 @@ from app.ui import canvas, choices, fields, watch
 from app.ui.fields import FIELDS, Form
 from app.ui.watch import Seat
 from pipelines.errors import RecipeError, StudioError
+from pipelines.request import is_visible
 
 if TYPE_CHECKING:
     from app.studio import Studio
@@ -214,7 +215,7 @@ class Create:
             tokens = self._studio.count(str(values["model"]), text, str(values["style"]))
         except StudioError as error:
             return canvas.sentence(str(error))
-        return canvas.token_count(tokens, empty=not text.strip())
+        return canvas.token_count(tokens, empty=not is_visible(text))
 
     def keep_upload(self, seat: Seat, file: Any) -> Any:
         """A picture was uploaded to start from."""
@@ -226,7 +227,7 @@ class Create:
             updates[self._tab.form["init"]] = self._studio.keep_start(Path(file)).name
             seat.notice = None
         except StudioError as error:
-            seat.notice = canvas.Notice(text=str(error), field="init")
+            seat.notice = canvas.Notice(text=str(error), field="start-card")
         return _told(updates | self.news(seat))
 
     def example(self, model: Any, event: gr.EventData) -> Any:

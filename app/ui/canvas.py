@@ -206,7 +206,8 @@ def result(file: PictureFile | None, *, busy: bool) -> str:
         "More like this</button>"
         f'<button type="button" class="action" data-do="start" data-name="{name}">'
         "Use as start</button></div>"
-        f'<p class="caption">{escape(request.prompt)}</p><dl class="facts">{rows}</dl></div>'
+        f'<p class="caption"><bdi>{escape(request.prompt)}</bdi></p>'
+        f'<dl class="facts">{rows}</dl></div>'
     )
 
 

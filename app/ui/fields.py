@@ -120,10 +120,13 @@ def restored(kept: Any, studio: Studio) -> Form:
             values[name] = value[: MAX_PROMPT * 2]
         elif kind == "switch" and isinstance(value, bool):
             values[name] = value
-        elif kind == "number" and _is_number(value):
+        elif kind == "number" and _is_number(value) and _is_possible(name, value, studio):
             values[name] = value
         elif name in known and isinstance(value, str) and value in known[name]:
             values[name] = value
+    row = samplers.find(str(values["sampler"]))
+    if not row.min_steps <= values["steps"] <= row.max_steps:
+        values["steps"] = row.steps
     shapes = {str(shape) for shape in studio.model(values["model"]).shapes}
     if str(kept.get("size")) in shapes:
         values["size"] = str(kept["size"])
@@ -133,6 +136,17 @@ def restored(kept: Any, studio: Studio) -> Form:
 
 def _is_number(value: Any) -> TypeGuard[float]:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _is_possible(name: str, value: float, studio: Studio) -> bool:
+    """Whether a request may have this number: a typing error must not greet the next visit."""
+    try:
+        # IDDPM takes the most steps; what the chosen sampler takes is checked when it is known.
+        sampler = "iddpm" if name == "steps" else None
+        studio.request({"prompt": "x", "sampler": sampler, name: value})
+    except StudioError:
+        return False
+    return True
 
 
 def _start(name: Any, studio: Studio) -> str:

@@ -50,7 +50,11 @@ def routes(studio: Studio) -> list[Route]:
             return PlainTextResponse(str(error), 404)
         return _file(found.path, download=False)
 
+    async def alive(request: Request) -> Response:
+        return PlainTextResponse("yes", headers={"Cache-Control": "no-store"})
+
     return [
+        Route("/studio/alive", alive),
         Route(f"/{PICTURES}/{{day}}/{{name}}", picture),
         Route(f"/{STARTS}/{{name}}", start),
     ]

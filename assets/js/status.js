@@ -27,5 +27,11 @@ const show = () => {
 watch("value", show);
 document.getElementById("form")?.addEventListener("input", (event) => {
   // Mended, or about to be: the old sentence would only confuse.
-  if (document.getElementById("field-error")?.parentElement.contains(event.target)) clear();
+  if (!document.getElementById("field-error")?.parentElement.contains(event.target)) return;
+  clear();
+  const said = element.querySelector(".status[data-field]");
+  if (said) {
+    said.dataset.tone = "idle";
+    said.querySelector("[role=status]").textContent = "";
+  }
 });

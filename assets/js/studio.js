@@ -31,11 +31,39 @@
     button.click();
   }, true);
 
-  // Whoever writes a seed wants that seed.
+  // Whoever writes a seed wants that seed; whoever empties the box wants new ones.
   document.addEventListener("input", (event) => {
     const fresh = document.querySelector("#new_seed input");
-    if (event.target.closest?.("#seed") && fresh?.checked) fresh.click();
+    if (!fresh || !event.target.closest?.("#seed")) return;
+    if (fresh.checked === Boolean(event.target.value.trim())) fresh.click();
   });
+
+  // A prompt is laid out in the direction of its own script.
+  for (const kind of ["focusin", "input"])
+    document.addEventListener(kind, (event) => {
+      if (event.target.matches?.("#form textarea")) event.target.dir = "auto";
+    });
+
+  // A studio that ended leaves its last word on the page: say that it does not answer.
+  const silence = document.createElement("p");
+  silence.className = "silence";
+  silence.setAttribute("role", "alert");
+  let missed = 0;
+  setInterval(async () => {
+    try {
+      await fetch("studio/alive", { cache: "no-store", signal: AbortSignal.timeout(4000) });
+      missed = 0;
+    } catch { missed += 1; }
+    const place = document.getElementById("status");
+    if (missed === 2 && place && !silence.isConnected) {
+      root.dataset.silent = "";
+      silence.textContent = "The studio does not answer. It was closed, or is very busy; this page goes on by itself once it is back.";
+      place.append(silence);
+    } else if (!missed && silence.isConnected) {
+      delete root.dataset.silent;
+      silence.remove();
+    }
+  }, 2500);
 
   // A picture dropped on the form is a picture to start from.
   const files = (event) => [...(event.dataTransfer?.items ?? [])].some((i) => i.kind === "file");

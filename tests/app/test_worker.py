@@ -148,7 +148,7 @@ def test_a_killed_worker_is_said_replaced_and_the_next_job_works(
     assert now().state is JobState.FAILED
     assert now().error is not None
     assert f"killed by {number.name}" in now().error  # type: ignore[operator]
-    assert "press Generate again" in now().error  # type: ignore[operator]
+    assert "Press Generate again" in now().error  # type: ignore[operator]
     assert worker.state.restarts == restarts + 1
     again = jobs.submit(request(), "me")
     until(lambda: not (jobs.get(again.id, "me") or again).active)

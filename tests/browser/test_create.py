@@ -298,3 +298,37 @@ def test_on_a_phone_the_picture_is_in_view_when_it_is_finished(
     page.wait_for_timeout(500)
     assert box(page, ".canvas") == painting, "the page must not scroll by itself"
     assert 0 <= painting["y"] < 100
+
+
+def test_a_bad_upload_is_told_where_it_was_made(visit: Visit, tmp_path: Path) -> None:
+    page = visit()
+    (tmp_path / "fake.png").write_text("no picture")
+    page.set_input_files("#start-card input[type=file]", tmp_path / "fake.png")
+    error = page.wait_for_selector("#start-card .field-error")
+    assert error.is_visible()
+    assert "not a picture" in error.inner_text()
+
+
+def test_a_mended_field_leaves_no_old_sentence(visit: Visit) -> None:
+    page = visit()
+    page.fill("#seed input", "abc")
+    paint(page)
+    page.wait_for_selector("#seed .field-error")
+    page.fill("#seed input", "12")
+    assert page.locator(".field-error").count() == 0
+    assert page.inner_text("#status [role=status]") == ""
+    page.fill("#seed input", "")
+    page.wait_for_function("document.querySelector('#new_seed input').checked")
+
+
+def test_a_studio_that_ended_is_said_and_found_again(visit: Visit) -> None:
+    page = visit()
+    page.route("**/studio/alive", lambda route: route.fulfill(status=200, body="yes"))
+    page.evaluate(
+        "window.realFetch = fetch; window.fetch = () => Promise.reject(new Error('gone'))"
+    )
+    page.wait_for_selector(".silence")
+    assert "does not answer" in page.inner_text(".silence")
+    page.evaluate("() => { window.gone = false }")
+    page.wait_for_selector(".silence", state="detached")
+    assert page.is_visible("#status .status")

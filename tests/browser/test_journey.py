@@ -135,7 +135,7 @@ def test_a_killed_painter_is_said_and_the_next_generate_works(page: Any, running
     status.filter(has_text="painting process ended unexpectedly").wait_for()
     said = status.inner_text()
     assert "killed by SIGKILL" in said
-    assert "press Generate again" in said
+    assert "Press Generate again" in said
     generate(page, "a red apple on a light blue background", steps=4, count=1)
     page.wait_for_selector(RESULT)
     assert shown(page).shape == (128, 128, 3)

@@ -16,7 +16,6 @@ from pipelines import samplers
 if TYPE_CHECKING:
     from app.studio import Studio
 
-SLIDER_COUNT = 16
 # Events of the page itself: no place in the queue, no API name, no veil over the outputs.
 QUIET: dict[str, Any] = {"queue": False, "api_visibility": "private", "show_progress": "hidden"}
 _SAVE = """(kept, ...values) => window.studioReady
@@ -66,7 +65,7 @@ def _form(studio: Studio, start: Form) -> dict[str, Any]:
         form["size"] = choices.choice(
             "size", start["size"], choices.shapes(model.shapes, start["size"])
         )
-        form["count"] = _slider("count", "Pictures", 1, SLIDER_COUNT, 1, start)
+        form["count"] = _slider("count", "Pictures", 1, limits.MAX_COUNT, 1, start)
     with gr.Column(elem_classes="card", elem_id="start-card"):
         form["init"] = choices.start("init")
         upload = gr.UploadButton(

@@ -74,12 +74,12 @@ def test_generate_paints(http: httpx.Client, studio: FakeStudio) -> None:
         ({"size": "9" * 50}, "is not a size"),
         ({"seed": "-1"}, "The seed must be"),
         ({"seed": "18446744073709551616"}, "The seed must be"),
-        ({"count": 65}, "The count must be"),
+        ({"count": 65}, "The number of pictures must be"),
         ({"model": "nan"}, "Did you mean “nano”?"),
         ({"sampler": "eular"}, "Did you mean “euler”?"),
         ({"style": "<b>"}, "There is no style"),
         ({"prompt": {"a": 1}}, "The prompt is empty"),
-        ({"count": "many"}, "The count must be"),
+        ({"count": "many"}, "The number of pictures must be"),
     ],
 )
 def test_generate_answers_bad_values_in_a_sentence(

@@ -166,3 +166,16 @@ def test_a_model_row_that_cannot_be_read_is_said_at_the_picker(tmp_path: Path) -
     html = choices.model_select(catalog, catalog.default)
     assert "cannot be read" in html
     assert "<b>" not in html
+
+
+def test_numbers_that_no_request_may_have_do_not_come_back(studio: FakeStudio) -> None:
+    kept = fields.first(studio) | {"count": 99, "steps": 100_000, "guidance": -5, "strength": 0.4}
+    back = fields.restored(kept, studio)
+    first = fields.first(studio)
+    assert {n: back[n] for n in ("count", "steps", "guidance")} == {
+        n: first[n] for n in ("count", "steps", "guidance")
+    }
+    assert back["strength"] == 0.4
+    assert fields.restored(kept | {"steps": 500}, studio)["steps"] == first["steps"]
+    slow = fields.restored(kept | {"sampler": "iddpm", "steps": 500}, studio)
+    assert slow["steps"] == 500

@@ -198,7 +198,7 @@ def test_an_upload_that_is_no_picture_is_told(page: Page, tmp_path: Path) -> Non
     file = tmp_path / "x.png"
     file.write_bytes(b"nothing")
     answer = page.call("keep_upload", page.seat, str(file))
-    assert 'data-field="init"' in answer["status"]
+    assert 'data-field="start-card"' in answer["status"]
     assert "init" not in answer
 
 

@@ -1,0 +1,76 @@
+"""What each owner saw last, kept over a restart of the studio."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from app import metadata
+from app.gallery import PictureFile
+from pipelines import files
+from pipelines.errors import StudioError
+from pipelines.request import GenerationRequest, from_mapping
+
+MAX_KEPT = 200
+MAX_BYTES = 200_000
+
+
+class LastJobs:
+    """One small file per owner in a folder that may be deleted at any time."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def save(
+        self, owner: str, request: GenerationRequest, pictures: tuple[PictureFile, ...]
+    ) -> None:
+        """Remembers a job. A disk that refuses costs only the memory of it."""
+        kept = {
+            "request": request.model_dump(mode="json"),
+            "pictures": [{"path": str(p.path), "seconds": p.seconds} for p in pictures],
+        }
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            files.write(self._file(owner), json.dumps(kept).encode())
+            self._prune()
+        except (OSError, StudioError):
+            return
+
+    def load(self, owner: str) -> tuple[GenerationRequest, tuple[PictureFile, ...]] | None:
+        """The owner's last job with those of its pictures that are still there, or None."""
+        file = self._file(owner)
+        try:
+            if file.stat().st_size > MAX_BYTES:
+                return None
+            kept = json.loads(file.read_text("utf-8"))
+            request = from_mapping(kept["request"])
+            found = [_picture(row) for row in kept["pictures"]]
+        except (OSError, ValueError, KeyError, TypeError, RecursionError, StudioError):
+            return None
+        return request, tuple(picture for picture in found if picture is not None)
+
+    def _file(self, owner: str) -> Path:
+        # The owner's name comes from a browser: never a part of a path.
+        return self._folder / f"{hashlib.sha256(owner.encode()).hexdigest()[:32]}.json"
+
+    def _prune(self) -> None:
+        kept = sorted(self._folder.glob("*.json"), key=lambda f: f.stat().st_mtime)
+        for file in kept[:-MAX_KEPT]:
+            file.unlink(missing_ok=True)
+
+
+def _picture(row: dict[str, Any]) -> PictureFile | None:
+    """The picture of a row, as the file itself describes it."""
+    path = Path(row["path"])
+    try:
+        recipe = metadata.read(path)
+    except StudioError:
+        return None
+    return PictureFile(
+        path=path,
+        request=recipe.request,
+        seconds=float(row["seconds"]),
+        weights=recipe.weights,
+    )
