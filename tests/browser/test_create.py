@@ -323,9 +323,13 @@ def test_a_mended_field_leaves_no_old_sentence(visit: Visit) -> None:
 
 def test_a_studio_that_ended_is_said_and_found_again(visit: Visit) -> None:
     page = visit()
-    page.route("**/studio/alive", lambda route: route.fulfill(status=200, body="yes"))
     page.evaluate(
-        "window.realFetch = fetch; window.fetch = () => Promise.reject(new Error('gone'))"
+        """() => {
+          const real = window.fetch;
+          window.gone = true;
+          window.fetch = (address, ...more) => window.gone && String(address).includes("alive")
+            ? Promise.reject(new Error("gone")) : real(address, ...more);
+        }"""
     )
     page.wait_for_selector(".silence")
     assert "does not answer" in page.inner_text(".silence")
