@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from app.studio import Studio
 
 MAX_UPLOAD = "32mb"
+ENGINE_DELAY = 1.5
+"""Seconds between the page and the start of the painting process."""
 
 
 def prepare(settings: Settings) -> None:
@@ -117,14 +119,19 @@ def serve(
     """Serves the page until Ctrl+C or SIGTERM. Raises StudioError where it cannot be served."""
     access.check(host, share_token)
     stopped = threading.Event()
+    engine: threading.Timer | None = None
     try:
         chosen = serving.free_port(host, port, DEFAULT_PORT)
         _empty(studio.settings.cache / "gradio")
-        demo = build(studio)
-        logging.getLogger("httpx").setLevel(logging.WARNING)
-        arguments = launch_arguments(studio, host=host, port=chosen, share_token=share_token)
-        demo.launch(prevent_thread_lock=True, **arguments)
-        studio.start()
+        with serving.uncollected():
+            demo = build(studio)
+            logging.getLogger("httpx").setLevel(logging.WARNING)
+            arguments = launch_arguments(studio, host=host, port=chosen, share_token=share_token)
+            demo.launch(prevent_thread_lock=True, **arguments)
+        # The browser that now loads the page needs the processor more than the engine does.
+        engine = threading.Timer(ENGINE_DELAY, studio.start)
+        engine.daemon = True
+        engine.start()
         address = serving.address(host, chosen)
         print(f"PixArt Studio is at {address}  (Ctrl+C ends it)", flush=True)
         if open_browser and serving.has_desktop():
@@ -138,6 +145,8 @@ def serve(
     except KeyboardInterrupt:
         pass
     finally:
+        if engine is not None:
+            engine.cancel()
         studio.close()
 
 
