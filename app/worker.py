@@ -72,6 +72,7 @@ class WorkerRunner:
         self._one_at_a_time = threading.Lock()
         self._lock = threading.Lock()
         self._link: _Link | None = None
+        self._listener: threading.Thread | None = None
         self._inbox: queue.Queue[Message] | None = None
         self._state = EngineState()
         self._preload: str | None = None
@@ -113,28 +114,30 @@ class WorkerRunner:
             theirs.close()
             self._state = replace(self._state, phase="starting")
             link = self._link = _Link(process, ours, time.monotonic())
-        threading.Thread(
-            target=self._listen, args=(link,), name="worker-listener", daemon=True
-        ).start()
+            self._listener = threading.Thread(
+                target=self._listen, args=(link,), name="worker-listener", daemon=True
+            )
+            self._listener.start()
 
     def close(self) -> None:
         """Ends the worker; a job that still runs fails with a sentence."""
         with self._lock:
             self._closed = True
             link, self._link = self._link, None
-            inbox = self._inbox
+            inbox, listener = self._inbox, self._listener
         if inbox is not None:
             inbox.put({"event": "lost", "message": "The studio is closing.", "way_out": ""})
-        if link is None:
+        if link is None or listener is None:
             return
         try:
             link.send({"do": "quit"})
         except OSError:
             log.info("the worker had ended before it was told to")
-        link.process.join(timeout=2)
-        if link.process.is_alive():
+        # Only the listener waits for the process: of two that wait, one may miss its exit code.
+        listener.join(timeout=5)
+        if listener.is_alive():
             link.process.kill()
-            link.process.join(timeout=2)
+            listener.join(timeout=5)
 
     def paint(
         self,
