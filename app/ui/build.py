@@ -120,6 +120,8 @@ def serve(
     access.check(host, share_token)
     stopped = threading.Event()
     engine: threading.Timer | None = None
+    # Until the page is up, SIGTERM ends the start as Ctrl+C does.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         chosen = serving.free_port(host, port, DEFAULT_PORT)
         _empty(studio.settings.cache / "gradio")
@@ -128,6 +130,9 @@ def serve(
             logging.getLogger("httpx").setLevel(logging.WARNING)
             arguments = launch_arguments(studio, host=host, port=chosen, share_token=share_token)
             demo.launch(prevent_thread_lock=True, **arguments)
+        # Before the address is said: who reads it may already end us.
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, lambda *_: stopped.set())
         # The browser that now loads the page needs the processor more than the engine does.
         engine = threading.Timer(ENGINE_DELAY, studio.start)
         engine.daemon = True
@@ -136,8 +141,6 @@ def serve(
         print(f"PixArt Studio is at {address}  (Ctrl+C ends it)", flush=True)
         if open_browser and serving.has_desktop():
             threading.Thread(target=webbrowser.open, args=(address,), daemon=True).start()
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, lambda *_: stopped.set())
         # Waiting in slices: on Windows a wait without end cannot be interrupted.
         while not stopped.wait(0.5):
             pass

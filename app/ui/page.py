@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 
@@ -23,9 +23,26 @@ _THEME = (
 )
 
 
+class _Page(gr.Blocks):
+    """Blocks that refuse a call with too few values in one sentence, and not in the server's log.
+
+    gradio prints a traceback, and answers with the names of its own classes.
+    """
+
+    def validate_inputs(self, block_fn: Any, inputs: list[Any]) -> None:
+        """Raises gr.Error where values are missing at the end; more than enough are cut off."""
+        wanted = len(block_fn.inputs)
+        if len(inputs) < wanted:
+            raise gr.Error(
+                f"This call takes {wanted} values and got {len(inputs)};"
+                " give all of them, null where the default is meant.",
+                print_exception=False,
+            )
+
+
 def assemble(studio: Studio) -> gr.Blocks:
     """The page of one studio. Nothing is shared between two pages."""
-    with gr.Blocks(title="PixArt Studio", fill_width=True, analytics_enabled=False) as demo:
+    with _Page(title="PixArt Studio", fill_width=True, analytics_enabled=False) as demo:
         with gr.Row(elem_id="top"):
             gr.HTML(_BRAND % logo(), elem_id="brand", apply_default_css=False, js_on_load=None)
             engine = gr.HTML(

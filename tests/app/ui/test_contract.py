@@ -91,6 +91,18 @@ def test_generate_answers_bad_values_in_a_sentence(
     assert "Traceback" not in "".join(capfd.readouterr())
 
 
+@pytest.mark.parametrize("given", [[], ["a cat"], ["a cat", "", "", ""]])
+def test_too_few_values_are_refused_in_a_sentence(
+    http: httpx.Client, given: list[Any], capfd: pytest.CaptureFixture[str]
+) -> None:
+    event, data = call(http, "generate", given)
+    assert event == "error"
+    said = json.dumps(data)
+    assert f"This call takes {len(GENERATE)} values and got {len(given)};" in said
+    assert "\\n" not in said
+    assert "Traceback" not in "".join(capfd.readouterr())
+
+
 @pytest.mark.parametrize(
     "changes", [{"steps": 10**9}, {"seed": "x"}, {"count": -3}, {"size": {}}, {"prompt": None}]
 )
