@@ -23,6 +23,8 @@ from app import metadata
 from app.gallery import Gallery, PictureFile
 from app.runner import LocalRunner
 from app.settings import VERSION, Settings, make_folder, user_path, workspace_path
+from app.status import Status
+from app.train_cli import app as train
 from pipelines import pictures, samplers
 from pipelines.catalog import Catalog
 from pipelines.errors import RequestError, StudioError, printable
@@ -42,6 +44,8 @@ app = typer.Typer(
     epilog="The launcher itself adds: “launch.py test” runs the test suite; "
     "--torch auto|cpu|cuda|rocm chooses the build of torch that it installs.",
 )
+
+app.add_typer(train, name="train")
 
 # Every value arrives as text and is checked by the request itself, so that the command line, the
 # form and the API have the same limits and say the same sentences.
@@ -101,8 +105,9 @@ def _usage(error: TyperException, argv: list[str]) -> str:
 
 
 def _verbs() -> list[str]:
-    commands = app.registered_commands
-    return [command.callback.__name__ for command in commands if command.callback]
+    commands = [*app.registered_commands, *train.registered_commands]
+    own = [command.callback.__name__ for command in commands if command.callback]
+    return [*own, "train"]
 
 
 @app.callback(invoke_without_command=True)
@@ -266,7 +271,7 @@ def _paint(
     as_json: bool,
 ) -> str:
     """Paints and prints. Returns the hash of the weights. Raises _PaintingStopped."""
-    status = _Status(sys.stderr)
+    status = Status(sys.stderr)
     stop = _stop_on_interrupt()
     status.show(Progress(stage=Stage.LOADING))
     share_processor()
@@ -321,24 +326,3 @@ def _json(file: PictureFile) -> str:
             "seconds": round(file.seconds, 3),
         },
     )
-
-
-class _Status:
-    """One line on a terminal that is rewritten; nothing where stderr is a file or a pipe."""
-
-    def __init__(self, stream: Any) -> None:
-        self._stream = stream
-        self._width = 0
-        self._live = stream.isatty()
-
-    def show(self, progress: Progress) -> None:
-        if not self._live:
-            return
-        line = progress.sentence()
-        print("\r" + line.ljust(self._width), end="", file=self._stream, flush=True)
-        self._width = len(line)
-
-    def clear(self) -> None:
-        if self._width:
-            print("\r" + " " * self._width + "\r", end="", file=self._stream, flush=True)
-            self._width = 0

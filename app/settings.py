@@ -35,6 +35,16 @@ class Settings:
         return self.workspace / "models"
 
     @property
+    def runs(self) -> Path:
+        """Trainings, one folder each."""
+        return self.workspace / "runs"
+
+    @property
+    def data(self) -> Path:
+        """Pictures to train on."""
+        return self.workspace / "data"
+
+    @property
     def cache(self) -> Path:
         """Files that may be deleted at any time."""
         return self.workspace / "cache"

@@ -8,7 +8,8 @@ StudioError
 ├── SaveError           a picture that could not be written
 ├── OutOfMemoryError    the device or the machine has too little memory
 ├── WorkerError         the painting process died or could not start
-└── BusyError           too many jobs are waiting
+├── TrainingError       a training that cannot go on
+└── BusyError           too many jobs are waiting, or a folder is in use
 """
 
 from __future__ import annotations
@@ -80,8 +81,12 @@ class WorkerError(StudioError):
     """The painting process died or could not start."""
 
 
+class TrainingError(StudioError):
+    """A training that cannot go on; what was saved before is whole."""
+
+
 class BusyError(StudioError):
-    """Too many jobs are waiting."""
+    """Too many jobs are waiting, or a folder is in use."""
 
 
 def printable(text: object, limit: int = 60) -> str:

@@ -123,7 +123,7 @@ def _part(model: ModelSpec, name: str, dtype: torch.dtype) -> Any:
     cls, class_names, weights = _PARTS[name]
     folder = model.folder / name
     config = _config(model, folder / "config.json")
-    with faults(model, name), _quiet():
+    with faults(model, name), quiet():
         found = config.get("_class_name") or config["architectures"][0]
         if found not in class_names:
             raise _broken(model, f"its {name} is a “{printable(found)}”, not a {class_names[0]}")
@@ -259,7 +259,7 @@ def faults(model: ModelSpec, part: str) -> Iterator[None]:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """No progress bars and no advice for developers while weights are read."""
     from diffusers.utils import logging as diffusers_logging
     from transformers.utils import logging as transformers_logging

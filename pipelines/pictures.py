@@ -7,6 +7,7 @@ import re
 import struct
 import warnings
 from contextlib import suppress
+from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
 
@@ -33,40 +34,114 @@ _DAMAGE = (
     struct.error,
 )
 _NAME = re.compile(r"[0-9a-f]{16}\.png")
+_ROTATION = 0x0112
+# How the files of other kinds begin that people do have among their pictures.
+_OTHER_KINDS = re.compile(
+    rb"GIF8|BM.{4}\x00\x00|II\*\x00|MM\x00\*|8BPS|%!PS|%PDF|\x00\x00\x01\x00|\xff\x0a|.{4}ftyp"
+    rb"|\s*<(svg|\?xml)",
+    re.DOTALL,
+)
+
+
+class PictureError(RecipeError):
+    """A file that is no usable picture. `code` says why, for programs.
+
+    Codes: "empty", "too-many-pixels", "truncated", "unsupported" (a picture of another kind) and
+    "unreadable".
+    """
+
+    def __init__(self, code: str, message: str, way_out: str = "") -> None:
+        super().__init__(message, way_out)
+        self.code = code
+
+
+@dataclass(frozen=True, kw_only=True)
+class Decoded:
+    """A picture as upright 8-bit RGB on white, and codes of what had to be handled for that.
+
+    Notes: "rotated", "cmyk", "16-bit", "alpha", "animated" (only the first frame is used).
+    """
+
+    picture: Image.Image
+    notes: tuple[str, ...]
 
 
 def load(file: Path) -> Image.Image:
     """The first frame of a PNG, JPEG or WebP as upright RGB on white. Raises RecipeError."""
     data = _read(file)
-    shown = printable(file.name)
+    # Pillow warns of large pictures and damaged notes, which are told or mended here.
+    with warnings.catch_warnings(action="ignore"):
+        return decode(data, file.name).picture
+
+
+def decode(data: bytes, name: str) -> Decoded:
+    """The first frame of a PNG, JPEG or WebP; `name` is for the sentences. Raises PictureError.
+
+    Pillow's warnings are the caller's to silence: doing that is not safe in several threads.
+    """
+    shown = printable(name)
+    if not data:
+        raise PictureError("empty", f"“{shown}” is empty.", _WAY_OUT)
     try:
-        # Only these decoders are tried: the file's name says nothing about what is inside. Pillow
-        # warns of large pictures and damaged notes, which are told or mended here.
-        with (
-            warnings.catch_warnings(action="ignore"),
-            Image.open(BytesIO(data), formats=FORMATS) as picture,
-        ):
+        # Only these decoders are tried: the file's name says nothing about what is inside.
+        with Image.open(BytesIO(data), formats=FORMATS) as picture:
             width, height = picture.size
             if width * height > MAX_PIXELS:
-                raise RecipeError(
+                raise PictureError(
+                    "too-many-pixels",
                     f"“{shown}” has {width}x{height} pixels, which is too many.",
                     f"The limit is {MAX_PIXELS // 1_000_000} million pixels.",
                 )
             picture.load()
-            return _rgb(_upright(picture))
+            notes = _notes(picture, data)
+            upright = _upright(picture)
+            if upright is not picture:
+                notes = ("rotated", *notes)
+            return Decoded(picture=_rgb(upright), notes=notes)
     except UnidentifiedImageError:
-        raise RecipeError(f"“{shown}” is not a picture that can be read.", _WAY_OUT) from None
+        code = "unsupported" if _OTHER_KINDS.match(data[:256]) else _damage(data)
+        message = f"“{shown}” is not a picture that can be read."
+        raise PictureError(code, message, _WAY_OUT) from None
     except Image.DecompressionBombError:
-        raise RecipeError(f"“{shown}” has too many pixels.") from None
+        raise PictureError("too-many-pixels", f"“{shown}” has too many pixels.") from None
     # Pillow's decoders signal damage by many exception types.
     except _DAMAGE as error:
-        raise RecipeError(f"“{shown}” is damaged ({printable(error, 80)}).", _WAY_OUT) from None
+        message = f"“{shown}” is damaged ({printable(error, 80)})."
+        raise PictureError(_damage(data), message, _WAY_OUT) from None
+
+
+def _damage(data: bytes) -> str:
+    """ "truncated" where the end of the file is missing, else "unreadable"."""
+    if data.startswith(b"\x89PNG"):
+        whole = b"IEND" in data[-64:]
+    elif data.startswith(b"\xff\xd8"):
+        whole = b"\xff\xd9" in data[-64:]
+    elif data.startswith(b"RIFF"):
+        whole = len(data) >= int.from_bytes(data[4:8], "little") + 8
+    else:
+        whole = True
+    return "unreadable" if whole else "truncated"
+
+
+def _notes(picture: Image.Image, data: bytes) -> tuple[str, ...]:
+    # Pillow itself cuts the channels of a 16-bit colour PNG to 8 bits: only its header tells.
+    deep = picture.format == "PNG" and data[24:25] == b"\x10"
+    # Several pictures in one JPEG are depth maps and such, and no film.
+    film = picture.format != "MPO" and getattr(picture, "n_frames", 1) > 1
+    found = {
+        "cmyk": picture.mode == "CMYK",
+        "16-bit": deep or picture.mode.startswith("I"),
+        "alpha": picture.has_transparency_data,
+        "animated": film,
+    }
+    return tuple(code for code, is_so in found.items() if is_so)
 
 
 def _upright(picture: Image.Image) -> Image.Image:
     """`picture` as its camera was held; a damaged note about that is no reason to refuse it."""
     try:
-        return ImageOps.exif_transpose(picture)
+        turned = picture.getexif().get(_ROTATION) in range(2, 9)
+        return ImageOps.exif_transpose(picture) if turned else picture
     except _DAMAGE:
         return picture
 

@@ -15,6 +15,15 @@ class Stage(StrEnum):
     DENOISING = "painting"
     DECODING = "decoding"
     SAVING = "saving"
+    SCANNING = "checking the pictures"
+    FEATURES = "computing features"
+    PREPARING = "measuring one step"
+    TRAINING = "training"
+    VALIDATING = "validating"
+    PREVIEWING = "painting samples"
+
+
+_COUNTED = (Stage.SCANNING, Stage.FEATURES, Stage.TRAINING)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,7 +32,7 @@ class Progress:
 
     `done` of `total` counts the steps of the stage; `picture` of `pictures` counts from 1.
     `seconds_left` is an estimate for the whole job, None while nothing is known.
-    `preview` is a small JPEG of the unfinished picture, or None.
+    `preview` is a small JPEG of the unfinished picture, or None; `note` a few words more.
     """
 
     stage: Stage
@@ -33,17 +42,22 @@ class Progress:
     pictures: int = 1
     seconds_left: float | None = None
     preview: bytes | None = None
+    note: str = ""
 
     def sentence(self) -> str:
         """The status line, e.g. "Picture 2 of 4: step 7 of 20, about 3 s left"."""
         if self.stage is Stage.DENOISING and self.total:
             words = f"step {self.done} of {self.total}"
+        elif self.stage in _COUNTED and self.total:
+            words = f"{self.stage}, {self.done:,} of {self.total:,}"
         else:
             words = str(self.stage)
         if self.pictures > 1 and self.stage is not Stage.LOADING:
             words = f"picture {self.picture} of {self.pictures}: {words}"
         if self.seconds_left is not None and self.seconds_left >= 1:
             words += f", about {duration(self.seconds_left)} left"
+        if self.note:
+            words += f" ({self.note})"
         return words[0].upper() + words[1:]
 
 

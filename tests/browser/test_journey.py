@@ -174,6 +174,8 @@ def test_ctrl_c_while_starting_is_no_traceback(after: float, tmp_path: Path) -> 
         stderr=subprocess.PIPE,
         text=True,
         env={**os.environ, "CI": "1"},
+        # A shell starts its background jobs deaf to Ctrl+C, and the deafness is inherited.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
     time.sleep(after)
     process.send_signal(signal.SIGINT)

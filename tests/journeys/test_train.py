@@ -1,0 +1,122 @@
+"""The verb `train` as people type it."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.training import small
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def launch(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, str(ROOT / "launch.py"), *arguments],
+        capture_output=True,
+        text=True,
+        cwd=cwd,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PIXART_STUDIO_WORKSPACE": str(cwd / "w")},
+        check=False,
+        timeout=240,
+    )
+
+
+def toml(values: dict[str, Any]) -> str:
+    """Tables of scalars, lists and inline tables as TOML."""
+
+    def inline(value: Any) -> str:
+        if isinstance(value, dict):
+            return "{" + ", ".join(f"{k} = {inline(v)}" for k, v in value.items()) + "}"
+        return json.dumps(value)
+
+    lines = [f"title = {json.dumps(values['title'])}", "[publish]"]
+    lines += [f"{k} = {inline(v)}" for k, v in values["publish"].items()]
+    for stage in values["stage"]:
+        lines += ["[[stage]]", *(f"{k} = {inline(v)}" for k, v in stage.items())]
+    return "\n".join(lines) + "\n"
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Path:
+    small.pictures(tmp_path / "data" / "pictures")
+    (tmp_path / "small.toml").write_text(toml(small.recipe()), "utf-8")
+    return tmp_path
+
+
+def test_from_pictures_to_a_painting(place: Path) -> None:
+    command = ("train", "text-to-image", "small.toml", "--data", "data")
+    done = launch(*command, "--set", "steps=2", cwd=place)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == str(place / "w" / "models" / "small")
+    assert "Loading weights" not in done.stderr
+    painted = launch(
+        "generate", "a red disc", "--model", "small", "--steps", "2", "--json", cwd=place
+    )
+    assert painted.returncode == 0, painted.stderr
+    assert json.loads(painted.stdout)["model"] == "small"
+    again = launch(*command, "--set", "steps=2", "--json", cwd=place)
+    assert again.returncode == 0
+    assert json.loads(again.stdout.splitlines()[-1])["model"].endswith("small")
+    other = launch(*command, "--set", "steps=2", "--set", "batch=2", cwd=place)
+    assert other.returncode == 2
+    assert "another recipe (batch: 4 -> 2)" in other.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (("nanoo",), "Did you mean “nano”?"),
+        (("small.toml", "--data", "nowhere"), "There is no folder"),
+        (("small.toml", "--data", "data", "--set", "vae.stepz=1"), "Did you mean “steps”?"),
+        (("small.toml", "--data", "data", "--stage", "word"), "Did you mean “words”?"),
+        (("small.toml", "--data", "data", "--stage", "words"), "needs the result of “pixels”"),
+        (("small.toml", "--data", "small.toml"), "There is no folder"),
+        (("small.toml", "--data", "data", "--run", "small.toml"), "is a file, not a folder"),
+        (("small.toml", "--data", "data", "--run", "data"), None),
+    ],
+)
+def test_what_a_person_can_mend_is_one_sentence(
+    place: Path, arguments: tuple[str, ...], sentence: str | None
+) -> None:
+    if sentence is None:
+        (place / "data" / "01-vae").mkdir()
+        (place / "data" / "01-vae" / "letter.txt").write_text("dear", "utf-8")
+        sentence = "holds no run"
+    done = launch("train", "text-to-image", *arguments, cwd=place)
+    assert done.returncode == 2, done.stderr
+    assert sentence in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert done.stdout == ""
+
+
+def test_check_says_what_is_wrong(place: Path) -> None:
+    (place / "data" / "pictures" / "bad.png").write_bytes(b"no picture")
+    done = launch("train", "check", "data/pictures", "--bins", "128", cwd=place)
+    assert done.returncode == 0, done.stderr
+    assert "24 pictures can be used." in done.stdout
+    assert "bad.png" in done.stdout
+    assert "128x128: 24 pictures" in done.stdout
+    told = launch("train", "check", "data/pictures", "--json", cwd=place)
+    rows = [json.loads(line) for line in told.stdout.splitlines()]
+    assert rows[-1] == {"usable": 24}
+    assert [row["code"] for row in rows if row.get("path") == "bad.png"] == ["unreadable"]
+    empty = place / "empty"
+    empty.mkdir()
+    nothing = launch("train", "check", "empty", cwd=place)
+    assert nothing.returncode == 2
+    assert len(nothing.stderr.strip().splitlines()) == 1
+
+
+def test_scenes_need_their_package(place: Path) -> None:
+    done = launch("train", "scenes", "nowhere.tgz", "out", cwd=place)
+    assert done.returncode == 2
+    assert "npm pack @lobehub/fluent-emoji-3d" in done.stderr
+    wrong = launch("train", "scenes", "nowhere.tgz", "out", "--kinds", "pair=many", cwd=place)
+    assert "is not of the form kind=weight" in wrong.stderr

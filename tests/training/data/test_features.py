@@ -1,0 +1,161 @@
+"""Features on disk: right, computed once, never of another VAE, whole after any kill."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from diffusers import AutoencoderKL
+from transformers import T5EncoderModel
+
+from pipelines import pictures
+from pipelines.catalog import Catalog, ModelSpec
+from pipelines.errors import TrainingError
+from pipelines.latents import to_tensor
+from pipelines.sizes import Size
+from tests import tiny
+from tests.training import small
+from training.data import features, lint
+from training.data.buckets import Bucket, assign, crop
+from training.data.manifest import Manifest
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> ModelSpec:
+    root = tmp_path_factory.mktemp("models")
+    tiny.build(root / "tiny")
+    return Catalog(user_models=root).find("tiny")
+
+
+@pytest.fixture(scope="module")
+def vae(model: ModelSpec) -> AutoencoderKL:
+    return AutoencoderKL.from_pretrained(model.folder / "vae").eval()
+
+
+@pytest.fixture
+def manifest(tmp_path: Path) -> Manifest:
+    return lint.scan(small.pictures(tmp_path / "pictures"), lint.Rules(near_duplicates=False))
+
+
+def buckets(manifest: Manifest) -> list[Bucket]:
+    return assign(manifest.samples, (Size(64, 64), Size(96, 64)), minimum=1)
+
+
+def add(
+    folder: Path,
+    vae: AutoencoderKL,
+    manifest: Manifest,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> features.Store:
+    store = features.Store(folder)
+    features.add_latents(
+        store,
+        vae,
+        manifest,
+        buckets(manifest),
+        report=lambda _: None,
+        should_stop=should_stop,
+    )
+    return store
+
+
+def test_latents_are_the_unscaled_mode_of_the_cropped_picture(
+    tmp_path: Path, vae: AutoencoderKL, manifest: Manifest
+) -> None:
+    store = add(tmp_path / "f", vae, manifest)
+    made = buckets(manifest)
+    assert {str(b.size) for b in made} == {"64x64", "96x64"}
+    for bucket in made:
+        for sample in bucket.samples[:3]:
+            picture = crop(pictures.load(manifest.file(sample)), bucket.size)
+            with torch.no_grad():
+                wanted = vae.encode(to_tensor(picture)).latent_dist.mode()[0]
+            found = store.read(features.latent_key(sample, bucket))
+            assert found.shape == (4, bucket.size.height // 8, bucket.size.width // 8)
+            assert torch.allclose(found, wanted, atol=2e-3)
+
+
+def test_texts_hold_valid_tokens_only(tmp_path: Path, model: ModelSpec) -> None:
+    encoder = T5EncoderModel.from_pretrained(model.folder / "text_encoder").eval()
+    store = features.Store(tmp_path)
+    captions = ["a red disc", "", "a  RED disc", "disc " * 100]
+    done = features.add_texts(
+        store, encoder, model, captions, report=lambda _: None, should_stop=lambda: False
+    )
+    assert done
+    for caption in captions:
+        ids = features.tokenize(caption, model).ids
+        with torch.no_grad():
+            wanted = encoder(torch.tensor([ids])).last_hidden_state[0]
+        found = store.read(features.caption_key(ids))
+        assert found.shape == (len(ids), 32)
+        assert torch.allclose(found, wanted, atol=5e-3)
+    assert len(features.tokenize("", model).ids) == 1
+    # What the encoder cannot tell apart is kept once.
+    assert len(list(tmp_path.glob("*.safetensors"))) == 1
+
+
+def test_a_second_time_nothing_is_computed(
+    tmp_path: Path, vae: AutoencoderKL, manifest: Manifest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add(tmp_path / "f", vae, manifest)
+    before = sorted((f.name, f.stat().st_mtime_ns) for f in (tmp_path / "f").iterdir())
+    monkeypatch.setattr(vae, "encode", None)
+    add(tmp_path / "f", vae, manifest)
+    after = sorted((f.name, f.stat().st_mtime_ns) for f in (tmp_path / "f").iterdir())
+    assert before == after
+
+
+def test_a_stop_or_a_torn_file_costs_only_what_is_missing(
+    tmp_path: Path, vae: AutoencoderKL, manifest: Manifest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(features, "_PER_FILE", 4)
+    monkeypatch.setattr(features, "_TOGETHER", 2)
+    looks = iter(range(100))
+    stopped = add(tmp_path / "cut", vae, manifest, lambda: next(looks) >= 5)
+    names = [features.latent_key(s, b) for b in buckets(manifest) for s in b.samples]
+    have = [name for name in names if name in stopped]
+    assert 0 < len(have) < len(names)
+    torn = next((tmp_path / "cut").glob("*.safetensors"))
+    torn.write_bytes(torn.read_bytes()[:40])
+    again = add(tmp_path / "cut", vae, manifest)
+    straight = add(tmp_path / "straight", vae, manifest)
+    for name in names:
+        assert torch.equal(again.read(name), straight.read(name))
+
+
+def test_an_edited_picture_has_other_features(
+    tmp_path: Path, vae: AutoencoderKL, manifest: Manifest
+) -> None:
+    store = add(tmp_path / "f", vae, manifest)
+    sample = manifest.samples[0]
+    picture = pictures.load(manifest.file(sample))
+    picture.putpixel((0, 0), (1, 2, 3))
+    picture.save(manifest.file(sample))
+    edited = lint.scan(manifest.root, lint.Rules(near_duplicates=False))
+    mine = next(s for s in edited.samples if s.path == sample.path)
+    assert mine.id != sample.id
+    assert not any(features.latent_key(mine, b) in store for b in buckets(edited))
+
+
+def test_the_id_changes_with_everything_it_depends_on(tmp_path: Path, model: ModelSpec) -> None:
+    one = features.weights_digest(model.folder / "vae")
+    tiny.build(tmp_path / "other", seed=9)
+    other = features.weights_digest(tmp_path / "other" / "vae")
+    ids = {
+        features.feature_id(kind="latents", vae=one, crop="a"),
+        features.feature_id(kind="latents", vae=other, crop="a"),
+        features.feature_id(kind="latents", vae=one, crop="b"),
+        features.feature_id(kind="text", vae=one, crop="a"),
+    }
+    assert len(ids) == 4
+
+
+def test_numbers_that_are_none_are_never_kept(tmp_path: Path) -> None:
+    store = features.Store(tmp_path)
+    with pytest.raises(TrainingError, match="not finite"):
+        store.add({"a": torch.ones(2), "b": torch.tensor([1.0, np.nan])})
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,121 @@
+"""Processes that die: kill -9 anywhere loses at most what came after the last checkpoint."""
+
+from __future__ import annotations
+
+import os
+import random
+import subprocess
+import sys
+import time
+from contextlib import suppress
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.training import toy
+from training import checkpoint
+from training.run import Run, open_run
+
+SCRIPT = Path(__file__).with_name("toy_process.py")
+# What `accelerate launch --multi_gpu` calls; for processors it wants MPI, which few have.
+LAUNCH = ("-m", "torch.distributed.run", "--nproc_per_node", "2")
+QUIET = {"OMP_NUM_THREADS": "1", "ACCELERATE_DISABLE_RICH": "1"}
+
+
+def start(folder: Path, *settings: str, processes: int = 1) -> subprocess.Popen[str]:
+    port = str(random.randint(20_000, 60_000))
+    launch = (*LAUNCH, "--master_port", port) if processes == 2 else ()
+    return subprocess.Popen(
+        [sys.executable, *launch, str(SCRIPT), str(folder), *settings],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, **QUIET},
+    )
+
+
+def kill(process: subprocess.Popen[str]) -> None:
+    """SIGKILL to the process and all that it started; launchers start sessions of their own."""
+    everyone = [*psutil.Process(process.pid).children(recursive=True), psutil.Process(process.pid)]
+    for one in everyone:
+        with suppress(psutil.NoSuchProcess):
+            one.kill()
+    psutil.wait_procs(everyone, timeout=20)
+    process.communicate()
+
+
+def wait(process: subprocess.Popen[str]) -> None:
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 0, err
+
+
+def until(process: subprocess.Popen[str], pictures: int) -> None:
+    """Reads the process's lines until it has trained on so many pictures."""
+    assert process.stdout is not None
+    for line in process.stdout:
+        if line.strip().isdigit() and int(line) >= pictures:
+            return
+    raise AssertionError(process.communicate()[1])
+
+
+def whole(folder: Path, **changes: int) -> Run:
+    return open_run(folder, toy.config(**changes))
+
+
+@pytest.mark.parametrize("settings", [(), ("workers=2",)])
+def test_kill_9_in_the_middle_then_the_same_command_again(
+    tmp_path: Path, settings: tuple[str, ...]
+) -> None:
+    straight, _ = toy.go(tmp_path / "straight", toy.config())
+    # 13 updates are in the middle of an epoch of 6 micro-batches, and 3 behind a checkpoint.
+    process = start(tmp_path / "cut", "slow=20", *settings)
+    until(process, 13 * 6)
+    kill(process)
+    run = whole(tmp_path / "cut")
+    newest, told = checkpoint.newest(run.checkpoints)
+    assert newest is not None
+    assert (newest.step, told) == (10, [])
+    wait(start(tmp_path / "cut", *settings))
+    assert run.is_finished
+    toy.assert_same(straight, run)
+
+
+def test_two_processes_resume_to_the_bit(tmp_path: Path) -> None:
+    wait(start(tmp_path / "straight", processes=2))
+    process = start(tmp_path / "cut", "slow=20", processes=2)
+    until(process, 12 * 12)
+    kill(process)
+    run = whole(tmp_path / "cut")
+    newest, _ = checkpoint.newest(run.checkpoints)
+    assert newest is not None
+    assert newest.step == 10
+    wait(start(tmp_path / "cut", processes=2))
+    toy.assert_same(whole(tmp_path / "straight"), run)
+    assert run.events("start")[0]["world"] == 2
+
+
+def test_random_kills_lose_nothing(tmp_path: Path) -> None:
+    """Three kills at random moments; kill_many.py does it as often as one likes."""
+    dice = random.Random(7)
+    straight, _ = toy.go(tmp_path / "straight", toy.config(steps=60))
+    for _ in range(3):
+        process = start(tmp_path / "cut", "steps=60", "slow=15")
+        until(process, 6)
+        time.sleep(dice.uniform(0, 0.5))
+        kill(process)
+    wait(start(tmp_path / "cut", "steps=60"))
+    toy.assert_same(straight, whole(tmp_path / "cut", steps=60))
+
+
+def test_a_stop_signal_is_obeyed_within_one_step(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    process = start(folder, "steps=500", "slow=10")
+    until(process, 30)
+    (folder / "stop").touch()
+    wait(process)
+    run = whole(folder, steps=500)
+    (stop,) = run.events("stop")
+    newest, _ = checkpoint.newest(run.checkpoints)
+    assert newest is not None
+    assert newest.step == stop["step"] < 500

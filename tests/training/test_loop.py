@@ -1,0 +1,246 @@
+"""The loop: exact resuming, right accumulation, faults of numbers, stops."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from pipelines.errors import BusyError, RequestError, SaveError, TrainingError
+from pipelines.progress import Progress, Stage
+from tests.training import toy
+from training import checkpoint
+from training.run import only_one, open_run
+
+
+class After:
+    """Asks for a stop after so many looks."""
+
+    def __init__(self, looks: int) -> None:
+        self.left = looks
+
+    def __call__(self) -> bool:
+        self.left -= 1
+        return self.left < 0
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "muon", "prodigy"])
+@pytest.mark.parametrize("stop_at", [1, 7, 10])
+def test_a_stopped_run_goes_on_to_the_bit(tmp_path: Path, stop_at: int, optimizer: str) -> None:
+    config = toy.config(optimizer={"name": optimizer, "lr": 1e-2})
+    straight, _ = toy.go(tmp_path / "straight", config)
+    cut, outcome = toy.go(tmp_path / "cut", config, should_stop=After(stop_at))
+    assert (outcome.reason, outcome.step) == ("stopped", stop_at)
+    assert not cut.is_finished
+    again, outcome = toy.go(tmp_path / "cut", config)
+    assert (outcome.reason, outcome.step) == ("finished", 20)
+    toy.assert_same(straight, again)
+    assert straight.is_finished
+    assert again.is_finished
+
+
+def test_loader_workers_change_nothing(tmp_path: Path) -> None:
+    alone, _ = toy.go(tmp_path / "alone", toy.config())
+    cut, _ = toy.go(tmp_path / "cut", toy.config(workers=2), should_stop=After(7))
+    cut, _ = toy.go(tmp_path / "cut", toy.config(workers=2))
+    toy.assert_same(alone, cut)
+
+
+def test_another_seed_gives_other_weights(tmp_path: Path) -> None:
+    one, _ = toy.go(tmp_path / "one", toy.config(steps=3))
+    other, _ = toy.go(tmp_path / "other", toy.config(steps=3, seed=5))
+    mine, theirs = toy.weights(one), toy.weights(other)
+    assert not torch.equal(mine["model/block.0.weight"], theirs["model/block.0.weight"])
+
+
+def test_accumulated_micro_batches_are_one_large_batch(tmp_path: Path) -> None:
+    """The gradient of two micro-batches of three is that of one batch of the same six."""
+    same: dict[str, Any] = {"steps": 1, "ema": {"decay": 0.0}, "schedule": {"warmup": 0}}
+
+    def plan(epoch: int) -> list[tuple[int, ...]]:
+        return [(0, 1, 2), (3, 4, 5)]
+
+    results = []
+    for name, batch, accumulate, batches in (
+        ("small", 3, 2, plan),
+        ("large", 6, 1, lambda epoch: [(0, 1, 2, 3, 4, 5)]),
+    ):
+        config = toy.config(batch=batch, accumulate=accumulate, **same)
+        task = toy.task(config)
+        quiet = _without_dice(task, batches)
+        run, _ = toy.go(tmp_path / name, config, toy=quiet)
+        results.append(toy.weights(run))
+    small, large = results
+    for name in small:
+        assert torch.allclose(small[name], large[name], atol=1e-6), name
+
+
+def _without_dice(task: Any, plan: Any) -> Any:
+    """The same task without noise and dropout, which depend on the micro-batch."""
+    from dataclasses import replace
+
+    net = task.net
+    net.block[2].p = 0.0
+
+    def forward(batch: Any, seed: int, timestep: int | None) -> Any:
+        values = batch["values"]
+        return {"loss": (net.block(values)[:, 0] - values.sum(1)).square()}
+
+    net.forward = forward
+    samples = task.samples
+    fixed = type("Fixed", (), {})()
+    type(fixed).__len__ = lambda self: len(samples)
+    type(fixed).__getitem__ = lambda self, pick: samples[type(pick)(index=pick.index, key=0)]
+    return replace(task, samples=fixed, plan=plan)
+
+
+def test_a_poisoned_sample_is_skipped_and_named(tmp_path: Path) -> None:
+    config = toy.config(steps=6, accumulate=1)
+    run, outcome = toy.go(tmp_path / "run", config, toy=toy.task(config, poison=(4,)))
+    assert outcome.reason == "finished"
+    skipped = run.events("skipped")
+    assert [event["samples"] for event in skipped] == [["sample-4"]]
+    assert all(bool(torch.isfinite(value).all()) for value in toy.weights(run).values())
+    # The skipped update moved nothing but the counter.
+    assert run.events("step")[-1]["step"] == 6
+
+
+def test_numbers_that_stay_bad_roll_back_once_and_then_stop(tmp_path: Path) -> None:
+    config = toy.config(steps=12, checkpoints={"every": 1, "keep": 2})
+    poisoned = toy.task(config, poison=tuple(range(17)))
+    with pytest.raises(TrainingError, match="not finite 3 times in a row"):
+        toy.go(tmp_path / "run", config, toy=poisoned)
+    run = open_run(tmp_path / "run", config)
+    assert [e["lr_scale"] for e in run.events("rollback")] == [0.5]
+    assert len(run.events("skipped")) == 6
+    newest, told = checkpoint.newest(run.checkpoints)
+    assert newest is not None
+    assert told == []
+    # The data are mended: the same command goes on.
+    _, outcome = toy.go(tmp_path / "run", config)
+    assert outcome.reason == "finished"
+
+
+def test_patience_ends_a_run_that_gets_no_better(tmp_path: Path) -> None:
+    # So small a step changes nothing: no validation is better than the first one.
+    config = toy.config(steps=50, optimizer={"lr": 1e-12}, validation={"every": 2, "patience": 3})
+    run, outcome = toy.go(tmp_path / "run", config)
+    assert outcome.reason == "patience"
+    assert outcome.step < 50
+    assert run.is_finished
+
+
+def test_validation_is_a_curve_and_not_noise(tmp_path: Path) -> None:
+    run, _ = toy.go(tmp_path / "run", toy.config(steps=60, optimizer={"lr": 3e-2}))
+    losses = [event["loss"] for event in run.events("validation")]
+    assert [event["step"] for event in run.events("validation")][:3] == [0, 5, 10]
+    assert losses[-1] < 0.5 * losses[0]
+    frozen, _ = toy.go(tmp_path / "frozen", toy.config(steps=10, optimizer={"lr": 1e-12}))
+    assert len({event["loss"] for event in frozen.events("validation")}) == 1
+
+
+def test_progress_counts_pictures_and_tells_the_time_left(tmp_path: Path) -> None:
+    seen: list[Progress] = []
+    toy.go(tmp_path / "run", toy.config(), report=seen.append)
+    trained = [p for p in seen if p.stage is Stage.TRAINING]
+    assert [p.done for p in trained] == [6 * n for n in range(1, 21)]
+    assert all(p.total == 120 for p in trained)
+    assert all(p.seconds_left is not None for p in trained)
+    forecast = next(p for p in seen if p.stage is Stage.PREPARING)
+    assert "GB are free" in forecast.sentence()
+
+
+def test_the_forecast_counts_every_part(tmp_path: Path) -> None:
+    run, _ = toy.go(tmp_path / "run", toy.config(steps=1))
+    (memory,) = run.events("memory")
+    count = 4 * (toy.WIDTH * 8 + 8 + 8 + 1)
+    assert memory["weights"] == memory["gradients"] == memory["average"] == count
+    assert memory["optimizer"] == 2 * count
+    parts = ("weights", "gradients", "optimizer", "average", "activations")
+    assert memory["peak"] == sum(memory[part] for part in parts)
+
+
+def test_a_stop_before_the_first_step_leaves_a_checkpoint(tmp_path: Path) -> None:
+    run, outcome = toy.go(tmp_path / "run", toy.config(), should_stop=lambda: True)
+    assert (outcome.reason, outcome.step) == ("stopped", 0)
+    assert [folder.name for folder in checkpoint.found(run.checkpoints)] == ["step-00000000"]
+
+
+def test_a_file_called_stop_stops(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+
+    def report(progress: Progress) -> None:
+        if progress.stage is Stage.TRAINING and progress.done >= 18:
+            (folder / "stop").touch()
+
+    _, outcome = toy.go(folder, toy.config(), report=report)
+    assert (outcome.reason, outcome.step) == ("stopped", 3)
+    _, outcome = toy.go(folder, toy.config())
+    assert outcome.reason == "finished"
+
+
+def test_a_full_disk_stops_with_the_last_checkpoint_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = toy.config()
+    full = shutil.disk_usage(tmp_path)._replace(free=1000)
+    saves = []
+
+    def usage(path: Path) -> Any:
+        saves.append(path)
+        return full if len(saves) == 3 else full._replace(free=10**12)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("training.checkpoint.shutil.disk_usage", usage)
+        with pytest.raises(SaveError, match="There is no space for a checkpoint"):
+            toy.go(tmp_path / "run", config)
+    run = open_run(tmp_path / "run", config)
+    newest, told = checkpoint.newest(run.checkpoints)
+    assert newest is not None
+    assert (newest.step, told) == (5, [])
+    again, _ = toy.go(tmp_path / "run", config)
+    straight, _ = toy.go(tmp_path / "straight", config)
+    toy.assert_same(straight, again)
+
+
+def test_the_folder_of_another_recipe_is_refused(tmp_path: Path) -> None:
+    toy.go(tmp_path / "run", toy.config(steps=2))
+    with pytest.raises(RequestError, match=r"another recipe \(batch: 3 -> 4\)"):
+        toy.go(tmp_path / "run", toy.config(steps=2, batch=4))
+    # More updates are no other recipe.
+    _, outcome = toy.go(tmp_path / "run", toy.config(steps=4))
+    assert outcome.step == 4
+
+
+def test_two_trainings_on_one_folder(tmp_path: Path) -> None:
+    with only_one(tmp_path / "run"), pytest.raises(BusyError, match="Another training"):
+        toy.go(tmp_path / "run", toy.config())
+
+
+def test_fp16_needs_a_card_and_says_so(tmp_path: Path) -> None:
+    if torch.cuda.is_available():
+        pytest.skip("this machine has a card")
+    with pytest.raises(RequestError, match="Choose bf16"):
+        toy.go(tmp_path / "run", toy.config(precision="fp16"))
+
+
+def test_bf16_trains(tmp_path: Path) -> None:
+    run, _ = toy.go(
+        tmp_path / "run", toy.config(steps=60, precision="bf16", optimizer={"lr": 0.03})
+    )
+    losses = [event["loss"] for event in run.events("validation")]
+    assert losses[-1] < 0.6 * losses[0]
+
+
+def test_no_8_bit_optimizer_without_its_package(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import sys
+
+    monkeypatch.setitem(sys.modules, "bitsandbytes", None)
+    monkeypatch.setitem(sys.modules, "bitsandbytes.optim", None)
+    with pytest.raises(RequestError, match="pip install bitsandbytes"):
+        toy.go(tmp_path / "run", toy.config(optimizer={"name": "adamw8bit"}))

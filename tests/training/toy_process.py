@@ -1,0 +1,35 @@
+"""The toy training in a process of its own: `toy_process.py FOLDER [key=value ...]`.
+
+A number after `slow=` is slept between updates, so that a test can kill it in the middle.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+import torch
+
+from pipelines.progress import Progress, Stage
+from tests.training import toy
+
+
+def main(folder: str, *settings: str) -> None:
+    """Trains, and writes a line to stdout for every update."""
+    torch.set_num_threads(1)
+    changes = {key: int(value) for key, _, value in (s.partition("=") for s in settings)}
+    slow = changes.pop("slow", 0) / 1000
+
+    def report(progress: Progress) -> None:
+        if progress.stage is Stage.TRAINING:
+            print(progress.done, flush=True)
+            time.sleep(slow)
+
+    toy.go(Path(folder), toy.config(**changes), report=report)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,279 @@
+"""What a training can be told: RunConfig, its parts and its limits.
+
+Every number has its limits, so that a typing error is a sentence before the training and not a
+fault after an hour. `training.recipes` reads it from files.
+"""
+
+from __future__ import annotations
+
+import difflib
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from pipelines.errors import UnknownNameError, printable
+
+STAGE_PREFIX = "stage:"
+
+# What `net` may say, with the least and the largest value.
+_TRANSFORMER = {
+    "heads": (1, 64),
+    "head_dim": (4, 256),
+    "layers": (1, 64),
+    "patch": (1, 8),
+    "micro_conditions": (False, True),
+    "interpolation_scale": (0.1, 16.0),
+}
+NET_KEYS: dict[str, dict[str, tuple[float, float]]] = {
+    "vae": {
+        "channels": (4, 4096),
+        "layers_per_block": (1, 8),
+        "latent_channels": (1, 64),
+        "norm_num_groups": (1, 64),
+    },
+    "text-encoder": {
+        "vocabulary": (64, 100_000),
+        "d_model": (8, 8192),
+        "d_kv": (4, 512),
+        "d_ff": (8, 65_536),
+        "num_layers": (1, 64),
+        "num_decoder_layers": (1, 64),
+        "num_heads": (1, 128),
+    },
+    "class-to-image": {k: _TRANSFORMER[k] for k in ("heads", "head_dim", "layers", "patch")},
+    "text-to-image": _TRANSFORMER,
+}
+
+Method = Literal["vae", "text-encoder", "class-to-image", "text-to-image"]
+Scalar = bool | int | float | str | tuple[int, ...]
+
+
+class Part(BaseModel):
+    """A table of a recipe: frozen, no unknown keys, no guessing of types."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+
+class DataConfig(Part):
+    """Which pictures, and at which sizes.
+
+    `source` is a path below the data folder of the command line. `bins` names a table of
+    presets/sizes.toml, `side` asks for squares of that many pixels instead. `held_out` is the
+    share of pictures kept for validation. `max_ratio` and `min_side` refuse pictures, `limit` takes
+    only so many. `tokens` is the length at which captions are cut.
+    """
+
+    source: str
+    side: int | None = Field(default=None, ge=16, le=4096)
+    bins: str | None = None
+    held_out: float = Field(default=0.02, ge=0, le=0.5)
+    max_ratio: float = Field(default=4.0, ge=1, le=100)
+    min_side: int = Field(default=16, ge=1, le=4096)
+    limit: int | None = Field(default=None, ge=1)
+    tokens: int = Field(default=120, ge=4, le=512)
+
+    @model_validator(mode="after")
+    def _one_size(self) -> DataConfig:
+        if self.side is not None and self.bins is not None:
+            raise ValueError("give either side or bins, not both")
+        if self.side is not None and self.side % 16:
+            raise ValueError("side must be a multiple of 16")
+        return self
+
+
+class BaseConfig(Part):
+    """What the run starts from: folders in diffusers layout, or `stage:NAME` for an earlier stage.
+
+    Without a transformer (or a VAE, or a text encoder) of its own kind a run begins with random
+    weights of the shape that `net` gives.
+    """
+
+    transformer: str | None = None
+    vae: str | None = None
+    text: str | None = None
+
+
+class OptimizerConfig(Part):
+    """`lr` is that of one update; `clip` the largest norm of all gradients together."""
+
+    name: Literal["adamw", "adamw8bit", "muon", "prodigy"] = "adamw"
+    lr: float = Field(default=1e-4, gt=0, le=10)
+    weight_decay: float = Field(default=0.0, ge=0, le=1)
+    beta1: float = Field(default=0.9, ge=0, lt=1)
+    beta2: float = Field(default=0.999, ge=0, lt=1)
+    eps: float = Field(default=1e-8, gt=0, le=1e-2)
+    clip: float = Field(default=1.0, gt=0, le=1e6)
+
+
+class ScheduleConfig(Part):
+    """The learning rate over the updates: `warmup` updates up, then `kind` down to `floor` x lr."""
+
+    kind: Literal["constant", "cosine", "linear"] = "constant"
+    warmup: int = Field(default=0, ge=0)
+    floor: float = Field(default=0.0, ge=0, le=1)
+
+
+class EmaConfig(Part):
+    """Average of the weights; `decay` 0 keeps none. Warm-up: 1 - (1 + n)^-power until `decay`."""
+
+    decay: float = Field(default=0.9999, ge=0, lt=1)
+    power: float = Field(default=0.75, gt=0, le=1)
+
+
+class ObjectiveConfig(Part):
+    """What is minimised.
+
+    `min_snr` is gamma of min-SNR weighting (arXiv 2303.09556), 0 turns it off; `variational` the
+    weight of the variational term that trains the variance half (arXiv 2102.09672), 0 leaves it
+    untrained; `dropout` the share of captions (or labels) that are replaced by the empty one.
+    `perceptual` and `kl` belong to the VAE.
+    """
+
+    min_snr: float = Field(default=0.0, ge=0, le=100)
+    variational: float = Field(default=1.0, ge=0, le=10)
+    dropout: float = Field(default=0.1, ge=0, lt=1)
+    perceptual: float = Field(default=0.0, ge=0, le=100)
+    kl: float = Field(default=1e-6, ge=0, le=1)
+
+
+class CheckpointConfig(Part):
+    """Every how many updates, and how many of the newest stay besides the best."""
+
+    every: int = Field(default=500, ge=1)
+    keep: int = Field(default=2, ge=1, le=1000)
+
+
+class ValidationConfig(Part):
+    """Every how many updates (0: never), on how many held-out pictures; `patience` stops early."""
+
+    every: int = Field(default=500, ge=0)
+    pictures: int = Field(default=64, ge=1, le=100_000)
+    timesteps: tuple[int, ...] = (100, 350, 600, 850)
+    patience: int | None = Field(default=None, ge=1)
+
+
+class PreviewConfig(Part):
+    """Sample pictures with fixed seeds every so many updates (0: never)."""
+
+    every: int = Field(default=0, ge=0)
+    prompts: tuple[str, ...] = ()
+    seed: int = Field(default=0, ge=0)
+    steps: int = Field(default=20, ge=2, le=200)
+    guidance: float = Field(default=4.5, ge=0, le=30)
+
+
+class RunConfig(Part):
+    """One run, resolved: what the run folder keeps as config.json.
+
+    `batch` counts pictures per process and micro-batch; one update sees batch x accumulate x
+    processes pictures.
+    """
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,79}$")
+    title: str = Field(default="", max_length=120)
+    method: Method
+    seed: int = Field(default=0, ge=0, lt=2**63)
+    steps: int = Field(ge=1, le=100_000_000)
+    batch: int = Field(default=8, ge=1, le=65_536)
+    accumulate: int = Field(default=1, ge=1, le=4096)
+    workers: int = Field(default=0, ge=0, le=64)
+    precision: Literal["fp32", "bf16", "fp16"] = "bf16"
+    gradient_checkpointing: bool = False
+    shard: bool = False
+    log_every: int = Field(default=20, ge=1)
+    data: DataConfig
+    base: BaseConfig = BaseConfig()
+    net: dict[str, Scalar] = {}
+    optimizer: OptimizerConfig = OptimizerConfig()
+    schedule: ScheduleConfig = ScheduleConfig()
+    ema: EmaConfig = EmaConfig()
+    objective: ObjectiveConfig = ObjectiveConfig()
+    checkpoints: CheckpointConfig = CheckpointConfig()
+    validation: ValidationConfig = ValidationConfig()
+    preview: PreviewConfig = PreviewConfig()
+
+    @model_validator(mode="after")
+    def _possible(self) -> RunConfig:
+        if self.precision == "fp16" and self.optimizer.name == "muon":
+            raise ValueError("fp16 scales gradients for one optimizer only; use bf16 with muon")
+        if any(not 0 <= t < 1000 for t in self.validation.timesteps):
+            raise ValueError("validation timesteps lie between 0 and 999")
+        return self
+
+    @model_validator(mode="after")
+    def _net(self) -> RunConfig:
+        known = NET_KEYS[self.method]
+        for key, value in self.net.items():
+            if key not in known:
+                near = difflib.get_close_matches(key, known, n=1, cutoff=0.4) or list(known)
+                raise ValueError(f"net has no {printable(key)} here; did you mean {near[0]}?")
+            low, high = known[key]
+            numbers = value if isinstance(value, tuple) else (value,)
+            for number in numbers:
+                kind = type(low) if isinstance(low, bool) else (int, float)
+                if not isinstance(number, kind) or not low <= number <= high:
+                    raise ValueError(f"net.{key} must lie between {low} and {high}")
+            if isinstance(value, tuple) != (key == "channels"):
+                raise ValueError(f"net.{key} is {'a list' if key == 'channels' else 'one number'}")
+        if self.net.get("micro_conditions"):
+            width = int(self.net.get("heads", 3)) * int(self.net.get("head_dim", 4))  # type: ignore[arg-type]
+            if "heads" in self.net and width % 3:
+                raise ValueError("with micro_conditions, heads x head_dim must be divisible by 3")
+        return self
+
+    @property
+    def pictures_per_update(self) -> int:
+        """Pictures that one process reads for one update."""
+        return self.batch * self.accumulate
+
+
+class PublishConfig(Part):
+    """The row of the finished model in the catalog; without an `id` nothing is published."""
+
+    id: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,79}$")
+    title: str = Field(max_length=80)
+    summary: str = Field(default="", max_length=400)
+    licence: str = Field(default="not stated", max_length=200)
+    bins: str = "1024"
+    size: str = "1024x1024"
+    max_side: int = Field(default=2048, ge=64, le=4096)
+    examples: tuple[str, ...] = ()
+    precision: Literal["float32", "float16", "bfloat16"] = "float16"
+
+
+class Recipe(Part):
+    """The stages of a recipe in order, and how their result is called."""
+
+    title: str
+    stages: tuple[RunConfig, ...]
+    publish: PublishConfig | None = None
+
+    def stage(self, name: str) -> RunConfig:
+        """The stage called `name`. Raises UnknownNameError."""
+        for stage in self.stages:
+            if stage.name == name:
+                return stage
+        raise UnknownNameError("stage", "stage", name, [s.name for s in self.stages])
+
+
+def differences(old: RunConfig, new: RunConfig) -> list[str]:
+    """What changed between two runs, as `key: old -> new`; a longer run is not a difference."""
+    free = {"steps", "log_every", "checkpoints", "preview", "workers", "title"}
+    before, after = old.model_dump(), new.model_dump()
+    changed = []
+    for key in before:
+        if key not in free and before[key] != after[key]:
+            changed += _changes(key, before[key], after[key])
+    return changed
+
+
+def _changes(key: str, old: Any, new: Any) -> list[str]:
+    if isinstance(old, dict) and isinstance(new, dict):
+        names = list(dict.fromkeys([*old, *new]))
+        return [
+            line
+            for name in names
+            if old.get(name) != new.get(name)
+            for line in _changes(f"{key}.{name}", old.get(name), new.get(name))
+        ]
+    return [f"{key}: {old} -> {new}"]

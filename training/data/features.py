@@ -1,0 +1,185 @@
+"""Latents and text features, computed once and kept: what a training reads instead of pictures.
+
+    features/latents-<id>/00000-<digest>.safetensors    "<sample>@<size>" -> (4, h, w) float16
+    features/text-<id>/00000-<digest>.safetensors       "<caption>" -> (T, C) float16
+
+<id> is decided by everything that the numbers depend on besides the sample: the weights of the VAE
+or T5, precision, crop rule, cleaning and token limit. Latents are the mode of the posterior, not
+scaled; text has only its valid tokens. A file is there whole or not at all, and its name is decided
+by what is in it, so an interrupted run goes on and an edited picture can never meet old features.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from diffusers import AutoencoderKL
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+from transformers import T5EncoderModel
+
+from pipelines import files, pictures
+from pipelines.catalog import ModelSpec
+from pipelines.errors import TrainingError, printable
+from pipelines.latents import to_tensor
+from pipelines.progress import Progress, Report, ShouldStop, Stage
+from pipelines.tokens import tokenize
+from training.data.buckets import Bucket, crop
+from training.data.manifest import Manifest, Sample
+
+FORMAT = 1
+PRECISION = "float32, kept as float16"
+CROP = "cover, lanczos, centre"
+_PER_FILE = 512
+_TOGETHER = 16
+_T = TypeVar("_T")
+
+
+def feature_id(**facts: Any) -> str:
+    """12 hex digits that change with any of the facts."""
+    text = json.dumps({"format": FORMAT, "precision": PRECISION, **facts}, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def weights_digest(folder: Path) -> str:
+    """SHA-256 over the files of a model's part, by name."""
+    digest = hashlib.sha256()
+    for file in sorted(folder.iterdir()):
+        if file.suffix in (".safetensors", ".json"):
+            with open(file, "rb") as stream:
+                digest.update(hashlib.file_digest(stream, "sha256").digest())
+    return digest.hexdigest()
+
+
+def latent_key(sample: Sample, bucket: Bucket) -> str:
+    """The name of a picture's latents at the size of its bucket."""
+    return f"{sample.id}@{bucket.size}"
+
+
+def caption_key(ids: Sequence[int]) -> str:
+    """The name of a text by its tokens: captions that the encoder cannot tell apart share it."""
+    return hashlib.sha256(json.dumps(list(ids)).encode()).hexdigest()[:24]
+
+
+class Store:
+    """The features in one folder, by name; tensors are read when they are asked for."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._places: dict[str, Path] = {}
+        self._open: dict[Path, Any] = {}
+        folder.mkdir(parents=True, exist_ok=True)
+        for file in sorted(folder.glob("*.safetensors")):
+            try:
+                with safe_open(file, framework="pt") as tensors:
+                    self._places.update(dict.fromkeys(tensors.keys(), file))
+            except (OSError, SafetensorError):
+                # Cut off by the system: it is computed again.
+                file.unlink(missing_ok=True)
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._places
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Workers open the files for themselves.
+        return {"_folder": self._folder, "_places": self._places, "_open": {}}
+
+    def read(self, name: str) -> Tensor:
+        """The tensor called `name`, as float32. Raises KeyError."""
+        file = self._places[name]
+        if file not in self._open:
+            self._open[file] = safe_open(file, framework="pt").__enter__()
+        tensor: Tensor = self._open[file].get_tensor(name)
+        return tensor.float()
+
+    def add(self, tensors: Mapping[str, Tensor]) -> None:
+        """Keeps tensors in a file of their own. Raises SaveError, TrainingError."""
+        plain = {name: t.to(torch.float16).contiguous() for name, t in sorted(tensors.items())}
+        for name, tensor in plain.items():
+            if not torch.isfinite(tensor).all():
+                raise TrainingError(f"The features of “{printable(name)}” are not finite.")
+        digest = hashlib.sha256("\n".join(plain).encode()).hexdigest()[:12]
+        file = self._folder / f"{digest}.safetensors"
+        files.write(file, save(plain))
+        self._places.update(dict.fromkeys(plain, file))
+
+
+def add_latents(
+    store: Store,
+    vae: AutoencoderKL,
+    manifest: Manifest,
+    buckets: Sequence[Bucket],
+    *,
+    report: Report,
+    should_stop: ShouldStop,
+) -> bool:
+    """Computes the latents that are missing; False where it was stopped. Raises StudioError."""
+    wanted = [(s, b) for b in buckets for s in b.samples if latent_key(s, b) not in store]
+    device = next(vae.parameters()).device
+    kept: dict[str, Tensor] = {}
+    done = 0
+    for together in _groups(wanted, lambda pair: pair[1].size, _TOGETHER):
+        if should_stop():
+            break
+        tensors = [to_tensor(crop(pictures.load(manifest.file(s)), b.size)) for s, b in together]
+        with torch.inference_mode():
+            modes = vae.encode(torch.cat(tensors).to(device)).latent_dist.mode().float().cpu()
+        kept.update({latent_key(s, b): m for (s, b), m in zip(together, modes, strict=True)})
+        done += len(together)
+        if len(kept) >= _PER_FILE:
+            store.add(kept)
+            kept = {}
+        report(Progress(stage=Stage.FEATURES, done=done, total=len(wanted), note="pictures"))
+    if kept:
+        store.add(kept)
+    return done == len(wanted)
+
+
+def add_texts(
+    store: Store,
+    encoder: T5EncoderModel,
+    model: ModelSpec,
+    captions: Iterable[str],
+    *,
+    report: Report,
+    should_stop: ShouldStop,
+) -> bool:
+    """Computes the text features that are missing; False where it was stopped."""
+    found = {caption_key(ids): ids for c in captions for ids in [tokenize(c, model).ids]}
+    wanted = sorted((n for n in found if n not in store), key=lambda n: (len(found[n]), n))
+    device = next(encoder.parameters()).device
+    kept: dict[str, Tensor] = {}
+    done = 0
+    for together in _groups(wanted, lambda name: len(found[name]), 8 * _TOGETHER):
+        if should_stop():
+            break
+        ids = torch.tensor([found[name] for name in together], device=device)
+        with torch.inference_mode():
+            embeds = encoder(ids).last_hidden_state.float().cpu()
+        kept.update(dict(zip(together, embeds, strict=True)))
+        done += len(together)
+        if len(kept) >= 8 * _PER_FILE:
+            store.add(kept)
+            kept = {}
+        report(Progress(stage=Stage.FEATURES, done=done, total=len(wanted), note="captions"))
+    if kept:
+        store.add(kept)
+    return done == len(wanted)
+
+
+def _groups(items: Iterable[_T], kind: Callable[[_T], object], size: int) -> Iterator[list[_T]]:
+    """Neighbours of one kind, at most `size` together."""
+    group: list[_T] = []
+    for item in items:
+        if group and (len(group) == size or kind(group[0]) != kind(item)):
+            yield group
+            group = []
+        group.append(item)
+    if group:
+        yield group

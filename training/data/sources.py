@@ -1,0 +1,245 @@
+"""What a run reads: its pictures, checked and in buckets, its frozen nets, its features."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import AutoencoderKL
+from transformers import T5EncoderModel
+
+from pipelines.catalog import ModelSpec
+from pipelines.errors import ModelError, RequestError, StudioError, printable
+from pipelines.loader import quiet
+from pipelines.memory import is_out_of_memory
+from pipelines.progress import Progress, Report, ShouldStop, Stage
+from pipelines.sizes import Size, bins
+from pipelines.tokens import tokenize
+from training.config import RunConfig
+from training.data import archives, features, lint, manifest
+from training.data.buckets import Bucket, assign
+from training.data.features import CROP, Store
+from training.data.manifest import Manifest, Sample
+from training.data.split import split
+
+_DEFAULT_SIDE = 512
+
+
+class Stopped(Exception):
+    """The person asked to stop while data were prepared; what was computed is kept."""
+
+
+class Sources:
+    """Everything that one run reads.
+
+    `folder` is the data folder of the command line, `cache` a folder for lists and features,
+    `bases` the folders of frozen and starting nets by name ("vae", "text", "transformer").
+    """
+
+    def __init__(
+        self,
+        config: RunConfig,
+        *,
+        folder: Path,
+        cache: Path,
+        bases: Mapping[str, Path],
+        report: Report,
+        should_stop: ShouldStop,
+    ) -> None:
+        self.config = config
+        self._folder, self._cache, self._bases = folder, cache, dict(bases)
+        self._report, self._should_stop = report, should_stop
+        self._manifest: Manifest | None = None
+
+    def base(self, name: str) -> Path | None:
+        """The folder of a net, or None where the recipe names none."""
+        return self._bases.get(name)
+
+    # --- pictures -----------------------------------------------------------------------------
+
+    @property
+    def manifest(self) -> Manifest:
+        """The pictures that passed the check. Raises RequestError where none is left."""
+        if self._manifest is None:
+            self._manifest = self._read()
+        return self._manifest
+
+    def _read(self) -> Manifest:
+        config = self.config.data
+        source = (self._folder / config.source).resolve()
+        if source.suffix.lower() == ".zip":
+            source = self._unpacked(source)
+        rules = lint.Rules(
+            min_side=config.min_side,
+            max_ratio=config.max_ratio,
+            captions_required=self.config.method in ("text-encoder", "text-to-image"),
+            near_duplicates=False,
+        )
+        file = self._cache / "manifests" / f"{_digest(source, rules)}.jsonl"
+        if file.exists():
+            found = manifest.read(file)
+        else:
+            found = lint.scan(source, rules, self._scanning, self._should_stop)
+            if not found.complete:
+                raise Stopped
+            file.parent.mkdir(parents=True, exist_ok=True)
+            found.write(file)
+        if config.limit is not None:
+            kept = sorted(found.samples, key=lambda s: s.id)[: config.limit]
+            found = Manifest(root=found.root, samples=tuple(kept), problems=found.problems)
+        if not found.samples:
+            raise RequestError(
+                "data",
+                f"No picture in {printable(source, 200)} can be used.",
+                f"The list of reasons is in {file}.",
+            )
+        return found
+
+    def _scanning(self, done: int, total: int) -> None:
+        self._report(Progress(stage=Stage.SCANNING, done=done, total=total))
+
+    def _unpacked(self, archive: Path) -> Path:
+        into = self._cache / "archives" / _digest(archive, None)
+        if not into.exists():
+            into.parent.mkdir(parents=True, exist_ok=True)
+            archives.unpack(archive, into)
+        return into
+
+    def buckets(
+        self, usable: Callable[[Sample], bool] = lambda _: True
+    ) -> tuple[list[Bucket], list[Bucket]]:
+        """(learning, held out) in the same sizes, of the samples that are `usable`."""
+        config = self.config
+        learning, held = split(self.manifest, config.data.held_out, config.seed)
+        learning = [s for s in learning if usable(s)]
+        if not learning:
+            raise RequestError("data", "No picture has what this training needs.")
+        buckets = assign(learning, self._table(), minimum=config.batch)
+        sizes = [bucket.size for bucket in buckets]
+        others = [s for s in held if usable(s)]
+        return buckets, assign(others, sizes, minimum=1) if others else []
+
+    def _table(self) -> Sequence[Size]:
+        config = self.config.data
+        if config.bins is not None:
+            try:
+                return bins(config.bins)
+            except KeyError:
+                raise RequestError(
+                    "data.bins", f"There is no table of sizes called “{printable(config.bins)}”."
+                ) from None
+        side = config.side or _DEFAULT_SIDE
+        return (Size(side, side),)
+
+    # --- frozen nets --------------------------------------------------------------------------
+
+    def vae(self) -> AutoencoderKL:
+        """The frozen VAE. Raises RequestError, ModelError."""
+        folder = self._needed("vae") / "vae"
+        net: AutoencoderKL = _loaded(AutoencoderKL, folder)
+        return net
+
+    def text(self) -> tuple[T5EncoderModel, ModelSpec]:
+        """The frozen text encoder, and the row that its tokenizer is read with."""
+        folder = self._needed("text")
+        model = ModelSpec(
+            id="training",
+            title="training",
+            summary="",
+            folder=folder,
+            licence="",
+            tokens=self.config.data.tokens,
+            bins="128",
+            size="128x128",
+            max_side=4096,
+        )
+        tokenize("", model)
+        return _loaded(T5EncoderModel, folder / "text_encoder"), model
+
+    def _needed(self, name: str) -> Path:
+        folder = self.base(name)
+        if folder is None:
+            raise RequestError(
+                f"base.{name}",
+                f"The recipe names no {name} to start from.",
+                f"Set base.{name} to a folder in diffusers layout or to stage:NAME.",
+            )
+        return folder
+
+    # --- features -----------------------------------------------------------------------------
+
+    def latents(self, vae: AutoencoderKL, buckets: Sequence[Bucket]) -> Store:
+        """The latents of all pictures of `buckets`; what is missing is computed."""
+        digest = features.weights_digest(self._needed("vae") / "vae")
+        name = features.feature_id(kind="latents", vae=digest, crop=CROP)
+        store = Store(self._cache / "features" / f"latents-{name}")
+        done = features.add_latents(
+            store,
+            vae.to(_device()),
+            self.manifest,
+            buckets,
+            report=self._report,
+            should_stop=self._should_stop,
+        )
+        if not done:
+            raise Stopped
+        return store
+
+    def texts(self, encoder: T5EncoderModel, model: ModelSpec, captions: Iterable[str]) -> Store:
+        """The text features of all `captions`; what is missing is computed."""
+        digest = features.weights_digest(model.folder / "text_encoder")
+        tokenizer = features.weights_digest(model.folder / "tokenizer")
+        name = features.feature_id(
+            kind="text",
+            encoder=digest,
+            tokenizer=tokenizer,
+            cleaning=model.cleaning,
+            tokens=model.tokens,
+        )
+        store = Store(self._cache / "features" / f"text-{name}")
+        done = features.add_texts(
+            store,
+            encoder.to(_device()),  # type: ignore[arg-type]
+            model,
+            captions,
+            report=self._report,
+            should_stop=self._should_stop,
+        )
+        if not done:
+            raise Stopped
+        return store
+
+
+def _device() -> torch.device:
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def _loaded(cls: Any, folder: Path) -> Any:
+    """A frozen net of a folder. Raises ModelError."""
+    if not folder.is_dir():
+        raise ModelError(f"There is no folder {folder}.", "Check the base of the recipe.")
+    try:
+        with quiet():
+            net = cls.from_pretrained(folder, local_files_only=True, use_safetensors=True)
+    # The libraries raise nearly anything for damaged files.
+    except Exception as error:
+        if is_out_of_memory(error) or isinstance(error, StudioError):
+            raise
+        raise ModelError(f"{folder} cannot be loaded ({printable(error, 160)}).") from None
+    return net.float().eval().requires_grad_(False)
+
+
+def _digest(source: Path, rules: lint.Rules | None) -> str:
+    """Changes with the names, sizes and times of the files below `source`."""
+    digest = hashlib.sha256(f"{source}\n{rules}".encode())
+    files = [source] if source.is_file() else sorted(source.rglob("*"))
+    for file in files:
+        try:
+            stat = file.stat()
+        except OSError:
+            continue
+        digest.update(f"{file}\n{stat.st_size}\n{stat.st_mtime_ns}\n".encode("utf-8", "replace"))
+    return digest.hexdigest()[:16]

@@ -1,0 +1,104 @@
+"""How much memory a training needs: computed from the sizes, checked by one measured step."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import psutil
+import torch
+from torch import Tensor, nn
+
+from training.config import RunConfig
+
+_GB = 1e9
+_INTERVAL = 0.005
+
+
+@dataclass(kw_only=True)
+class Peak:
+    """The memory that a piece of work needed at its highest, in bytes above the start."""
+
+    bytes: int = 0
+
+
+@contextmanager
+def measured(device: torch.device) -> Iterator[Peak]:
+    """Measures the peak of what happens inside: the card's own count, else the process's size."""
+    peak = Peak()
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+        yield peak
+        peak.bytes = torch.cuda.max_memory_allocated(device) - before
+        return
+    process = psutil.Process()
+    before = process.memory_info().rss
+    ended = threading.Event()
+
+    def watch() -> None:
+        while not ended.wait(_INTERVAL):
+            peak.bytes = max(peak.bytes, process.memory_info().rss - before)
+
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
+    try:
+        yield peak
+    finally:
+        ended.set()
+        watcher.join()
+
+
+def of_states(weights: Sequence[nn.Parameter], config: RunConfig) -> dict[str, int]:
+    """Bytes of the trained weights, their gradients, the optimizer's states and the average."""
+    own = sum(_bytes(w) for w in weights)
+    matrices = sum(_bytes(w) for w in weights if w.ndim == 2)
+    states = {
+        "adamw": 2 * own,
+        # One byte per element and moment instead of four.
+        "adamw8bit": own // 2,
+        "muon": matrices + 2 * (own - matrices),
+        # Two moments, the start, and a running sum.
+        "prodigy": 4 * own,
+    }
+    return {
+        "weights": own,
+        "gradients": own,
+        "optimizer": states[config.optimizer.name],
+        "average": own if config.ema.decay else 0,
+    }
+
+
+def _bytes(tensor: Tensor) -> int:
+    return tensor.numel() * tensor.element_size()
+
+
+def told(states: dict[str, int], step_peak: int, device: torch.device) -> dict[str, Any]:
+    """The forecast as an event: every part, the sum and what is free, in bytes.
+
+    The measured step already holds the gradients, so they are not counted twice.
+    """
+    activations = max(0, step_peak - states["gradients"])
+    if device.type == "cuda":
+        free, total = torch.cuda.mem_get_info(device)
+        available = total - (total - free) + torch.cuda.memory_reserved(device)
+    else:
+        available = psutil.virtual_memory().available
+    return {
+        **states,
+        "activations": activations,
+        "peak": sum(states.values()) + activations,
+        "available": int(available),
+    }
+
+
+def sentence(values: dict[str, Any]) -> str:
+    """What the forecast says to a person."""
+    needed, free = values["peak"] / _GB, values["available"] / _GB
+    words = f"needs about {needed:.1f} GB, {free:.1f} GB are free"
+    if needed > free:
+        words += "; make batch smaller if it stops for lack of memory"
+    return words

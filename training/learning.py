@@ -1,0 +1,98 @@
+"""What learns: weights, their average, the optimizers; into checkpoints and back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from diffusers.training_utils import EMAModel
+from torch import Tensor, nn
+
+from pipelines.errors import TrainingError
+from training.checkpoint import Checkpoint
+from training.config import EmaConfig
+from training.tensors import copy, pack_states, swapped, unpack_states, whole
+
+
+@dataclass(frozen=True, kw_only=True)
+class Learning:
+    """The parameters that learn (`names` and `weights` in the same order) and all that moves them.
+
+    `scaler` is the gradient scaler of fp16, else None.
+    """
+
+    names: Sequence[str]
+    weights: Sequence[nn.Parameter]
+    ema: EMAModel | None
+    optimizers: Sequence[Any]
+    scaler: Any
+
+    def step(self) -> None:
+        """One step of every optimizer and of the average."""
+        for optimizer in self.optimizers:
+            optimizer.step()
+        if self.ema is not None:
+            self.ema.step(self.weights)
+
+    def forget_gradients(self) -> None:
+        """Sets all gradients to nothing."""
+        for optimizer in self.optimizers:
+            optimizer.zero_grad()
+
+    def averaged(self, net: nn.Module) -> AbstractContextManager[None]:
+        """The averaged weights in `net`, in evaluation mode, for a while."""
+        return swapped(self.ema, self.weights, net)
+
+    def packed(self) -> tuple[dict[str, Mapping[str, Tensor]], dict[str, Any]]:
+        """(tensors by file, numbers) of a checkpoint. All processes must call it.
+
+        Raises TrainingError where a weight is not finite: such a checkpoint would be the last.
+        """
+        raw = [whole(p.detach()) for p in self.weights]
+        if not all(bool(torch.isfinite(w).all()) for w in raw):
+            raise TrainingError(
+                "The weights are not finite any more.",
+                "Set a smaller optimizer.lr and start again from the last checkpoint.",
+            )
+        parts: dict[str, Mapping[str, Tensor]] = {"model": dict(zip(self.names, raw, strict=True))}
+        numbers: dict[str, Any] = {"names": list(self.names), "optimizers": []}
+        if self.ema is not None:
+            shadow = [whole(p) for p in self.ema.shadow_params]
+            parts["ema"] = dict(zip(self.names, shadow, strict=True))
+            numbers["ema_steps"] = int(self.ema.optimization_step)
+        for index, optimizer in enumerate(self.optimizers):
+            tensors, plain = pack_states(optimizer.state_dict())
+            numbers["optimizers"].append(plain)
+            if tensors:
+                parts[f"optimizer-{index}"] = tensors
+        if self.scaler is not None:
+            numbers["scaler"] = self.scaler.state_dict()
+        return parts, numbers
+
+    def restore(self, saved: Checkpoint) -> None:
+        """The state of a checkpoint. Raises SaveError, TrainingError."""
+        numbers = saved.state["learning"]
+        if numbers["names"] != list(self.names):
+            raise TrainingError(f"The checkpoint {saved.folder} belongs to another net.")
+        copy(saved.tensors("model"), self.names, self.weights)
+        if self.ema is not None and saved.has("ema"):
+            copy(saved.tensors("ema"), self.names, self.ema.shadow_params)
+            self.ema.optimization_step = numbers["ema_steps"]
+        for index, plain in enumerate(numbers["optimizers"]):
+            name = f"optimizer-{index}"
+            tensors = saved.tensors(name) if saved.has(name) else {}
+            self.optimizers[index].load_state_dict(unpack_states(tensors, plain, self.weights))
+        if self.scaler is not None and numbers.get("scaler"):
+            self.scaler.load_state_dict(numbers["scaler"])
+
+
+def make_ema(weights: Sequence[nn.Parameter], config: EmaConfig) -> EMAModel | None:
+    """The average of `weights` with a warm-up, or None where the recipe wants none."""
+    if not config.decay:
+        return None
+    return EMAModel(
+        weights, decay=config.decay, use_ema_warmup=True, power=config.power, foreach=True
+    )

@@ -1,0 +1,380 @@
+"""The only training loop.
+
+One update is: `accumulate` micro-batches forward and backward, one clip, one step of the
+optimizers, one step of the average. Whatever is random is keyed by its place (`training.draws`),
+the order of the pictures by the seed (`training.order`), the learning rate by the update: a
+checkpoint holds weights, optimizer states and counters, and a resumed run goes on to the bit.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import gather_object, set_seed
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from pipelines import files, memory
+from pipelines.errors import OutOfMemoryError, TrainingError
+from pipelines.progress import Progress, Report, ShouldStop, Stage
+from training import checkpoint, forecast, optim
+from training.checkpoint import Checkpoint
+from training.draws import key
+from training.learning import Learning, make_ema
+from training.order import Order
+from training.pace import Pace
+from training.run import Run
+from training.task import Batch, Task
+from training.tensors import not_finite, numbers_of, png
+from training.validation import held_out_losses
+
+BAD_IN_A_ROW = 3
+
+
+@dataclass(kw_only=True)
+class _State:
+    """What a checkpoint remembers besides tensors."""
+
+    step: int = 0
+    bad: int = 0
+    bad_total: int = 0
+    rollbacks: int = 0
+    lr_scale: float = 1.0
+    best: float = math.inf
+    best_step: int = -1
+    waited: int = 0
+    world: int = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """How a training ended: "finished", "stopped" or "patience" and after how many updates."""
+
+    reason: str
+    step: int
+
+
+def train(
+    run: Run, task: Task, accelerator: Accelerator, *, report: Report, should_stop: ShouldStop
+) -> Outcome:
+    """Trains until the last update, a stop, or the end of patience; then publishes the result.
+
+    Raises StudioError. After a stop or a fault the same call goes on from the last checkpoint.
+    """
+    trainer = Trainer(run, task, accelerator, report)
+    try:
+        return trainer.train(should_stop)
+    except Exception as error:
+        if not memory.is_out_of_memory(error):
+            raise
+    raise OutOfMemoryError(
+        "There is not enough memory for one training step.",
+        "Make batch smaller and accumulate larger, or set gradient_checkpointing = true.",
+    )
+
+
+class Trainer:
+    """A training while it lives in this process."""
+
+    def __init__(self, run: Run, task: Task, accelerator: Accelerator, report: Report) -> None:
+        config = run.config
+        self._run, self._task, self._config = run, task, config
+        self._accelerator, self._report = accelerator, report
+        self._state = _State(world=accelerator.num_processes)
+        self._pace = Pace(
+            total=config.steps,
+            pictures_per_update=config.pictures_per_update * accelerator.num_processes,
+        )
+        set_seed(config.seed)
+        net = task.net.to(accelerator.device)
+        if accelerator.is_main_process:
+            run.event("start", world=accelerator.num_processes, **task.facts)
+        optimizers = optim.build(task.trained(), config.optimizer)
+        prepared = accelerator.prepare(net, *optimizers)
+        self._net: nn.Module = prepared[0]
+        weights = [p for p in self._net.parameters() if p.requires_grad]
+        self._learning = Learning(
+            names=[name for name, _ in task.trained()],
+            weights=weights,
+            ema=make_ema(weights, config.ema),
+            optimizers=prepared[1:],
+            scaler=accelerator.scaler,
+        )
+
+    # --- the walk -----------------------------------------------------------------------------
+
+    def train(self, should_stop: ShouldStop) -> Outcome:
+        """See `train`."""
+        if self._is_main:
+            checkpoint.remove_drafts(self._run.checkpoints)
+        self._accelerator.wait_for_everyone()
+        self._resume()
+        self._dry_step()
+        if self._state.step == 0:
+            self._save()
+            self._after_update(first=True)
+        reason = "finished"
+        while self._state.step < self._config.steps:
+            reason = self._walk(should_stop)
+            if reason != "again":
+                break
+        self._save()
+        if reason == "stopped":
+            self._event("stop", step=self._state.step)
+        else:
+            self._publish(reason)
+        return Outcome(reason=reason, step=self._state.step)
+
+    def _walk(self, should_stop: ShouldStop) -> str:
+        """Updates until the end, a stop or a rollback ("again")."""
+        batches = iter(self._loader())
+        self._pace.begin(self._state.step)
+        while self._state.step < self._config.steps:
+            if self._someone(should_stop() or self._run.asked_to_stop()):
+                return "stopped"
+            if not self._update(batches):
+                self._roll_back()
+                return "again"
+            self._after_update()
+            if self._is_out_of_patience():
+                return "patience"
+        return "finished"
+
+    def _update(self, batches: Iterator[Batch]) -> bool:
+        """One update; False where too many in a row were not finite."""
+        state, config = self._state, self._config
+        share = optim.share_of_lr(config.schedule, state.step, config.steps)
+        lr = config.optimizer.lr * share * state.lr_scale
+        optim.set_lr(self._learning.optimizers, lr)
+        seen: list[tuple[dict[str, Tensor], list[str]]] = []
+        for micro in range(config.accumulate):
+            batch = next(batches)
+            with self._accelerator.accumulate(self._net):
+                losses = self._forward(batch, self._place(micro))
+                self._accelerator.backward(losses["loss"].mean())
+            seen.append(({name: values.detach() for name, values in losses.items()}, batch["ids"]))
+        norm = self._accelerator.clip_grad_norm_(self._learning.weights, config.optimizer.clip)
+        sums, norm = numbers_of([losses for losses, _ in seen], norm)
+        scaler = self._accelerator.scaler
+        # fp16 tries scales that are too large; the scaler then skips the step by itself.
+        finite = math.isfinite(norm) or (scaler is not None and math.isfinite(sums["loss"]))
+        if finite:
+            self._learning.step()
+        elif scaler is not None:
+            scaler.update()
+        self._learning.forget_gradients()
+        state.step += 1
+        suspects = [] if finite else not_finite(seen)
+        self._note(finite, sums, norm, lr, suspects)
+        return state.bad < BAD_IN_A_ROW
+
+    def _place(self, micro: int) -> int:
+        rank = self._accelerator.process_index
+        return key(self._config.seed, "step", self._state.step, micro, rank)
+
+    def _forward(self, batch: Batch, seed: int, timestep: int | None = None) -> dict[str, Tensor]:
+        # Dropout inside the nets reads the global generator.
+        torch.manual_seed(seed)
+        moved = {
+            name: value.to(self._accelerator.device) if isinstance(value, Tensor) else value
+            for name, value in batch.items()
+            if name != "ids"
+        }
+        with self._accelerator.autocast():
+            result: dict[str, Tensor] = self._net(moved, seed, timestep)
+        return result
+
+    def _note(
+        self, finite: bool, sums: dict[str, float], norm: float, lr: float, suspects: list[str]
+    ) -> None:
+        state = self._state
+        if finite:
+            state.bad = 0
+            self._pace.add(sums)
+        else:
+            state.bad += 1
+            state.bad_total += 1
+            named = sorted(set(gather_object(suspects)))
+            self._event("skipped", step=state.step, samples=named[:50], in_a_row=state.bad)
+        if state.step % self._config.log_every == 0 or state.step == self._config.steps:
+            values = {name: round(value, 6) for name, value in sums.items() if math.isfinite(value)}
+            told = {"lr": lr, "norm": round(norm, 5) if math.isfinite(norm) else None}
+            self._event("step", step=state.step, **self._pace.told(state.step), **told, **values)
+        self._progress(Stage.TRAINING)
+
+    # --- progress -----------------------------------------------------------------------------
+
+    @property
+    def _is_main(self) -> bool:
+        return bool(self._accelerator.is_main_process)
+
+    def _progress(self, stage: Stage) -> None:
+        if self._is_main:
+            self._report(self._pace.progress(stage, self._state.step))
+
+    def _event(self, kind: str, **values: Any) -> None:
+        if self._is_main:
+            self._run.event(kind, **values)
+
+    def _someone(self, flag: bool) -> bool:
+        """True on every process where it is true on one."""
+        if self._accelerator.num_processes == 1:
+            return flag
+        value = torch.tensor([float(flag)], device=self._accelerator.device)
+        return bool(self._accelerator.reduce(value, "sum").item() > 0)
+
+    # --- data ---------------------------------------------------------------------------------
+
+    def _loader(self, workers: int | None = None) -> DataLoader[Batch]:
+        config, world = self._config, self._accelerator.num_processes
+        per_update = config.accumulate * world
+        order = Order(
+            plan=self._task.plan,
+            seed=config.seed,
+            first=self._state.step * per_update,
+            last=config.steps * per_update,
+            rank=self._accelerator.process_index,
+            world=world,
+        )
+        return DataLoader(
+            self._task.samples,  # type: ignore[arg-type]
+            batch_sampler=order,
+            collate_fn=self._task.collate,
+            num_workers=config.workers if workers is None else workers,
+            pin_memory=self._accelerator.device.type == "cuda",
+            generator=torch.Generator().manual_seed(config.seed),
+        )
+
+    def _dry_step(self) -> None:
+        """One measured step whose gradients are thrown away: the forecast of the memory."""
+        batch = next(iter(self._loader(workers=0)), None)
+        if batch is None:
+            return
+        with forecast.measured(self._accelerator.device) as peak:
+            with self._accelerator.no_sync(self._net):
+                loss = self._forward(batch, self._place(0))["loss"].mean()
+                self._accelerator.backward(loss)
+            self._learning.forget_gradients()
+        needed = forecast.of_states(self._learning.weights, self._config)
+        values = forecast.told(needed, peak.bytes, self._accelerator.device)
+        self._event("memory", **values)
+        if self._is_main:
+            self._report(Progress(stage=Stage.PREPARING, note=forecast.sentence(values)))
+
+    # --- checkpoints --------------------------------------------------------------------------
+
+    def _save(self) -> None:
+        """Writes a checkpoint of this update, unless there is one."""
+        newest = next(checkpoint.found(self._run.checkpoints), None)
+        if newest is not None and newest.name.endswith(f"-{self._state.step:08d}"):
+            return
+        parts, numbers = self._learning.packed()
+        state = {"trainer": asdict(self._state), "learning": numbers}
+        if self._is_main:
+            checkpoint.save(self._run.checkpoints, self._state.step, parts, state)
+            best = self._state.best_step if self._state.best_step >= 0 else None
+            checkpoint.rotate(self._run.checkpoints, self._config.checkpoints.keep, best)
+            self._run.event("checkpoint", step=self._state.step)
+        self._accelerator.wait_for_everyone()
+
+    def _resume(self) -> None:
+        found, told = checkpoint.newest(self._run.checkpoints)
+        for sentence in told:
+            self._event("damaged", sentence=sentence)
+        if found is not None:
+            self._load(found)
+            self._event("resume", step=found.step)
+
+    def _load(self, saved: Checkpoint) -> None:
+        self._learning.restore(saved)
+        known = _State.__dataclass_fields__
+        before = saved.state["trainer"]
+        self._state = _State(**{name: value for name, value in before.items() if name in known})
+        if self._state.world != self._accelerator.num_processes:
+            self._event("world", before=self._state.world, now=self._accelerator.num_processes)
+            self._state.world = self._accelerator.num_processes
+
+    def _roll_back(self) -> None:
+        """Back to the last good checkpoint with half the learning rate; once."""
+        if self._state.rollbacks:
+            raise TrainingError(
+                f"The loss was not finite {BAD_IN_A_ROW} times in a row, again after going back to"
+                " a checkpoint.",
+                f"{self._run.folder / 'events.jsonl'} names the samples; set a smaller"
+                " optimizer.lr or take the samples out.",
+            )
+        found, _ = checkpoint.newest(self._run.checkpoints)
+        if found is None:
+            raise TrainingError("The loss is not finite, and there is no checkpoint to go back to.")
+        self._load(found)
+        self._state.rollbacks = 1
+        self._state.bad = 0
+        self._state.lr_scale *= 0.5
+        self._event("rollback", step=found.step, lr_scale=self._state.lr_scale)
+
+    # --- what happens between updates ---------------------------------------------------------
+
+    def _after_update(self, *, first: bool = False) -> None:
+        step, config = self._state.step, self._config
+        last = step >= config.steps
+        if first or _is_due(step, config.validation.every) or (last and config.validation.every):
+            self._validate()
+        if self._task.preview is not None and config.preview.every:
+            if first or last or _is_due(step, config.preview.every):
+                self._preview()
+        if _is_due(step, config.checkpoints.every):
+            self._save()
+
+    def _validate(self) -> None:
+        """The loss on held-out pictures with fixed noise at fixed timesteps, averaged weights."""
+        if not self._task.held_out_batches:
+            return
+        self._progress(Stage.VALIDATING)
+        with self._learning.averaged(self._net):
+            per_timestep = held_out_losses(
+                self._task, self._config, self._accelerator, self._forward
+            )
+        value = sum(per_timestep) / len(per_timestep)
+        state = self._state
+        if value < state.best:
+            state.best, state.best_step, state.waited = value, state.step, 0
+        else:
+            state.waited += 1
+        shown = [round(v, 6) for v in per_timestep]
+        self._event("validation", step=state.step, loss=round(value, 6), by_timestep=shown)
+
+    def _is_out_of_patience(self) -> bool:
+        patience = self._config.validation.patience
+        return patience is not None and self._state.waited >= patience
+
+    def _preview(self) -> None:
+        self._progress(Stage.PREVIEWING)
+        paint = self._task.preview
+        if paint is None or not self._is_main:
+            return
+        with self._learning.averaged(self._net), torch.no_grad():
+            sheet = paint()
+        data = png(sheet)
+        files.write(self._run.previews / f"step-{self._state.step:08d}.png", data)
+        self._run.event("preview", step=self._state.step)
+
+    def _publish(self, reason: str) -> None:
+        self._progress(Stage.SAVING)
+        with self._learning.averaged(self._net):
+            if self._is_main:
+                told = dict(self._task.publish(self._run.result))
+                facts = {"step": self._state.step, "reason": reason, **told}
+                data = (json.dumps(facts, indent=1) + "\n").encode()
+                files.write(self._run.result / "training.json", data)
+                self._run.event("end", **facts)
+        self._accelerator.wait_for_everyone()
+
+
+def _is_due(step: int, every: int) -> bool:
+    return bool(every) and step % every == 0

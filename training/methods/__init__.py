@@ -1,0 +1,1 @@
+"""The methods: what is trained, what a batch is, and what the loss is."""

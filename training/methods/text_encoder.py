@@ -1,0 +1,215 @@
+"""A small T5 from captions alone: a unigram tokenizer, then span corruption (arXiv 1910.10683).
+
+The decoder exists for the training only; the result is the encoder and the tokenizer.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from tokenizers import Tokenizer, models, pre_tokenizers, processors, trainers
+from tokenizers import decoders as token_decoders
+from torch import Tensor, nn
+from transformers import T5Config, T5EncoderModel, T5ForConditionalGeneration
+
+from pipelines import files
+from pipelines.errors import RequestError
+from pipelines.loader import quiet
+from pipelines.tokens import clean
+from training.config import RunConfig
+from training.data.sources import Sources
+from training.data.split import split
+from training.draws import full_batches
+from training.order import Pick, Plan
+from training.task import Batch, Task
+
+PAD, END, UNKNOWN = 0, 1, 2
+SPANS = 8
+"""Sentinel tokens for the masked spans of one caption."""
+_IGNORED = -100
+_MASKED = 0.3
+_SPAN = 2.0
+_CLEANING = "lower"
+_SENTINELS = [f"<extra_id_{i}>" for i in range(SPANS)]
+
+
+class SpanLoss(nn.Module):
+    """The loss of filling masked spans of {"tokens", "mask", "labels"}, each (B, T)."""
+
+    def __init__(self, t5: T5ForConditionalGeneration) -> None:
+        super().__init__()
+        self.t5 = t5
+
+    def forward(self, batch: Batch, seed: int, timestep: int | None) -> dict[str, Tensor]:
+        """Per caption: the mean cross entropy of its masked tokens, in nats."""
+        labels: Tensor = batch["labels"]
+        logits = self.t5(
+            input_ids=batch["tokens"], attention_mask=batch["mask"], labels=labels
+        ).logits.float()
+        each = nn.functional.cross_entropy(
+            logits.flatten(0, 1), labels.flatten(), ignore_index=_IGNORED, reduction="none"
+        ).view_as(labels)
+        return {"loss": each.sum(1) / (labels != _IGNORED).sum(1).clamp(min=1)}
+
+
+def train_tokenizer(captions: Sequence[str], vocabulary: int) -> Tokenizer:
+    """A unigram tokenizer that ends every text with </s>, as T5's does."""
+    tokenizer = Tokenizer(models.Unigram())
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Metaspace()]
+    )
+    tokenizer.decoder = token_decoders.Metaspace()
+    alphabet = list("abcdefghijklmnopqrstuvwxyz0123456789.,;:!?'\"()-+&%/#@*=<>[]_äöüéèñç")
+    trainer = trainers.UnigramTrainer(
+        vocab_size=vocabulary,
+        special_tokens=["<pad>", "</s>", "<unk>", *_SENTINELS],
+        unk_token="<unk>",
+        initial_alphabet=alphabet,
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(captions, trainer)
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="$A </s>", pair="$A </s> $B </s>", special_tokens=[("</s>", END)]
+    )
+    return tokenizer
+
+
+class Spans:
+    """Captions with some spans replaced by sentinels; which ones depends on the pick."""
+
+    def __init__(self, captions: Sequence[str], tokenizer: Tokenizer, limit: int) -> None:
+        self._captions = list(captions)
+        self._tokenizer = tokenizer
+        self._limit = limit
+        self._first: int = tokenizer.get_vocab()[_SENTINELS[0]]
+
+    def __len__(self) -> int:
+        return len(self._captions)
+
+    def __getitem__(self, pick: Pick) -> dict[str, Any]:
+        """{"source": tokens, "labels": tokens, "ids": the caption}."""
+        caption = self._captions[pick.index]
+        tokens = self._tokenizer.encode(caption).ids[:-1][: self._limit - 1]
+        ids, labels = self._corrupt(tokens, random.Random(pick.key))
+        return {"source": ids, "labels": labels, "ids": caption[:80]}
+
+    def _corrupt(self, tokens: list[int], dice: random.Random) -> tuple[list[int], list[int]]:
+        """About 30 % of the tokens in spans of two on average, at least one token."""
+        ids: list[int] = []
+        labels: list[int] = []
+        place, span = 0, 0
+        starts = _MASKED / _SPAN
+        must = dice.randrange(len(tokens)) if tokens else -1
+        while place < len(tokens):
+            if span < SPANS and (dice.random() < starts or (place == must and not labels)):
+                length = 1 + (dice.random() < 0.6) + (dice.random() < 0.4)
+                sentinel = self._first + span
+                ids.append(sentinel)
+                labels += [sentinel, *tokens[place : place + length]]
+                place += length
+                span += 1
+            else:
+                ids.append(tokens[place])
+                place += 1
+        return [*ids, END], [*labels, END]
+
+    def plan(self, batch: int, seed: int) -> Plan:
+        """Shuffled captions in full batches."""
+        return lambda epoch: full_batches(len(self), batch, seed, "epoch", epoch)
+
+
+def collate(samples: list[dict[str, Any]]) -> Batch:
+    """Padded to the longest of the batch."""
+    longest = max(len(s["source"]) for s in samples)
+    longest_labels = max(len(s["labels"]) for s in samples)
+    ids = torch.full((len(samples), longest), PAD)
+    labels = torch.full((len(samples), longest_labels), _IGNORED)
+    for row, sample in enumerate(samples):
+        ids[row, : len(sample["source"])] = torch.tensor(sample["source"])
+        labels[row, : len(sample["labels"])] = torch.tensor(sample["labels"])
+    return {
+        "ids": [sample["ids"] for sample in samples],
+        "tokens": ids,
+        "mask": (ids != PAD).long(),
+        "labels": labels,
+    }
+
+
+def task(config: RunConfig, sources: Sources) -> Task:
+    """The training of a T5 on the captions of the manifest."""
+    if sources.base("text") is not None:
+        raise RequestError("base.text", "A text encoder is trained from scratch only.")
+    torch.manual_seed(config.seed)
+    learning, held = split(sources.manifest, config.data.held_out, config.seed)
+    captions = sorted({clean(c, _CLEANING) for s in learning for c in s.captions})
+    other = sorted({clean(c, _CLEANING) for s in held for c in s.captions} - set(captions))
+    if not captions:
+        raise RequestError("data", "The pictures have no captions to learn from.")
+    net = dict(config.net)
+    tokenizer = train_tokenizer(captions, int(net.pop("vocabulary", 2048)))  # type: ignore[arg-type]
+    t5 = T5ForConditionalGeneration(_shape(tokenizer, net))
+    samples = Spans(captions, tokenizer, config.data.tokens)
+    held_out = Spans(other or captions[:64], tokenizer, config.data.tokens)
+    count = min(len(held_out), config.validation.pictures)
+    batches = [tuple(range(i, min(i + config.batch, count))) for i in range(0, count, config.batch)]
+    return Task(
+        net=SpanLoss(t5),
+        samples=samples,
+        held_out=held_out,
+        held_out_batches=batches,
+        plan=samples.plan(config.batch, config.seed),
+        collate=collate,
+        publish=lambda folder: _publish(t5, tokenizer, config.data.tokens, folder),
+        fixed_timesteps=False,
+        facts={"captions": len(captions), "tokens": tokenizer.get_vocab_size()},
+    )
+
+
+def _shape(tokenizer: Tokenizer, net: Mapping[str, Any]) -> T5Config:
+    defaults: dict[str, Any] = {
+        "d_model": 256,
+        "d_kv": 64,
+        "d_ff": 512,
+        "num_layers": 3,
+        "num_decoder_layers": 2,
+        "num_heads": 4,
+        "feed_forward_proj": "gated-gelu",
+        "dropout_rate": 0.0,
+    }
+    fixed = {"pad_token_id": PAD, "eos_token_id": END, "decoder_start_token_id": PAD}
+    return T5Config(vocab_size=tokenizer.get_vocab_size(), **(defaults | dict(net) | fixed))
+
+
+@torch.no_grad()
+def _publish(
+    t5: T5ForConditionalGeneration, tokenizer: Tokenizer, tokens: int, folder: Path
+) -> Mapping[str, Any]:
+    """Writes the encoder and the tokenizer as transformers lays them out."""
+    config = T5Config(**t5.config.to_dict())
+    config.is_encoder_decoder = False
+    encoder = T5EncoderModel(config)
+    own = t5.state_dict()
+    missing = encoder.load_state_dict(
+        {name: value for name, value in own.items() if name in encoder.state_dict()}, strict=False
+    ).missing_keys
+    assert not missing, missing
+    with quiet():
+        encoder.save_pretrained(folder / "text_encoder")
+    (folder / "tokenizer").mkdir(exist_ok=True)
+    files.write(folder / "tokenizer" / "tokenizer.json", tokenizer.to_str().encode())
+    about = {
+        "tokenizer_class": "T5Tokenizer",
+        "eos_token": "</s>",
+        "pad_token": "<pad>",
+        "unk_token": "<unk>",
+        "extra_ids": 0,
+        "model_max_length": tokens,
+    }
+    data = (json.dumps(about, indent=1) + "\n").encode()
+    files.write(folder / "tokenizer" / "tokenizer_config.json", data)
+    return {"vocabulary": tokenizer.get_vocab_size(), "tokens": tokens}

@@ -1,0 +1,238 @@
+"""Stages 2 and 3: a PixArt transformer learns pictures from captions."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import AutoencoderKL, PixArtTransformer2DModel
+from PIL import Image
+from torch import Tensor, nn
+
+from pipelines.errors import ModelError, TrainingError, printable
+from pipelines.sizes import Size
+from pipelines.tokens import tokenize
+from training import nets
+from training.config import RunConfig
+from training.data.features import caption_key
+from training.data.manifest import Sample
+from training.data.sources import Sources
+from training.methods import class_to_image
+from training.methods.latent_data import LatentSamples, collate
+from training.noise import generator
+from training.objective import LINEAR, TIMESTEPS, Diffusion
+from training.reparametrize import reparametrize
+from training.sampling import Wish, paint, sheet
+from training.task import Batch, Task
+
+
+class CaptionLoss(nn.Module):
+    """The loss of a batch {"latents", "embeds", "mask", "resolution", "aspect_ratio"}.
+
+    A share of the captions is replaced by `null` (T, C), the features of the empty text with their
+    own mask: what guidance will use when the model paints.
+    """
+
+    def __init__(
+        self, transformer: PixArtTransformer2DModel, null: Tensor, config: RunConfig
+    ) -> None:
+        super().__init__()
+        self.transformer = transformer
+        self._objective = config.objective
+        self._diffusion = Diffusion()
+        self.register_buffer("null", null, persistent=False)
+
+    def forward(self, batch: Batch, seed: int, timestep: int | None) -> dict[str, Tensor]:
+        """Per picture."""
+        latents: Tensor = batch["latents"]
+        draw = generator(seed)
+        noise = torch.randn(latents.shape, generator=draw).to(latents.device)
+        timesteps = torch.randint(0, TIMESTEPS, (len(latents),), generator=draw)
+        dropped = torch.rand(len(latents), generator=draw) < self._objective.dropout
+        if timestep is not None:
+            timesteps = torch.full_like(timesteps, timestep)
+            dropped = torch.zeros_like(dropped)
+        timesteps = timesteps.to(latents.device)
+        embeds, mask = self._with_dropout(batch["embeds"], batch["mask"], dropped)
+        micro = self.transformer.config.use_additional_conditions
+        output = self.transformer(
+            self._diffusion.noised(latents, noise, timesteps),
+            encoder_hidden_states=embeds,
+            encoder_attention_mask=mask,
+            timestep=timesteps,
+            added_cond_kwargs={
+                "resolution": batch["resolution"] if micro else None,
+                "aspect_ratio": batch["aspect_ratio"] if micro else None,
+            },
+        ).sample
+        losses = self._diffusion.losses(
+            output,
+            latents,
+            noise,
+            timesteps,
+            min_snr=self._objective.min_snr,
+            variational=self._objective.variational,
+        )
+        return {"loss": losses.loss, "mse": losses.mse, "variational": losses.variational}
+
+    def _with_dropout(self, embeds: Tensor, mask: Tensor, dropped: Tensor) -> tuple[Tensor, Tensor]:
+        null: Tensor = self.null  # type: ignore[assignment]
+        missing = len(null) - embeds.shape[1]
+        if missing > 0:
+            embeds = nn.functional.pad(embeds, (0, 0, 0, missing))
+            mask = nn.functional.pad(mask, (0, missing))
+        empty = torch.zeros_like(embeds[0])
+        empty[: len(null)] = null.to(embeds)
+        empty_mask = torch.zeros_like(mask[0])
+        empty_mask[: len(null)] = 1
+        chosen = dropped.to(embeds.device)
+        return (
+            torch.where(chosen[:, None, None], empty, embeds),
+            torch.where(chosen[:, None], empty_mask, mask),
+        )
+
+
+def task(config: RunConfig, sources: Sources) -> Task:
+    """The training of a PixArt transformer on the captions of the manifest."""
+    torch.manual_seed(config.seed)
+    vae = sources.vae()
+    encoder, model = sources.text()
+    learning, held = sources.buckets(lambda s: bool(s.captions))
+    everything = [s for b in [*learning, *held] for s in b.samples]
+    prompts = config.preview.prompts
+    captions = {c for s in everything for c in s.captions} | {"", *prompts}
+    texts = sources.texts(encoder, model, sorted(captions))
+    names = {c: caption_key(tokenize(c, model).ids) for c in captions}
+    del encoder
+    store = sources.latents(vae, [*learning, *held])
+
+    def describe(sample: Sample, dice: random.Random) -> dict[str, Any]:
+        return {"embeds": texts.read(names[dice.choice(sample.captions)])}
+
+    scale = float(vae.config.scaling_factor)
+    samples = LatentSamples(buckets=learning, latents=store, scale=scale, describe=describe)
+    held_out = LatentSamples(buckets=held, latents=store, scale=scale, describe=describe)
+    null = texts.read(names[""])
+    size = max((b.size for b in learning), key=lambda s: min(s.width, s.height))
+    transformer = build(
+        config,
+        sources.base("transformer"),
+        channels=vae.config.latent_channels,
+        sample_size=max(size.width, size.height) // 8,
+        caption_channels=null.shape[-1],
+    )
+
+    def publish(folder: Path) -> Mapping[str, Any]:
+        transformer.save_pretrained(folder / "transformer")
+        return {"parameters": sum(p.numel() for p in transformer.parameters())}
+
+    features = [texts.read(names[prompt]) for prompt in prompts]
+    if config.gradient_checkpointing:
+        transformer.enable_gradient_checkpointing()
+    return Task(
+        net=CaptionLoss(transformer, null, config),
+        samples=samples,
+        held_out=held_out,
+        held_out_batches=held_out.held_out_batches(config.batch, config.validation.pictures),
+        plan=samples.plan(config.batch, config.seed),
+        collate=collate,
+        preview=_preview(config, transformer, vae, features, null, size),
+        publish=publish,
+        facts={
+            "pictures": len(samples),
+            "held_out": len(held_out),
+            "captions": len(captions),
+            "buckets": {str(b.size): len(b.samples) for b in learning},
+        },
+    )
+
+
+def _preview(
+    config: RunConfig,
+    transformer: PixArtTransformer2DModel,
+    vae: AutoencoderKL,
+    features: Sequence[Tensor],
+    null: Tensor,
+    size: Size,
+) -> Callable[[], Image.Image] | None:
+    """What paints a sheet with one picture per features, or None where there are none."""
+    if not features:
+        return None
+    wish = Wish(
+        seed=config.preview.seed,
+        steps=config.preview.steps,
+        guidance=config.preview.guidance,
+        size=size,
+    )
+
+    def preview() -> Image.Image:
+        vae.to(next(transformer.parameters()).device)
+        return sheet(paint(transformer, vae, features, null, wish, LINEAR))
+
+    return preview
+
+
+def build(
+    config: RunConfig,
+    base: Path | None,
+    *,
+    channels: int,
+    sample_size: int,
+    caption_channels: int,
+) -> PixArtTransformer2DModel:
+    """The transformer to train: new, re-parametrised from a class-conditional net, or an earlier
+    one that may get another size or micro-conditions. Raises ModelError, TrainingError."""
+    net: dict[str, Any] = dict(config.net)
+    sizes = {
+        "channels": channels,
+        "sample_size": sample_size,
+        "caption_channels": caption_channels,
+    }
+    if base is None:
+        return nets.pixart(net, **sizes)
+    folder = base / "transformer" if (base / "transformer").is_dir() else base
+    if (folder / class_to_image.SHAPE).is_file():
+        dit, _ = class_to_image.read(folder)
+        shape = {
+            "heads": dit.config.num_attention_heads,
+            "head_dim": dit.config.attention_head_dim,
+            "layers": dit.config.num_layers,
+            "patch": dit.config.patch_size,
+        }
+        model = nets.pixart(shape | net, **sizes)
+        reparametrize(dit, model)
+        return model
+    return _grown(net, folder, sizes)
+
+
+def _grown(net: dict[str, Any], folder: Path, sizes: Mapping[str, int]) -> PixArtTransformer2DModel:
+    """The weights of an earlier run in a net of this run's size and conditions."""
+    try:
+        old: PixArtTransformer2DModel = PixArtTransformer2DModel.from_pretrained(
+            folder, local_files_only=True, use_safetensors=True, torch_dtype=torch.float32
+        )
+    except (OSError, ValueError, RuntimeError, KeyError) as error:
+        raise ModelError(f"{folder} cannot be loaded ({printable(error, 160)}).") from None
+    shape = {
+        "heads": old.config.num_attention_heads,
+        "head_dim": old.config.attention_head_dim,
+        "layers": old.config.num_layers,
+        "patch": old.config.patch_size,
+        "interpolation_scale": old.config.interpolation_scale,
+        "micro_conditions": old.config.use_additional_conditions,
+    }
+    model = nets.pixart(shape | net, **sizes)
+    try:
+        report = model.load_state_dict(old.state_dict(), strict=False)
+    except RuntimeError as error:
+        raise TrainingError(
+            f"The weights in {folder} do not fit the recipe ({printable(error, 200)})."
+        ) from None
+    strange = [name for name in report.missing_keys if "adaln_single.emb." not in name]
+    if strange or report.unexpected_keys:
+        first = [*strange, *report.unexpected_keys][0]
+        raise TrainingError(f"The weights in {folder} do not fit the recipe ({first}).")
+    return model

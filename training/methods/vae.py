@@ -1,0 +1,146 @@
+"""A small VAE from scratch: L1, distance of features, and a light pull towards a Gaussian.
+
+The model is diffusers' AutoencoderKL (arXiv 2112.10752, without the adversarial part).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import AutoencoderKL
+from PIL import Image
+from torch import Tensor, nn
+
+from pipelines.latents import to_picture
+from training.config import RunConfig
+from training.data.pixels import Crops
+from training.data.sources import Sources
+from training.data.split import split
+from training.noise import generator
+from training.order import Pick
+from training.perceptual import Features
+from training.task import Batch, Task, stacked
+
+_SHOWN = 16
+
+
+class VaeLoss(nn.Module):
+    """The loss of a batch {"pixels": (B, 3, s, s) in [-1, 1]}."""
+
+    def __init__(self, vae: AutoencoderKL, config: RunConfig) -> None:
+        super().__init__()
+        self.vae = vae
+        self._perceptual = config.objective.perceptual
+        self._kl = config.objective.kl
+        self.features = Features(depth=3) if self._perceptual else None
+
+    def forward(self, batch: Batch, seed: int, timestep: int | None) -> dict[str, Tensor]:
+        """Per picture: loss, l1, psnr's squared error on [0, 1], kl."""
+        pixels: Tensor = batch["pixels"]
+        posterior = self.vae.encode(pixels).latent_dist
+        noise = torch.randn(posterior.mean.shape, generator=generator(seed)).to(pixels.device)
+        sampled = posterior.mean + posterior.std * noise
+        rebuilt = self.vae.decode(sampled).sample.float()
+        l1 = (rebuilt - pixels).abs().flatten(1).mean(1)
+        kl = posterior.kl().float() / pixels[0].numel()
+        losses = {
+            "loss": l1 + self._kl * kl,
+            "l1": l1,
+            "squared": ((rebuilt - pixels) / 2).square().flatten(1).mean(1),
+            "kl": kl,
+        }
+        if self.features is not None:
+            # Half of a batch, counted twice: the distance costs more than the VAE itself.
+            half = -(-len(pixels) // 2)
+            distance = self.features.distance(rebuilt[:half], pixels[:half])
+            losses["perceptual"] = nn.functional.pad(
+                distance * (len(pixels) / half), (0, len(pixels) - half)
+            )
+            losses["loss"] = losses["loss"] + self._perceptual * losses["perceptual"]
+        return losses
+
+
+def build(config: RunConfig, base: Path | None) -> AutoencoderKL:
+    """The VAE to train: that of `base`, or a new one of the shape in `config.net`."""
+    if base is not None:
+        return AutoencoderKL.from_pretrained(base, local_files_only=True, use_safetensors=True)
+    net = dict(config.net)
+    channels = tuple(net.pop("channels", (32, 64, 128, 128)))  # type: ignore[arg-type]
+    return AutoencoderKL(
+        block_out_channels=channels,
+        down_block_types=("DownEncoderBlock2D",) * len(channels),
+        up_block_types=("UpDecoderBlock2D",) * len(channels),
+        mid_block_add_attention=False,
+        **({"layers_per_block": 1, "latent_channels": 4, "norm_num_groups": 16} | net),
+    )
+
+
+def task(config: RunConfig, sources: Sources) -> Task:
+    """The training of a VAE on crops of `config.data.side` pixels."""
+    torch.manual_seed(config.seed)
+    vae = build(config, sources.base("vae"))
+    manifest = sources.manifest
+    learning, held = split(manifest, config.data.held_out, config.seed)
+    side = config.data.side or 64
+    samples = Crops(manifest, learning, side)
+    held_out = Crops(manifest, held, side)
+    count = min(len(held), config.validation.pictures)
+    batches = [tuple(range(i, min(i + config.batch, count))) for i in range(0, count, config.batch)]
+
+    def preview() -> Image.Image:
+        return _sheet(vae, held_out, count)
+
+    def publish(folder: Path) -> Mapping[str, Any]:
+        return _publish(vae, held_out, count, folder)
+
+    return Task(
+        net=VaeLoss(vae, config),
+        samples=samples,
+        held_out=held_out,
+        held_out_batches=batches,
+        plan=samples.plan(config.batch, config.seed),
+        collate=stacked,
+        preview=preview,
+        publish=publish,
+        fixed_timesteps=False,
+        facts={"pictures": len(learning), "held_out": len(held)},
+    )
+
+
+def _pixels(samples: Crops, numbers: Sequence[int], device: torch.device) -> Tensor:
+    return torch.stack([samples[Pick(index=i, key=i)]["pixels"] for i in numbers]).to(device)
+
+
+def _sheet(vae: AutoencoderKL, held_out: Crops, count: int) -> Image.Image:
+    """Originals above what is rebuilt of them."""
+    device = next(vae.parameters()).device
+    pixels = _pixels(held_out, range(min(_SHOWN, count)), device)
+    rebuilt = vae.decode(vae.encode(pixels).latent_dist.mode()).sample.float()
+    side = pixels.shape[-1]
+    sheet = Image.new("RGB", (side * len(pixels), side * 2))
+    for column in range(len(pixels)):
+        for row, source in enumerate((pixels, rebuilt)):
+            picture = to_picture(source[column : column + 1].cpu())
+            sheet.paste(picture, (side * column, side * row))
+    return sheet
+
+
+@torch.no_grad()
+def _publish(vae: AutoencoderKL, held_out: Crops, count: int, folder: Path) -> Mapping[str, Any]:
+    """Writes the VAE with the scale that gives its latents unit variance; says how good it is."""
+    device = next(vae.parameters()).device
+    latents, errors = [], []
+    for index in range(count):
+        pixels = _pixels(held_out, [index], device)
+        mode = vae.encode(pixels).latent_dist.mode()
+        latents.append(mode.flatten())
+        rebuilt = vae.decode(mode).sample.clamp(-1, 1)
+        errors.append(((rebuilt - pixels) / 2).square().mean())
+    psnr = float((-10 * torch.log10(torch.stack(errors).clamp(min=1e-10))).mean())
+    scale = 1.0 / float(torch.cat(latents).std())
+    vae.register_to_config(scaling_factor=scale)
+    vae.save_pretrained(folder / "vae")
+    return {"psnr": round(psnr, 2), "scaling_factor": scale}

@@ -1,0 +1,125 @@
+"""The transformers from scratch: shapes, and the starting weights of the papers.
+
+DiT (arXiv 2212.09748): every modulation starts at zero, so each block starts as the identity.
+PixArt-α (arXiv 2310.00426): cross-attention and output start at zero.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from diffusers import DiTTransformer2DModel, PixArtTransformer2DModel
+from torch import nn
+
+_EPS = 1e-6
+_EMBEDDER_STD = 0.02
+_SHAPE = {"heads": 6, "head_dim": 64, "layers": 6, "patch": 2}
+
+
+def dit(net: Mapping[str, Any], *, channels: int, sample_size: int, classes: int) -> Any:
+    """A class-conditional DiT with adaLN-Zero and one embedder for time and class.
+
+    diffusers keeps an embedder per block, copies of the original's single one; here all blocks
+    share the first, as in the paper. `sample_size` counts latents.
+    """
+    shape = _SHAPE | dict(net)
+    model = DiTTransformer2DModel(
+        num_attention_heads=shape["heads"],
+        attention_head_dim=shape["head_dim"],
+        num_layers=shape["layers"],
+        patch_size=shape["patch"],
+        in_channels=channels,
+        out_channels=2 * channels,
+        sample_size=sample_size,
+        num_embeds_ada_norm=classes,
+        norm_eps=_EPS,
+    )
+    shared = model.transformer_blocks[0].norm1.emb
+    # PixArt's sinusoids; DiT's differ by this shift, and the weights are handed on to a PixArt.
+    shared.time_proj.downscale_freq_shift = 0
+    for block in model.transformer_blocks:
+        block.norm1.emb = shared
+    _xavier(model)
+    _embedder(shared.timestep_embedder)
+    nn.init.normal_(shared.class_embedder.embedding_table.weight, std=_EMBEDDER_STD)
+    for block in model.transformer_blocks:
+        _zero(block.norm1.linear)
+    _zero(model.proj_out_1)
+    _zero(model.proj_out_2)
+    return model
+
+
+def pixart(
+    net: Mapping[str, Any], *, channels: int, sample_size: int, caption_channels: int
+) -> PixArtTransformer2DModel:
+    """A PixArt transformer; `micro_conditions` and `interpolation_scale` as `net` says."""
+    shape = _SHAPE | {"micro_conditions": False, "interpolation_scale": 1.0} | dict(net)
+    model = PixArtTransformer2DModel(
+        num_attention_heads=shape["heads"],
+        attention_head_dim=shape["head_dim"],
+        num_layers=shape["layers"],
+        patch_size=shape["patch"],
+        in_channels=channels,
+        out_channels=2 * channels,
+        sample_size=sample_size,
+        cross_attention_dim=shape["heads"] * shape["head_dim"],
+        caption_channels=caption_channels,
+        interpolation_scale=shape["interpolation_scale"],
+        use_additional_conditions=shape["micro_conditions"],
+        attention_bias=True,
+        norm_eps=_EPS,
+    )
+    _xavier(model)
+    start_text_side(model)
+    time = model.adaln_single
+    _embedder(time.emb.timestep_embedder)
+    nn.init.normal_(time.linear.weight, std=_EMBEDDER_STD)
+    if shape["micro_conditions"]:
+        start_size_side(model)
+    _zero(model.proj_out)
+    return model
+
+
+def start_text_side(model: PixArtTransformer2DModel) -> None:
+    """What reads the text starts small, and cross-attention adds nothing yet."""
+    for layer in (model.caption_projection.linear_1, model.caption_projection.linear_2):
+        nn.init.normal_(layer.weight, std=_EMBEDDER_STD)
+    for block in model.transformer_blocks:
+        _zero(block.attn2.to_out[0])
+
+
+def start_size_side(model: PixArtTransformer2DModel) -> None:
+    """The embedders of size and aspect ratio add nothing yet, so that a model can get them late."""
+    for embedder in (
+        model.adaln_single.emb.resolution_embedder,
+        model.adaln_single.emb.aspect_ratio_embedder,
+    ):
+        nn.init.normal_(embedder.linear_1.weight, std=_EMBEDDER_STD)
+        _zero(embedder.linear_2)
+
+
+def _xavier(model: nn.Module) -> None:
+    for module in model.modules():
+        if isinstance(module, nn.Linear):
+            nn.init.xavier_uniform_(module.weight)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+        elif isinstance(module, nn.Conv2d):
+            # The patch embedding is a matrix over flattened patches.
+            nn.init.xavier_uniform_(module.weight.view(module.weight.shape[0], -1))
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+
+
+def _embedder(embedder: Any) -> None:
+    nn.init.normal_(embedder.linear_1.weight, std=_EMBEDDER_STD)
+    nn.init.normal_(embedder.linear_2.weight, std=_EMBEDDER_STD)
+
+
+@torch.no_grad()
+def _zero(layer: nn.Linear) -> None:
+    layer.weight.zero_()
+    if layer.bias is not None:
+        layer.bias.zero_()

@@ -1,0 +1,123 @@
+"""The result of a recipe -> a model of the catalog, in diffusers layout with a card."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import AutoencoderKL, DPMSolverMultistepScheduler, PixArtTransformer2DModel
+from transformers import T5EncoderModel
+
+from pipelines import files
+from pipelines.catalog import ROW_FILE
+from pipelines.errors import SaveError, TrainingError
+from pipelines.loader import quiet
+from training.config import PublishConfig, Recipe, RunConfig
+from training.objective import LINEAR, TIMESTEPS
+
+MADE_BY = "training.json"
+
+
+def publish(recipe: Recipe, results: Mapping[str, Path], models: Path) -> Path | None:
+    """Puts the model of a finished recipe into `models`; returns its folder.
+
+    `results` names the folders of "transformer", "vae" and "text". A model that an earlier
+    training published under the same id is replaced; any other one is not. None where the recipe
+    does not say how to publish. Raises SaveError, TrainingError.
+    """
+    row = recipe.publish
+    if row is None:
+        return None
+    target = models / row.id
+    if target.exists() and not (target / MADE_BY).is_file():
+        raise SaveError(
+            f"{target} is a model that was not trained here, so it is not replaced.",
+            "Give the recipe another publish.id.",
+        )
+    last = recipe.stages[-1]
+    draft = models / f".{row.id}.draft-{os.getpid()}"
+    shutil.rmtree(draft, ignore_errors=True)
+    try:
+        draft.mkdir(parents=True)
+        _write_parts(row, results, draft)
+        files.write(draft / ROW_FILE, _row(row, last).encode())
+        files.write(draft / "README.md", _card(recipe, row).encode())
+        story = {"recipe": recipe.model_dump(mode="json")}
+        files.write(draft / MADE_BY, (json.dumps(story, indent=1) + "\n").encode())
+        old = models / f".{row.id}.old-{os.getpid()}"
+        if target.exists():
+            target.rename(old)
+        draft.rename(target)
+        shutil.rmtree(old, ignore_errors=True)
+    except OSError as error:
+        raise SaveError(f"The model cannot be written to {target} ({error.strerror}).") from None
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+    return target
+
+
+def _write_parts(row: PublishConfig, results: Mapping[str, Path], folder: Path) -> None:
+    dtype = getattr(torch, row.precision)
+    kinds: tuple[tuple[str, str, Any], ...] = (
+        ("transformer", "transformer", PixArtTransformer2DModel),
+        ("vae", "vae", AutoencoderKL),
+        ("text", "text_encoder", T5EncoderModel),
+    )
+    for name, part, cls in kinds:
+        source = results[name] / part
+        if not source.is_dir():
+            raise TrainingError(f"The recipe has no {part} to publish: {source} is missing.")
+        with quiet():
+            net = cls.from_pretrained(source, local_files_only=True, use_safetensors=True).to(dtype)
+        # A name of this machine has no place in a model that travels.
+        net.config._name_or_path = ""
+        if hasattr(net, "register_to_config"):
+            net.register_to_config(_name_or_path="")
+        with quiet():
+            net.save_pretrained(folder / part)
+    shutil.copytree(results["text"] / "tokenizer", folder / "tokenizer")
+    scheduler = DPMSolverMultistepScheduler(num_train_timesteps=TIMESTEPS, **LINEAR)
+    scheduler.save_pretrained(folder / "scheduler")
+    index = {
+        "_class_name": "PixArtAlphaPipeline",
+        "scheduler": ["diffusers", "DPMSolverMultistepScheduler"],
+        "text_encoder": ["transformers", "T5EncoderModel"],
+        "tokenizer": ["transformers", "T5Tokenizer"],
+        "transformer": ["diffusers", "PixArtTransformer2DModel"],
+        "vae": ["diffusers", "AutoencoderKL"],
+    }
+    files.write(folder / "model_index.json", (json.dumps(index, indent=1) + "\n").encode())
+
+
+def _row(row: PublishConfig, last: RunConfig) -> str:
+    """model.toml: JSON's strings, numbers, booleans and lists are TOML's too."""
+    values: dict[str, Any] = {
+        "title": row.title,
+        "summary": row.summary,
+        "licence": row.licence,
+        "tokens": last.data.tokens,
+        "bins": row.bins,
+        "size": row.size,
+        "max_side": row.max_side,
+        "learned_variance": last.objective.variational > 0,
+        "examples": list(row.examples),
+    }
+    return "".join(
+        f"{key} = {json.dumps(value, ensure_ascii=False)}\n" for key, value in values.items()
+    )
+
+
+def _card(recipe: Recipe, row: PublishConfig) -> str:
+    lines = [f"# {row.title}", "", row.summary, "", f"Licence: {row.licence}.", ""]
+    lines += ["| stage | method | updates | pictures per update |", "|---|---|---|---|"]
+    lines += [
+        f"| {s.name} | {s.method} | {s.steps:,} | {s.pictures_per_update} |" for s in recipe.stages
+    ]
+    if row.examples:
+        lines += ["", "Try:", "", *(f"- {example}" for example in row.examples)]
+    return "\n".join(lines) + "\n"

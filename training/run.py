@@ -1,0 +1,175 @@
+"""The run folder, which is the truth of a training: config, events, checkpoints, previews, result.
+
+config.json       the resolved recipe of this run
+events.jsonl      one JSON object per line: start, step, validation, checkpoint, skipped, end
+checkpoints/      step-00000500/ ..., whole or not there
+previews/         step-00000500.png ...
+result/           the trained parts in diffusers layout, written last
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+from pydantic import ValidationError
+
+from pipelines import files
+from pipelines.errors import BusyError, RequestError, SaveError, printable
+from training.config import RunConfig, differences
+
+CONFIG = "config.json"
+EVENTS = "events.jsonl"
+STOP = "stop"
+MAX_CONFIG_BYTES = 1_000_000
+
+
+class Run:
+    """One run folder. Made or reopened by `open_run`; only the main process writes into it."""
+
+    def __init__(self, folder: Path, config: RunConfig) -> None:
+        self.folder = folder
+        self.config = config
+
+    @property
+    def checkpoints(self) -> Path:
+        """Folder of the checkpoints."""
+        return self.folder / "checkpoints"
+
+    @property
+    def previews(self) -> Path:
+        """Folder of the sample pictures."""
+        return self.folder / "previews"
+
+    @property
+    def result(self) -> Path:
+        """Folder of the trained parts."""
+        return self.folder / "result"
+
+    @property
+    def is_finished(self) -> bool:
+        """True once the result is whole."""
+        return (self.result / "training.json").is_file()
+
+    def event(self, kind: str, **values: Any) -> None:
+        """Appends one event. Raises SaveError."""
+        line = json.dumps({"time": round(time.time(), 3), "event": kind, **values})
+        try:
+            with open(self.folder / EVENTS, "ab+") as stream:
+                # A line that was torn by a power cut must not swallow this one.
+                if stream.tell() and not _ends_with_newline(stream):
+                    stream.write(b"\n")
+                stream.write(line.encode() + b"\n")
+        except OSError as error:
+            raise SaveError(
+                f"The log of the run in {self.folder} cannot be written ({error.strerror})."
+            ) from None
+
+    def events(self, kind: str | None = None) -> list[dict[str, Any]]:
+        """The events so far, of one kind if asked; a torn line is left out."""
+        try:
+            text = (self.folder / EVENTS).read_text("utf-8", errors="replace")
+        except OSError:
+            return []
+        found = []
+        for line in text.splitlines():
+            try:
+                event = json.loads(line)
+            except ValueError:
+                continue
+            if isinstance(event, dict) and (kind is None or event.get("event") == kind):
+                found.append(event)
+        return found
+
+    def asked_to_stop(self) -> bool:
+        """True where somebody left a file called `stop` in the folder."""
+        return (self.folder / STOP).exists()
+
+
+def _ends_with_newline(stream: Any) -> bool:
+    stream.seek(-1, os.SEEK_END)
+    return bool(stream.read(1) == b"\n")
+
+
+def open_run(folder: Path, config: RunConfig) -> Run:
+    """Makes the run folder, or reopens it for the same recipe: that is how a run is resumed.
+
+    Raises RequestError for the folder of another recipe (the differences are named), SaveError
+    where the folder cannot be written.
+    """
+    file = folder / CONFIG
+    if file.exists():
+        changed = differences(read_config(folder), config)
+        if changed:
+            raise RequestError(
+                "run",
+                f"{folder} holds a run of another recipe ({'; '.join(changed[:4])}).",
+                "Choose another folder with --run, or use the recipe that it was started with.",
+            )
+    elif folder.is_dir() and any(entry.name != ".lock" for entry in folder.iterdir()):
+        raise RequestError(
+            "run",
+            f"{folder} is not empty and holds no run.",
+            "Choose a new folder with --run.",
+        )
+    try:
+        for part in ("checkpoints", "previews"):
+            (folder / part).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise SaveError(
+            f"The run folder {folder} cannot be made ({error.strerror}).", "Choose another folder."
+        ) from None
+    files.write(file, (config.model_dump_json(indent=1) + "\n").encode())
+    (folder / STOP).unlink(missing_ok=True)
+    return Run(folder, config)
+
+
+def read_config(folder: Path) -> RunConfig:
+    """The recipe of a run folder. Raises RequestError."""
+    file = folder / CONFIG
+    try:
+        if file.stat().st_size > MAX_CONFIG_BYTES:
+            raise RequestError("run", f"{file} is too large.")
+        return RunConfig.model_validate_json(file.read_bytes())
+    except OSError as error:
+        raise RequestError("run", f"{file} cannot be read ({error.strerror}).") from None
+    except ValidationError as error:
+        reason = printable(error.errors()[0]["msg"], 120)
+        raise RequestError("run", f"{file} is not the recipe of a run ({reason}).") from None
+
+
+def is_first_process() -> bool:
+    """False in the further processes of one training; launchers number them in $RANK."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+@contextmanager
+def only_one(folder: Path) -> Iterator[None]:
+    """Holds the folder against a second training. Raises BusyError, SaveError.
+
+    The first process holds it for all. The system lets go of the lock when that process ends,
+    however it ends.
+    """
+    if not is_first_process():
+        yield
+        return
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(folder / ".lock")
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise BusyError(
+            f"Another training is using {folder}.", "Wait for it, or choose another --run folder."
+        ) from None
+    except OSError as error:
+        raise SaveError(f"The run folder {folder} cannot be used ({error.strerror}).") from None
+    try:
+        yield
+    finally:
+        lock.release()

@@ -1,0 +1,1 @@
+"""Pictures of scenes composed of emoji, with captions written from what was drawn."""
