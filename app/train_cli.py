@@ -14,8 +14,10 @@ import typer
 
 from app.settings import Settings, make_folder, user_path, workspace_path
 from app.status import Status
+from pipelines import files
 from pipelines.errors import RequestError, printable
 from pipelines.memory import share_processor
+from pipelines.pictures import png
 from pipelines.progress import Progress, Report
 from training import recipes
 from training.config import RunConfig
@@ -261,3 +263,52 @@ def check(
             ):
                 print(sentence)
     return None if found.complete else INTERRUPTED
+
+
+@app.command()
+def evaluate(
+    context: typer.Context,
+    model: Annotated[str, typer.Argument(help="A model's id, or its folder.")],
+    source: Annotated[
+        str, typer.Option(help="The npm package @lobehub/fluent-emoji-3d: folder or .tgz.")
+    ],
+    limit: Annotated[
+        int | None, typer.Option(help="Only the first prompts of the list.", metavar="N")
+    ] = None,
+    grid: Annotated[
+        str | None, typer.Option(help="Write the pictures as one sheet.", metavar="PNG")
+    ] = None,
+    workspace: WorkspaceOption = None,
+    as_json: JsonOption = False,
+) -> int | None:
+    """Paints a fixed list of 200 prompts and counts what is right: objects, colours, places."""
+    settings = _settings(context, workspace)
+    sheet = user_path(grid) if grid else None
+    if sheet is not None and sheet.suffix.lower() != ".png":
+        raise RequestError("grid", f"“{printable(grid)}” does not end with .png.")
+    status = Status(sys.stderr)
+    stop = stop_on_signals()
+    share_processor()
+    from PIL import Image
+
+    from training.evaluation import command, measure, prompts
+
+    pictures: list[Image.Image] = []
+    try:
+        report = command.run(
+            model,
+            user_path(source),
+            workspace_models=settings.models,
+            inputs=settings.inputs,
+            cache=make_folder(settings.cache / "evaluation"),
+            limit=limit,
+            report=status.show,
+            should_stop=stop.is_set,
+            keep=pictures.append,
+        )
+    finally:
+        status.clear()
+    if sheet is not None and pictures:
+        files.write(sheet, png(measure.grid(pictures, prompts.all_prompts()[: len(pictures)])))
+    print(json.dumps(measure.as_json(report)) if as_json else measure.table(report))
+    return None if report.complete else INTERRUPTED

@@ -193,9 +193,7 @@ def keep(file: Path, folder: Path) -> str:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise SaveError(f"The picture cannot be kept in {folder} ({error.strerror}).") from None
-    buffer = BytesIO()
-    picture.save(buffer, format="PNG")
-    files.write(target, buffer.getvalue())
+    files.write(target, png(picture))
     return name
 
 
@@ -207,3 +205,10 @@ def find(name: str, folder: Path) -> Path:
             "init", f"The picture to start from, “{printable(name)}”, is not there any more."
         )
     return path
+
+
+def png(picture: Image.Image) -> bytes:
+    """A picture as the bytes of a PNG file, without metadata."""
+    stream = BytesIO()
+    picture.save(stream, "PNG")
+    return stream.getvalue()

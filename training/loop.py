@@ -22,6 +22,7 @@ from torch.utils.data import DataLoader
 
 from pipelines import files, memory
 from pipelines.errors import OutOfMemoryError, TrainingError
+from pipelines.pictures import png
 from pipelines.progress import Progress, Report, ShouldStop, Stage
 from training import checkpoint, forecast, optim
 from training.checkpoint import Checkpoint
@@ -31,7 +32,7 @@ from training.order import Order
 from training.pace import Pace
 from training.run import Run
 from training.task import Batch, Task
-from training.tensors import not_finite, numbers_of, png
+from training.tensors import not_finite, numbers_of
 from training.validation import held_out_losses
 
 BAD_IN_A_ROW = 3

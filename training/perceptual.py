@@ -27,10 +27,10 @@ class Features(nn.Module):
         super().__init__()
         self.blocks = nn.ModuleList()
         for inside, outside, count in _LAYOUT[:depth]:
-            sizes = [inside, *[outside] * count]
-            self.blocks.append(
-                nn.ModuleList(nn.Conv2d(a, b, 3, padding=1) for a, b in pairwise(sizes))
-            )
+            layers: list[nn.Module] = []
+            for a, b in pairwise([inside, *[outside] * count]):
+                layers += [nn.Conv2d(a, b, 3, padding=1), nn.ReLU()]
+            self.blocks.append(nn.Sequential(*layers))
         tensors = load_file(weights)
         own = {}
         for name in self.state_dict():

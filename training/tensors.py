@@ -5,12 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from io import BytesIO
 from typing import Any
 
 import torch
 from diffusers.training_utils import EMAModel
-from PIL import Image
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 
@@ -96,13 +94,6 @@ def swapped(
         net.train()
         if ema is not None:
             ema.restore(weights)
-
-
-def png(picture: Image.Image) -> bytes:
-    """A picture as the bytes of a PNG file."""
-    stream = BytesIO()
-    picture.save(stream, "PNG")
-    return stream.getvalue()
 
 
 def not_finite(seen: Sequence[tuple[Mapping[str, Tensor], Sequence[str]]]) -> list[str]:

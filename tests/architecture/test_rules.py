@@ -64,6 +64,7 @@ MANY_POSITIONAL = {
     "app/cli.py:studio": "typer makes each parameter an option",
     "app/cli.py:generate": "typer makes each parameter an option",
     "app/train_cli.py:text_to_image": "typer makes each parameter an option",
+    "app/train_cli.py:evaluate": "typer makes each parameter an option",
     "app/train_cli.py:scenes": "typer makes each parameter an option",
     "app/ui/api.py:generate": "gradio makes each parameter an input of the endpoint",
 }

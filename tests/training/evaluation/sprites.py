@@ -1,0 +1,56 @@
+"""Synthetic sprites that the judge can tell apart: every shape has a colour of its own."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import replace
+from pathlib import Path
+
+from PIL import Image, ImageDraw
+
+from training.scenes.objects import SceneObject, all_objects
+
+COLOURS = ("crimson", "teal", "gold", "indigo", "sienna", "limegreen", "hotpink", "navy")
+SHAPES = ("disc", "block", "tower", "wedge", "ring")
+
+
+def picture(index: int) -> Image.Image:
+    """RGBA, 200 px, on clear ground."""
+    sprite = Image.new("RGBA", (200, 200), (0, 0, 0, 0))
+    pen, colour = ImageDraw.Draw(sprite), COLOURS[index % len(COLOURS)]
+    match SHAPES[index % len(SHAPES)]:
+        case "disc":
+            pen.ellipse((30, 30, 170, 170), fill=colour)
+            pen.ellipse((60, 60, 90, 90), fill="white")
+        case "block":
+            pen.rectangle((30, 40, 170, 160), fill=colour)
+            pen.rectangle((30, 90, 170, 110), fill="black")
+        case "tower":
+            pen.rectangle((75, 10, 125, 190), fill=colour)
+        case "wedge":
+            pen.polygon([(100, 10), (190, 180), (10, 180)], fill=colour)
+        case _:
+            pen.ellipse((20, 20, 180, 180), outline=colour, width=35)
+    return sprite
+
+
+def things(count: int) -> tuple[SceneObject, ...]:
+    """The first objects of the preset, with synthetic sprites."""
+    found = []
+    for thing in all_objects()[:count]:
+        sprite = picture(thing.index)
+        level = sprite.crop(sprite.getchannel("A").getbbox()).convert("RGBa")
+        half = level.resize((level.width // 2, level.height // 2))
+        found.append(replace(thing, levels=(level, half)))
+    return tuple(found)
+
+
+def package(root: Path) -> Path:
+    """The npm package of all objects, unpacked below `root`."""
+    folder = root / "package" / "assets"
+    folder.mkdir(parents=True)
+    for thing in all_objects():
+        data = io.BytesIO()
+        picture(thing.index).save(data, format="WEBP", lossless=True)
+        (folder / f"{thing.emoji}.webp").write_bytes(data.getvalue())
+    return folder.parent

@@ -1,0 +1,113 @@
+"""The judge names drawn objects, and is kept so that it is trained once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from pipelines.errors import SaveError
+from pipelines.progress import Progress, Stage
+from training.evaluation import judge as judges
+from training.evaluation.judge import Judge, find, train
+from training.scenes.compose import draw, sample_scene
+from training.scenes.objects import SceneObject
+
+
+def test_drawn_objects_are_named(things: tuple[SceneObject, ...], judge: Judge) -> None:
+    assert judge.accuracy >= 0.9
+    right = total = 0
+    for seed in range(24):
+        scene = sample_scene("single", f"test/{seed}", things)
+        seen = judge.see(draw(scene, 128, 128))
+        assert seen.colour == scene.colour
+        right += seen.guesses[0][:1] == (scene.items[0].object.name,)
+        total += 1
+    # A sprite on a ground of its own colour cannot be seen.
+    assert right / total >= 0.9
+
+
+def test_both_of_a_pair_are_named(things: tuple[SceneObject, ...], judge: Judge) -> None:
+    scenes = (sample_scene("pair", f"test/{seed}", things) for seed in range(40))
+    beside = [scene for scene in scenes if scene.arrangement == "next"]
+    assert len(beside) > 10
+    right = 0
+    for scene in beside:
+        seen = judge.see(draw(scene, 128, 128), parts=2)
+        names = tuple(item.object.name for item in scene.items)
+        right += tuple(guesses[0] for guesses in seen.guesses if guesses) == names
+    assert right / len(beside) >= 0.8
+
+
+@pytest.mark.parametrize("parts", [1, 2])
+def test_nothing_is_named_where_nothing_is(judge: Judge, parts: int) -> None:
+    noise = Image.effect_noise((64, 64), 120).convert("RGB")
+    for picture in (Image.new("RGB", (128, 128), (212, 36, 40)), noise):
+        seen = judge.see(picture, parts=parts)
+        assert seen.guesses == ((),) * parts
+        assert seen.place == ""
+
+
+def test_guesses_are_five_different_names(things: tuple[SceneObject, ...], judge: Judge) -> None:
+    scene = next(s for n in range(99) if (s := sample_scene("single", n, things)).colour == "white")
+    guesses = judge.see(draw(scene, 128, 128)).guesses[0]
+    assert len(set(guesses)) == 5
+    assert set(guesses) <= set(judge.names)
+
+
+def test_the_same_sprites_give_the_same_judge(things: tuple[SceneObject, ...]) -> None:
+    one, other = (
+        train(things[:2], lambda step: None, lambda: False, views=2, checks=1) for _ in range(2)
+    )
+    assert one is not None
+    assert other is not None
+    assert one.weights.keys() == other.weights.keys()
+    for name, tensor in one.weights.items():
+        assert torch.equal(tensor, other.weights[name]), name
+
+
+def test_a_judge_is_kept(
+    things: tuple[SceneObject, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(judges, "VIEWS", 2)
+    monkeypatch.setattr(judges, "CHECKS", 1)
+    cache, steps = tmp_path / "cache", list[Progress]()
+    first = find(things[:2], cache, steps.append, lambda: False)
+    assert first is not None
+    assert {step.stage for step in steps} == {Stage.FEATURES}
+    assert steps[-1].done == steps[-1].total == 6
+    assert {file.suffix for file in cache.iterdir()} == {".safetensors", ".json"}
+    steps.clear()
+    again = find(things[:2], cache, steps.append, lambda: False)
+    assert again is not None
+    assert steps == []
+    assert (again.names, again.accuracy) == (first.names, first.accuracy)
+    assert torch.equal(again.weights["layer"], first.weights["layer"])
+    # Other sprites have a judge of their own, and a damaged file is made again.
+    find(things[1:3], cache, steps.append, lambda: False)
+    assert steps
+    for suffix in (".safetensors", ".json"):
+        for file in cache.glob(f"*{suffix}"):
+            file.write_bytes(b"{}")
+        steps.clear()
+        mended = find(things[:2], cache, steps.append, lambda: False)
+        assert steps
+        assert mended is not None
+        assert torch.equal(mended.weights["layer"], first.weights["layer"])
+
+
+def test_a_stopped_judge_leaves_nothing(things: tuple[SceneObject, ...], tmp_path: Path) -> None:
+    assert find(things, tmp_path / "cache", lambda step: None, lambda: True) is None
+    assert not (tmp_path / "cache").exists()
+
+
+def test_a_cache_that_cannot_be_made(
+    things: tuple[SceneObject, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(judges, "VIEWS", 1)
+    monkeypatch.setattr(judges, "CHECKS", 1)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(SaveError, match="cannot be made"):
+        find(things[:2], tmp_path / "file" / "cache", lambda step: None, lambda: False)
