@@ -19,6 +19,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
@@ -104,7 +105,11 @@ def ours(bench: Bench, *, online: bool) -> Callable[[], None]:
         if online:
             with torch.no_grad():
                 latents, features = bench.encode_pixels(), bench.encode_text()
-        batch = {"latents": latents, "embeds": features.embeds, "mask": features.mask}
+        batch: dict[str, Any] = {
+            "latents": latents,
+            "embeds": features.embeds,
+            "mask": features.mask,
+        }
         batch |= {"resolution": None, "aspect_ratio": None}
         with bench.accelerator.autocast():
             value = loss(batch, next(count), None)["loss"].mean()
@@ -172,8 +177,8 @@ def main(rounds: int) -> None:
         median = statistics.median(values)
         low, high = np.percentile(values, [25, 75])
         print(
-            f"{name:13} {BATCH / median:6.1f} images/s, {median / first:.2f} x the time of ours"
-            f" (quartiles {BATCH / high:.1f} to {BATCH / low:.1f}), peak +{peaks[name] / 1e6:.0f} MB"
+            f"{name:13} {BATCH / median:6.1f} images/s ({BATCH / high:.1f} to {BATCH / low:.1f}),"
+            f" {median / first:.2f} x the time of ours, peak +{peaks[name] / 1e6:.0f} MB"
         )
 
 
