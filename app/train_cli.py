@@ -18,7 +18,7 @@ from pipelines import files
 from pipelines.errors import RequestError, printable
 from pipelines.memory import share_processor
 from pipelines.pictures import png
-from pipelines.progress import Progress, Report
+from pipelines.progress import Progress, Report, Stage
 from training import recipes
 from training.config import RunConfig
 from training.run import is_first_process
@@ -57,6 +57,9 @@ def text_to_image(
     stage: Annotated[
         str | None, typer.Option(help="Train only this stage.", metavar="NAME")
     ] = None,
+    minutes: Annotated[
+        float | None, typer.Option(help="Stop with a checkpoint after so long.", metavar="F")
+    ] = None,
     workspace: WorkspaceOption = None,
     as_json: JsonOption = False,
 ) -> int | None:
@@ -77,10 +80,15 @@ def text_to_image(
     # Here and not above: only a command that trains pays for loading torch.
     from training import publish, stages
 
-    listener = _listener(status, as_json=as_json)
     try:
         outcome = stages.walk(
-            values, root=root, data=source, report=listener, should_stop=stop.is_set, only=stage
+            values,
+            root=root,
+            data=source,
+            report=_listener(status, as_json=as_json),
+            tell=_teller(status),
+            should_stop=_until(stop, minutes),
+            only=stage,
         )
         if outcome.reason == "stopped":
             status.clear()
@@ -97,15 +105,39 @@ def text_to_image(
     return None
 
 
+def _until(stop: threading.Event, minutes: float | None) -> Callable[[], bool]:
+    """True once a person or the clock wants a stop."""
+    if minutes is None:
+        return stop.is_set
+    if not 0 < minutes < 1e6:
+        raise RequestError("minutes", f"{minutes} minutes: give more than 0.")
+    end = time.monotonic() + 60 * minutes
+    return lambda: stop.is_set() or time.monotonic() > end
+
+
+def _teller(status: Status) -> Callable[[str], None]:
+    """Sentences that stay on the screen; the first process speaks for all."""
+
+    def tell(text: str) -> None:
+        if is_first_process():
+            status.clear()
+            print(text, file=sys.stderr, flush=True)
+
+    return tell
+
+
 def _listener(status: Status, *, as_json: bool) -> Callable[[RunConfig], Report]:
     """A report for each stage: a live line on a terminal, now and then a line elsewhere."""
     told = 0.0
+    tell = _teller(status)
 
     def of_stage(config: RunConfig) -> Report:
         def report(progress: Progress) -> None:
             nonlocal told
             now = time.monotonic()
-            if status.is_live and is_first_process():
+            if progress.stage is Stage.PREPARING:
+                tell(f"{config.name}: {progress.note}")
+            elif status.is_live and is_first_process():
                 status.show(progress, prefix=f"{config.name}: ")
             elif is_first_process() and now - told > _LOG_SECONDS:
                 told = now

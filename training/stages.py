@@ -44,11 +44,12 @@ def walk(
     data: Path,
     report: Callable[[RunConfig], Report],
     should_stop: ShouldStop,
+    tell: Callable[[str], None] = lambda _: None,
     only: str | None = None,
 ) -> Outcome:
     """Trains every stage that is not finished, or `only` one. Raises StudioError.
 
-    `report` gives each stage its own listener.
+    `report` gives each stage its own listener, `tell` gets sentences to be read.
     """
     if only is not None:
         recipe.stage(only)
@@ -69,6 +70,7 @@ def walk(
                 cache=root / "cache",
                 bases=_bases(recipe, config, root),
                 report=report(config),
+                tell=tell,
                 should_stop=should_stop,
             )
             outcome = _train(run, sources, accelerator, report(config), should_stop)

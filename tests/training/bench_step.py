@@ -26,7 +26,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 import numpy as np
 import torch
 from accelerate import Accelerator
-from diffusers import AutoencoderKL, DDPMScheduler
+from diffusers import AutoencoderKL, DDPMScheduler, PixArtTransformer2DModel
 from torch import Tensor
 from transformers import T5EncoderModel
 
@@ -75,7 +75,7 @@ class Bench:
         embeds = self.t5(input_ids=ids, attention_mask=mask).last_hidden_state
         return text.PromptFeatures(embeds=embeds, mask=mask.float())
 
-    def transformer(self) -> torch.nn.Module:
+    def transformer(self) -> PixArtTransformer2DModel:
         torch.manual_seed(1)
         return nets.pixart(
             {"heads": 6, "head_dim": 64, "layers": 6},
@@ -90,7 +90,7 @@ def ours(bench: Bench, *, online: bool) -> Callable[[], None]:
     config = read(find("nano")).stage("detail")
     net = bench.transformer()
     null = bench.features.embeds[0, :1]
-    loss = CaptionLoss(net, null, config)  # type: ignore[arg-type]
+    loss = CaptionLoss(net, null, config)
     weights = list(net.parameters())
     (optimizer,) = optim.build(net.named_parameters(), OptimizerConfig(lr=1e-4))
     learning = Learning(names=[], weights=weights, ema=None, optimizers=[optimizer], scaler=None)

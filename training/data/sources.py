@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from pipelines.sizes import Size, bins
 from pipelines.tokens import tokenize
 from training.config import RunConfig
 from training.data import archives, features, lint, manifest
-from training.data.buckets import Bucket, assign
+from training.data.buckets import Bucket, assign, sentences
 from training.data.features import CROP, Store
 from training.data.manifest import Manifest, Sample
 from training.data.split import split
@@ -37,6 +38,7 @@ class Sources:
 
     `folder` is the data folder of the command line, `cache` a folder for lists and features,
     `bases` the folders of frozen and starting nets by name ("vae", "text", "transformer").
+    `tell` gets what a person should read before the training: problems, and what is cut off.
     """
 
     def __init__(
@@ -47,11 +49,12 @@ class Sources:
         cache: Path,
         bases: Mapping[str, Path],
         report: Report,
+        tell: Callable[[str], None],
         should_stop: ShouldStop,
     ) -> None:
         self.config = config
         self._folder, self._cache, self._bases = folder, cache, dict(bases)
-        self._report, self._should_stop = report, should_stop
+        self._report, self._tell, self._should_stop = report, tell, should_stop
         self._manifest: Manifest | None = None
 
     def base(self, name: str) -> Path | None:
@@ -77,6 +80,7 @@ class Sources:
             max_ratio=config.max_ratio,
             captions_required=self.config.method in ("text-encoder", "text-to-image"),
             near_duplicates=False,
+            **self._token_rules(),
         )
         file = self._cache / "manifests" / f"{_digest(source, rules)}.jsonl"
         if file.exists():
@@ -87,6 +91,10 @@ class Sources:
                 raise Stopped
             file.parent.mkdir(parents=True, exist_ok=True)
             found.write(file)
+        lines = lint.table(found)
+        if lines:
+            self._tell(lint.as_text(lines))
+            self._tell(f"{len(found.samples):,} pictures are used; the full list is in {file}.")
         if config.limit is not None:
             kept = sorted(found.samples, key=lambda s: s.id)[: config.limit]
             found = Manifest(root=found.root, samples=tuple(kept), problems=found.problems)
@@ -97,6 +105,16 @@ class Sources:
                 f"The list of reasons is in {file}.",
             )
         return found
+
+    def _token_rules(self) -> dict[str, Any]:
+        """How captions are counted, where there is a tokenizer already."""
+        if self.config.method != "text-to-image":
+            return {}
+        model = self._text_row()
+        return {
+            "token_limit": model.tokens,
+            "count_tokens": lambda caption: tokenize(caption, model).used,
+        }
 
     def _scanning(self, done: int, total: int) -> None:
         self._report(Progress(stage=Stage.SCANNING, done=done, total=total))
@@ -119,6 +137,8 @@ class Sources:
             raise RequestError("data", "No picture has what this training needs.")
         buckets = assign(learning, self._table(), minimum=config.batch)
         sizes = [bucket.size for bucket in buckets]
+        if config.data.bins is not None:
+            self._tell("\n".join(sentences(buckets)))
         others = [s for s in held if usable(s)]
         return buckets, assign(others, sizes, minimum=1) if others else []
 
@@ -144,20 +164,22 @@ class Sources:
 
     def text(self) -> tuple[T5EncoderModel, ModelSpec]:
         """The frozen text encoder, and the row that its tokenizer is read with."""
-        folder = self._needed("text")
-        model = ModelSpec(
+        model = self._text_row()
+        tokenize("", model)
+        return _loaded(T5EncoderModel, model.folder / "text_encoder"), model
+
+    def _text_row(self) -> ModelSpec:
+        return ModelSpec(
             id="training",
             title="training",
             summary="",
-            folder=folder,
+            folder=self._needed("text"),
             licence="",
             tokens=self.config.data.tokens,
             bins="128",
             size="128x128",
             max_side=4096,
         )
-        tokenize("", model)
-        return _loaded(T5EncoderModel, folder / "text_encoder"), model
 
     def _needed(self, name: str) -> Path:
         folder = self.base(name)
@@ -234,7 +256,9 @@ def _loaded(cls: Any, folder: Path) -> Any:
 
 def _digest(source: Path, rules: lint.Rules | None) -> str:
     """Changes with the names, sizes and times of the files below `source`."""
-    digest = hashlib.sha256(f"{source}\n{rules}".encode())
+    # Not the function that counts tokens: its address changes with every start.
+    words = replace(rules, count_tokens=None) if rules is not None else None
+    digest = hashlib.sha256(f"{source}\n{words}".encode())
     files = [source] if source.is_file() else sorted(source.rglob("*"))
     for file in files:
         try:
