@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import sys
 import threading
@@ -91,8 +92,6 @@ def text_to_image(
             only=stage,
         )
         if outcome.reason == "stopped":
-            status.clear()
-            print("Stopped; the same command goes on from here.", file=sys.stderr)
             return INTERRUPTED
         made = None
         if stage is None and values.publish is not None and is_first_process():
@@ -169,6 +168,9 @@ def stop_on_signals() -> threading.Event:
     def handle(number: int, frame: Any) -> None:
         if stop.is_set() and number == signal.SIGINT:
             raise KeyboardInterrupt
+        if not stop.is_set() and is_first_process():
+            # Not print: the signal may have come in the middle of one.
+            os.write(2, b"\nStopping behind this step; the same command goes on from there.\n")
         stop.set()
 
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -247,7 +249,7 @@ def check(
     context: typer.Context,
     data: Annotated[str, typer.Argument(help="Folder, list or .zip with pictures.")],
     captions: Annotated[bool, typer.Option(help="Captions are required.")] = True,
-    min_side: Annotated[int, typer.Option(help="Smallest side in pixels.", metavar="N")] = 64,
+    min_side: Annotated[int, typer.Option(help="Smallest side in pixels.", metavar="N")] = 16,
     bins: Annotated[
         str | None, typer.Option(help="Show what a table of sizes cuts off.", metavar="NAME")
     ] = None,
@@ -255,16 +257,22 @@ def check(
 ) -> int | None:
     """Looks at every picture and says what a training would refuse, handle or cut off."""
     from pipelines import sizes
-    from training.data import buckets, lint
+    from training.data import archives, buckets, lint
 
     if bins is not None and bins not in sizes.names():
         raise RequestError("bins", f"There is no table of sizes called “{printable(bins)}”.")
     status = Status(sys.stderr)
     stop = stop_on_signals()
     rules = lint.Rules(min_side=min_side, captions_required=captions)
+    source = user_path(data)
     try:
+        if source.suffix.lower() == ".zip" and source.is_file():
+            folder = make_folder(_settings(context, None).cache / "archives")
+            source, problems = archives.kept(source, folder, stop.is_set)
+            for problem in problems:
+                print(problem.sentence, file=sys.stderr)
         found = lint.scan(
-            user_path(data),
+            source,
             rules,
             lambda done, total: status.text(f"Checking, {done:,} of {total:,}"),
             stop.is_set,

@@ -15,6 +15,7 @@ import errno
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -111,6 +112,12 @@ def _save_error(root: Path, error: Exception, needed: int) -> SaveError:
     )
 
 
+def sync_folder(folder: Path) -> None:
+    """Makes sure that every file below `folder` is on the disk. Raises OSError."""
+    for path in [*folder.rglob("*"), folder]:
+        _sync(path)
+
+
 def _sync(path: Path) -> None:
     if os.name == "nt" and path.is_dir():
         return
@@ -129,7 +136,7 @@ def _facts(file: Path) -> dict[str, Any]:
 
 def found(root: Path) -> Iterator[Path]:
     """The folders that look like checkpoints, newest first by their step (clocks may lie)."""
-    folders = [f for f in root.glob(f"{_PREFIX}*") if f.name.removeprefix(_PREFIX).isdigit()]
+    folders = [f for f in root.glob(f"{_PREFIX}*") if re.fullmatch(r"step-[0-9]{1,12}", f.name)]
     yield from sorted(folders, key=lambda f: int(f.name.removeprefix(_PREFIX)), reverse=True)
 
 
@@ -165,8 +172,11 @@ def newest(root: Path) -> tuple[Checkpoint | None, list[str]]:
 
 
 def remove_drafts(root: Path) -> None:
-    """Takes away what a killed process left half-written."""
+    """Takes away what a killed process left half-written, and puts back what it had put aside."""
     for draft in root.glob(f"{_DRAFT}*"):
+        number = draft.name.removeprefix(f"{_DRAFT}old-")
+        if number.isdigit() and not (root / f"{_PREFIX}{number}").exists():
+            draft.rename(root / f"{_PREFIX}{number}")
         shutil.rmtree(draft, ignore_errors=True)
 
 

@@ -40,7 +40,7 @@ NET_KEYS: dict[str, dict[str, tuple[float, float]]] = {
         "num_decoder_layers": (1, 64),
         "num_heads": (1, 128),
     },
-    "class-to-image": {k: _TRANSFORMER[k] for k in ("heads", "head_dim", "layers", "patch")},
+    "class-to-image": {k: v for k, v in _TRANSFORMER.items() if k != "micro_conditions"},
     "text-to-image": _TRANSFORMER,
 }
 
@@ -172,14 +172,13 @@ class RunConfig(Part):
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,79}$")
     title: str = Field(default="", max_length=120)
     method: Method
-    seed: int = Field(default=0, ge=0, lt=2**63)
+    seed: int = Field(default=0, ge=0, lt=2**32)
     steps: int = Field(ge=1, le=100_000_000)
     batch: int = Field(default=8, ge=1, le=65_536)
     accumulate: int = Field(default=1, ge=1, le=4096)
     workers: int = Field(default=0, ge=0, le=64)
     precision: Literal["fp32", "bf16", "fp16"] = "bf16"
     gradient_checkpointing: bool = False
-    shard: bool = False
     log_every: int = Field(default=20, ge=1)
     data: DataConfig
     base: BaseConfig = BaseConfig()
@@ -196,6 +195,12 @@ class RunConfig(Part):
     def _possible(self) -> RunConfig:
         if self.precision == "fp16" and self.optimizer.name == "muon":
             raise ValueError("fp16 scales gradients for one optimizer only; use bf16 with muon")
+        if self.method == "class-to-image" and self.data.bins is not None:
+            raise ValueError("class-to-image trains on squares; give data.side")
+        if self.method.endswith("to-image") and self.data.side is not None and self.data.side < 64:
+            raise ValueError("data.side must be at least 64 for a transformer")
+        if not self.validation.timesteps:
+            raise ValueError("validation.timesteps is empty")
         if any(not 0 <= t < 1000 for t in self.validation.timesteps):
             raise ValueError("validation timesteps lie between 0 and 999")
         return self
@@ -210,15 +215,25 @@ class RunConfig(Part):
             low, high = known[key]
             numbers = value if isinstance(value, tuple) else (value,)
             for number in numbers:
-                kind = type(low) if isinstance(low, bool) else (int, float)
-                if not isinstance(number, kind) or not low <= number <= high:
+                kinds = (int, float) if isinstance(low, float) else (type(low),)
+                fits = type(number) in kinds and low <= float(number) <= high
+                if not fits:
                     raise ValueError(f"net.{key} must lie between {low} and {high}")
             if isinstance(value, tuple) != (key == "channels"):
                 raise ValueError(f"net.{key} is {'a list' if key == 'channels' else 'one number'}")
-        if self.net.get("micro_conditions"):
-            width = int(self.net.get("heads", 3)) * int(self.net.get("head_dim", 4))  # type: ignore[arg-type]
-            if "heads" in self.net and width % 3:
+        if {"heads", "head_dim"} <= set(self.net):
+            width = int(self.net["heads"]) * int(self.net["head_dim"])  # type: ignore[arg-type]
+            if width % 4:
+                raise ValueError("heads x head_dim must be divisible by 4")
+            if self.net.get("micro_conditions") and width % 3:
                 raise ValueError("with micro_conditions, heads x head_dim must be divisible by 3")
+        channels = self.net.get("channels", (32, 64, 128, 128))
+        groups = self.net.get("norm_num_groups", 16)
+        if isinstance(channels, tuple) and isinstance(groups, int):
+            if len(channels) != 4:
+                raise ValueError("net.channels has four numbers: one latent is 8 pixels wide")
+            if self.method == "vae" and any(c % groups for c in channels):
+                raise ValueError(f"every one of net.channels must be divisible by {groups}")
         return self
 
     @property

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+from datetime import timedelta
 
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
-from accelerate.utils import FullyShardedDataParallelPlugin
+from accelerate.utils import InitProcessGroupKwargs
 
 from pipelines.errors import RequestError
 from training.config import RunConfig
@@ -20,9 +21,6 @@ def make_accelerator(config: RunConfig) -> Accelerator:
         raise RequestError(
             "precision", "fp16 needs an NVIDIA card.", "Choose bf16 or fp32 on this machine."
         )
-    plugin = None
-    if config.shard:
-        plugin = FullyShardedDataParallelPlugin(fsdp_version=2, reshard_after_forward=True)
     # Stages of other precision follow each other in one process; the processes stay connected.
     AcceleratorState._reset_state()
     several = int(os.environ.get("WORLD_SIZE", "1")) > 1
@@ -31,5 +29,6 @@ def make_accelerator(config: RunConfig) -> Accelerator:
         # Without this, processes on processors do not find each other.
         cpu=several and not torch.cuda.is_available(),
         gradient_accumulation_steps=config.accumulate,
-        fsdp_plugin=plugin,
+        # The first process may compute features for days while the others wait.
+        kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(days=30))],
     )

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from pipelines.errors import TrainingError
 from training.checkpoint import Checkpoint
 from training.config import EmaConfig
-from training.tensors import copy, pack_states, swapped, unpack_states, whole
+from training.tensors import copy, pack_states, swapped, unpack_states
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,11 +47,11 @@ class Learning:
         return swapped(self.ema, self.weights, net)
 
     def packed(self) -> tuple[dict[str, Mapping[str, Tensor]], dict[str, Any]]:
-        """(tensors by file, numbers) of a checkpoint. All processes must call it.
+        """(tensors by file, numbers) of a checkpoint.
 
         Raises TrainingError where a weight is not finite: such a checkpoint would be the last.
         """
-        raw = [whole(p.detach()) for p in self.weights]
+        raw = [p.detach() for p in self.weights]
         if not all(bool(torch.isfinite(w).all()) for w in raw):
             raise TrainingError(
                 "The weights are not finite any more.",
@@ -60,8 +60,7 @@ class Learning:
         parts: dict[str, Mapping[str, Tensor]] = {"model": dict(zip(self.names, raw, strict=True))}
         numbers: dict[str, Any] = {"names": list(self.names), "optimizers": []}
         if self.ema is not None:
-            shadow = [whole(p) for p in self.ema.shadow_params]
-            parts["ema"] = dict(zip(self.names, shadow, strict=True))
+            parts["ema"] = dict(zip(self.names, self.ema.shadow_params, strict=True))
             numbers["ema_steps"] = int(self.ema.optimization_step)
         for index, optimizer in enumerate(self.optimizers):
             tensors, plain = pack_states(optimizer.state_dict())
@@ -84,7 +83,7 @@ class Learning:
         for index, plain in enumerate(numbers["optimizers"]):
             name = f"optimizer-{index}"
             tensors = saved.tensors(name) if saved.has(name) else {}
-            self.optimizers[index].load_state_dict(unpack_states(tensors, plain, self.weights))
+            self.optimizers[index].load_state_dict(unpack_states(tensors, plain))
         if self.scaler is not None and numbers.get("scaler"):
             self.scaler.load_state_dict(numbers["scaler"])
 

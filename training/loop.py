@@ -23,7 +23,7 @@ from torch.utils.data import DataLoader
 from pipelines import files, memory
 from pipelines.errors import OutOfMemoryError, TrainingError
 from pipelines.pictures import png
-from pipelines.progress import Progress, Report, ShouldStop, Stage
+from pipelines.progress import Progress, Report, ShouldStop, Stage, duration
 from training import checkpoint, forecast, optim
 from training.checkpoint import Checkpoint
 from training.draws import key
@@ -68,9 +68,8 @@ def train(
 
     Raises StudioError. After a stop or a fault the same call goes on from the last checkpoint.
     """
-    trainer = Trainer(run, task, accelerator, report)
     try:
-        return trainer.train(should_stop)
+        return Trainer(run, task, accelerator, report).train(should_stop)
     except Exception as error:
         if not memory.is_out_of_memory(error):
             raise
@@ -88,6 +87,7 @@ class Trainer:
         self._run, self._task, self._config = run, task, config
         self._accelerator, self._report = accelerator, report
         self._state = _State(world=accelerator.num_processes)
+        self._saved = -1
         self._pace = Pace(
             total=config.steps,
             pictures_per_update=config.pictures_per_update * accelerator.num_processes,
@@ -137,14 +137,14 @@ class Trainer:
         batches = iter(self._loader())
         self._pace.begin(self._state.step)
         while self._state.step < self._config.steps:
+            if self._is_out_of_patience():
+                return "patience"
             if self._someone(should_stop() or self._run.asked_to_stop()):
                 return "stopped"
             if not self._update(batches):
                 self._roll_back()
                 return "again"
             self._after_update()
-            if self._is_out_of_patience():
-                return "patience"
         return "finished"
 
     def _update(self, batches: Iterator[Batch]) -> bool:
@@ -165,6 +165,7 @@ class Trainer:
         scaler = self._accelerator.scaler
         # fp16 tries scales that are too large; the scaler then skips the step by itself.
         finite = math.isfinite(norm) or (scaler is not None and math.isfinite(sums["loss"]))
+        finite = not self._someone(not finite)
         if finite:
             self._learning.step()
         elif scaler is not None:
@@ -230,8 +231,6 @@ class Trainer:
         value = torch.tensor([float(flag)], device=self._accelerator.device)
         return bool(self._accelerator.reduce(value, "sum").item() > 0)
 
-    # --- data ---------------------------------------------------------------------------------
-
     def _loader(self, workers: int | None = None) -> DataLoader[Batch]:
         config, world = self._config, self._accelerator.num_processes
         per_update = config.accumulate * world
@@ -265,16 +264,19 @@ class Trainer:
         needed = forecast.of_states(self._learning.weights, self._config)
         values = forecast.told(needed, peak.bytes, self._accelerator.device)
         self._event("memory", **values)
+        left = (self._config.steps - self._state.step) * self._config.accumulate * peak.seconds
         if self._is_main:
-            self._report(Progress(stage=Stage.PREPARING, note=forecast.sentence(values)))
+            note = f"{forecast.sentence(values)}; about {duration(left)} at the pace of one step"
+            self._report(Progress(stage=Stage.PREPARING, note=note))
 
     # --- checkpoints --------------------------------------------------------------------------
 
     def _save(self) -> None:
         """Writes a checkpoint of this update, unless there is one."""
-        newest = next(checkpoint.found(self._run.checkpoints), None)
-        if newest is not None and newest.name.endswith(f"-{self._state.step:08d}"):
+        # From memory and not from the disk, where another process may have just written it.
+        if self._saved == self._state.step:
             return
+        self._saved = self._state.step
         parts, numbers = self._learning.packed()
         state = {"trainer": asdict(self._state), "learning": numbers}
         if self._is_main:
@@ -288,12 +290,20 @@ class Trainer:
         found, told = checkpoint.newest(self._run.checkpoints)
         for sentence in told:
             self._event("damaged", sentence=sentence)
+        # Nobody writes before everybody has looked.
+        self._accelerator.wait_for_everyone()
         if found is not None:
             self._load(found)
             self._event("resume", step=found.step)
+        elif told:
+            raise TrainingError(
+                f"No checkpoint in {self._run.checkpoints} is whole ({told[0]})",
+                "Take that folder away to begin anew.",
+            )
 
     def _load(self, saved: Checkpoint) -> None:
         self._learning.restore(saved)
+        self._saved = saved.step
         known = _State.__dataclass_fields__
         before = saved.state["trainer"]
         self._state = _State(**{name: value for name, value in before.items() if name in known})
@@ -312,25 +322,26 @@ class Trainer:
             )
         found, _ = checkpoint.newest(self._run.checkpoints)
         if found is None:
-            raise TrainingError("The loss is not finite, and there is no checkpoint to go back to.")
+            raise TrainingError("The loss is not finite, and no checkpoint is left to go back to.")
         self._load(found)
         self._state.rollbacks = 1
         self._state.bad = 0
         self._state.lr_scale *= 0.5
+        # The checkpoint of this step knows nothing of the rollback yet.
+        self._saved = -1
         self._event("rollback", step=found.step, lr_scale=self._state.lr_scale)
-
-    # --- what happens between updates ---------------------------------------------------------
 
     def _after_update(self, *, first: bool = False) -> None:
         step, config = self._state.step, self._config
         last = step >= config.steps
+        # First, so that nothing that takes long can lose it.
+        if _is_due(step, config.checkpoints.every):
+            self._save()
         if first or _is_due(step, config.validation.every) or (last and config.validation.every):
             self._validate()
         if self._task.preview is not None and config.preview.every:
             if first or last or _is_due(step, config.preview.every):
                 self._preview()
-        if _is_due(step, config.checkpoints.every):
-            self._save()
 
     def _validate(self) -> None:
         """The loss on held-out pictures with fixed noise at fixed timesteps, averaged weights."""
@@ -347,8 +358,9 @@ class Trainer:
             state.best, state.best_step, state.waited = value, state.step, 0
         else:
             state.waited += 1
-        shown = [round(v, 6) for v in per_timestep]
-        self._event("validation", step=state.step, loss=round(value, 6), by_timestep=shown)
+        shown = [round(v, 6) if math.isfinite(v) else None for v in per_timestep]
+        loss = round(value, 6) if math.isfinite(value) else None
+        self._event("validation", step=state.step, loss=loss, by_timestep=shown)
 
     def _is_out_of_patience(self) -> bool:
         patience = self._config.validation.patience
@@ -366,10 +378,15 @@ class Trainer:
         self._run.event("preview", step=self._state.step)
 
     def _publish(self, reason: str) -> None:
+        if self._state.bad_total >= self._state.step > 0:
+            raise TrainingError(
+                "No update was finite, so nothing was learned.",
+                f"{self._run.folder / 'events.jsonl'} names the samples; look at their features.",
+            )
         self._progress(Stage.SAVING)
         with self._learning.averaged(self._net):
             if self._is_main:
-                told = dict(self._task.publish(self._run.result))
+                told = self._task.published(self._run.result)
                 facts = {"step": self._state.step, "reason": reason, **told}
                 data = (json.dumps(facts, indent=1) + "\n").encode()
                 files.write(self._run.result / "training.json", data)

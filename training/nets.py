@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from diffusers import DiTTransformer2DModel, PixArtTransformer2DModel
+from diffusers.models.embeddings import PatchEmbed
 from torch import nn
 
 _EPS = 1e-6
@@ -24,7 +25,7 @@ def dit(net: Mapping[str, Any], *, channels: int, sample_size: int, classes: int
     diffusers keeps an embedder per block, copies of the original's single one; here all blocks
     share the first, as in the paper. `sample_size` counts latents.
     """
-    shape = _SHAPE | dict(net)
+    shape = _SHAPE | {"interpolation_scale": 1.0} | dict(net)
     model = DiTTransformer2DModel(
         num_attention_heads=shape["heads"],
         attention_head_dim=shape["head_dim"],
@@ -35,6 +36,16 @@ def dit(net: Mapping[str, Any], *, channels: int, sample_size: int, classes: int
         sample_size=sample_size,
         num_embeds_ada_norm=classes,
         norm_eps=_EPS,
+    )
+    # diffusers' DiT knows no interpolation of positions; its embedding of patches does.
+    width = shape["heads"] * shape["head_dim"]
+    model.pos_embed = PatchEmbed(
+        height=sample_size,
+        width=sample_size,
+        patch_size=shape["patch"],
+        in_channels=channels,
+        embed_dim=width,
+        interpolation_scale=shape["interpolation_scale"],
     )
     shared = model.transformer_blocks[0].norm1.emb
     # PixArt's sinusoids; DiT's differ by this shift, and the weights are handed on to a PixArt.

@@ -52,7 +52,7 @@ class Diffusion:
         before = torch.cat([torch.ones(1, dtype=torch.float64), alpha[:-1]])
         # The posterior variance is 0 at the first timestep; its logarithm is that of the second.
         posterior = beta * (1 - before) / (1 - alpha)
-        self._tables = {
+        tables = {
             "signal": alpha.sqrt(),
             "noise": (1 - alpha).sqrt(),
             "snr": alpha / (1 - alpha),
@@ -61,10 +61,12 @@ class Diffusion:
             "mean_start": beta * before.sqrt() / (1 - alpha),
             "mean_noised": (1 - before) * (1 - beta).sqrt() / (1 - alpha),
         }
+        # Computed in float64; not every device has it.
+        self._tables = {name: values.float() for name, values in tables.items()}
 
     def _at(self, table: str, timesteps: Tensor, like: Tensor) -> Tensor:
         """One number per picture of a table, shaped (B, 1, 1, 1) like `like`."""
-        values = self._tables[table].to(like.device)[timesteps].to(torch.float32)
+        values = self._tables[table].to(like.device)[timesteps]
         return values.view(-1, *[1] * (like.ndim - 1))
 
     def noised(self, start: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
@@ -89,7 +91,7 @@ class Diffusion:
         mse = (predicted - noise).square().flatten(1).mean(1)
         weighted = mse
         if min_snr:
-            snr = self._tables["snr"].to(start.device)[timesteps].to(torch.float32)
+            snr = self._tables["snr"].to(start.device)[timesteps]
             weighted = mse * snr.clamp(max=min_snr) / snr
         bound = torch.zeros_like(mse)
         if variational and output.shape[1] == 2 * channels:

@@ -11,13 +11,15 @@ from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, DPMSolverMultistepScheduler, PixArtTransformer2DModel
+from safetensors import SafetensorError
 from transformers import T5EncoderModel
 
 from pipelines import files
 from pipelines.catalog import ROW_FILE
-from pipelines.errors import SaveError, TrainingError
+from pipelines.errors import SaveError, TrainingError, printable
 from pipelines.loader import quiet
-from training.config import PublishConfig, Recipe, RunConfig
+from training.checkpoint import sync_folder
+from training.config import STAGE_PREFIX, PublishConfig, Recipe, RunConfig
 from training.objective import LINEAR, TIMESTEPS
 
 MADE_BY = "training.json"
@@ -41,24 +43,39 @@ def publish(recipe: Recipe, results: Mapping[str, Path], models: Path) -> Path |
         )
     last = recipe.stages[-1]
     draft = models / f".{row.id}.draft-{os.getpid()}"
-    shutil.rmtree(draft, ignore_errors=True)
+    for left in [*models.glob(f".{row.id}.draft-*"), *models.glob(f".{row.id}.old-*")]:
+        shutil.rmtree(left, ignore_errors=True)
     try:
         draft.mkdir(parents=True)
         _write_parts(row, results, draft)
         files.write(draft / ROW_FILE, _row(row, last).encode())
         files.write(draft / "README.md", _card(recipe, row).encode())
-        story = {"recipe": recipe.model_dump(mode="json")}
+        story = {"recipe": _travelling(recipe)}
         files.write(draft / MADE_BY, (json.dumps(story, indent=1) + "\n").encode())
+        sync_folder(draft)
         old = models / f".{row.id}.old-{os.getpid()}"
         if target.exists():
             target.rename(old)
         draft.rename(target)
         shutil.rmtree(old, ignore_errors=True)
-    except OSError as error:
-        raise SaveError(f"The model cannot be written to {target} ({error.strerror}).") from None
+    except (OSError, SafetensorError) as error:
+        raise SaveError(
+            f"The model cannot be written to {target} ({printable(error, 120)}).",
+            "Free some space and give the same command again.",
+        ) from None
     finally:
         shutil.rmtree(draft, ignore_errors=True)
     return target
+
+
+def _travelling(recipe: Recipe) -> dict[str, Any]:
+    """The recipe without the folders of this machine: of a literal base only its name is kept."""
+    told = recipe.model_dump(mode="json")
+    for stage in told["stages"]:
+        for name, base in stage["base"].items():
+            if base and not base.startswith(STAGE_PREFIX):
+                stage["base"][name] = Path(base).name
+    return told
 
 
 def _write_parts(row: PublishConfig, results: Mapping[str, Path], folder: Path) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import difflib
+import re
 import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
+from pipelines import sizes
 from pipelines.catalog import ROOT
 from pipelines.errors import RequestError, UnknownNameError, printable
 from training.config import STAGE_PREFIX, PublishConfig, Recipe, RunConfig
@@ -22,6 +24,7 @@ from training.config import STAGE_PREFIX, PublishConfig, Recipe, RunConfig
 PRESETS = ROOT / "presets" / "training"
 MAX_RECIPE_BYTES = 200_000
 FIELD = "recipe"
+_DEEPEST = 8
 
 
 def names() -> list[str]:
@@ -32,8 +35,11 @@ def names() -> list[str]:
 def find(recipe: str) -> Path:
     """The file of a recipe: a path, or the name of one that ships. Raises UnknownNameError."""
     file = Path(recipe)
-    if file.suffix == ".toml" and file.is_file():
-        return file
+    try:
+        if file.suffix == ".toml" and file.is_file():
+            return file
+    except OSError as error:
+        raise RequestError(FIELD, f"The recipe cannot be read ({error.strerror}).") from None
     if recipe in names():
         return PRESETS / f"{recipe}.toml"
     if file.suffix == ".toml":
@@ -53,7 +59,8 @@ def read(file: Path, overrides: Iterable[str] = ()) -> Recipe:
         raise RequestError(
             FIELD, f"{file} is not a recipe in TOML ({printable(error, 160)})."
         ) from None
-    return resolve(values, overrides, name=file.stem)
+    stem = re.sub(r"[^A-Za-z0-9._-]+", "-", file.stem).strip("-._")[:80]
+    return resolve(values, overrides, name=stem or "recipe")
 
 
 def resolve(values: Mapping[str, Any], overrides: Iterable[str] = (), *, name: str) -> Recipe:
@@ -88,7 +95,11 @@ def _publish(values: Any) -> PublishConfig | None:
         raise RequestError(FIELD, "“publish” is a table, written [publish].")
     _check_keys(values, PublishConfig, "[publish]")
     try:
-        return PublishConfig.model_validate(_loosened(values, PublishConfig))
+        row = PublishConfig.model_validate(_loosened(values, PublishConfig))
+        if row.bins not in sizes.names():
+            raise UnknownNameError(FIELD, "table of sizes", row.bins, sizes.names())
+        sizes.check(sizes.parse(row.size), row.max_side)
+        return row
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))
@@ -128,6 +139,8 @@ def _override(stages: list[dict[str, Any]], text: str) -> None:
     if not equals or not path.strip():
         raise RequestError("set", f"“{printable(text)}” is not of the form key=value.")
     keys = [key.strip() for key in path.split(".")]
+    if len(keys) > _DEEPEST:
+        raise RequestError("set", f"“{printable(text)}” goes deeper than any recipe.")
     named = [stage for stage in stages if stage.get("name") == keys[0]]
     if named:
         keys = keys[1:]
@@ -145,8 +158,8 @@ def _override(stages: list[dict[str, Any]], text: str) -> None:
 def _value(raw: str) -> Any:
     """`raw` as TOML reads it; a bare word is a text."""
     try:
-        return tomllib.loads(f"value = {raw}")["value"]
-    except (tomllib.TOMLDecodeError, RecursionError):
+        return raw if "\n" in raw else tomllib.loads(f"value = {raw}")["value"]
+    except (ValueError, RecursionError):
         return raw
 
 

@@ -32,6 +32,13 @@ def reparametrize(dit: DiTTransformer2DModel, model: PixArtTransformer2DModel) -
             raise TrainingError(
                 f"The class-conditional net has {name} {theirs[name]}, the new one {mine[name]}."
             )
+    scales = (dit.pos_embed.interpolation_scale, mine.interpolation_scale)
+    if scales[0] != scales[1]:
+        raise TrainingError(
+            f"The class-conditional net has interpolation_scale {scales[0]}, the new one"
+            f" {scales[1]}: its positions would mean something else.",
+            "Give both stages the same net.interpolation_scale.",
+        )
     if len(dit.transformer_blocks) != len(model.transformer_blocks):
         raise TrainingError("The class-conditional net has another number of blocks.")
     first = dit.transformer_blocks[0].norm1

@@ -26,7 +26,9 @@ from training.config import RunConfig, differences
 
 CONFIG = "config.json"
 EVENTS = "events.jsonl"
+DATA = "data.txt"
 STOP = "stop"
+_PARTS = ("checkpoints", "previews")
 MAX_CONFIG_BYTES = 1_000_000
 
 
@@ -56,6 +58,27 @@ class Run:
     def is_finished(self) -> bool:
         """True once the result is whole."""
         return (self.result / "training.json").is_file()
+
+    @property
+    def finished_step(self) -> int:
+        """The update at which a finished run ended; patience counts as the end of all."""
+        try:
+            told = json.loads((self.result / "training.json").read_text("utf-8"))
+            return int(told["step"]) if told["reason"] == "finished" else 2**62
+        except (OSError, ValueError, KeyError, TypeError):
+            return -1
+
+    def hold_data(self, digest: str) -> None:
+        """Remembers the pictures that the run began with. Raises RequestError for others."""
+        file = self.folder / DATA
+        if not file.exists():
+            files.write(file, (digest + "\n").encode())
+        elif file.read_text("utf-8", errors="replace").strip() != digest:
+            raise RequestError(
+                "data",
+                f"The pictures or captions are not those that {self.folder} began with.",
+                "Put them back, or choose another --run folder.",
+            )
 
     def event(self, kind: str, **values: Any) -> None:
         """Appends one event. Raises SaveError."""
@@ -112,22 +135,30 @@ def open_run(folder: Path, config: RunConfig) -> Run:
                 f"{folder} holds a run of another recipe ({'; '.join(changed[:4])}).",
                 "Choose another folder with --run, or use the recipe that it was started with.",
             )
-    elif folder.is_dir() and any(entry.name != ".lock" for entry in folder.iterdir()):
+    elif folder.is_dir() and any(map(_is_foreign, folder.iterdir())):
         raise RequestError(
             "run",
             f"{folder} is not empty and holds no run.",
             "Choose a new folder with --run.",
         )
     try:
-        for part in ("checkpoints", "previews"):
-            (folder / part).mkdir(parents=True, exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
+        files.write(file, (config.model_dump_json(indent=1) + "\n").encode())
+        for part in _PARTS:
+            (folder / part).mkdir(exist_ok=True)
     except OSError as error:
         raise SaveError(
             f"The run folder {folder} cannot be made ({error.strerror}).", "Choose another folder."
         ) from None
-    files.write(file, (config.model_dump_json(indent=1) + "\n").encode())
     (folder / STOP).unlink(missing_ok=True)
     return Run(folder, config)
+
+
+def _is_foreign(entry: Path) -> bool:
+    """True for what a start that was cut off cannot have left."""
+    if entry.name in _PARTS:
+        return any(entry.iterdir()) if entry.is_dir() else True
+    return entry.name != ".lock" and not entry.name.endswith(".part")
 
 
 def read_config(folder: Path) -> RunConfig:

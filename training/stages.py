@@ -9,11 +9,22 @@ A finished stage is skipped, an interrupted one goes on; to repeat one, delete i
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
+from safetensors import SafetensorError
 
-from pipelines.errors import RequestError, StudioError, TrainingError
+from pipelines import memory
+from pipelines.errors import (
+    OutOfMemoryError,
+    RequestError,
+    StudioError,
+    TrainingError,
+    printable,
+)
 from pipelines.progress import Report, ShouldStop
 from training import run as runs
 from training.config import STAGE_PREFIX, Recipe, RunConfig
@@ -29,6 +40,21 @@ _TASKS: Mapping[str, Callable[[RunConfig, Sources], Task]] = {
     "class-to-image": class_to_image.task,
     "text-to-image": text_to_image.task,
 }
+
+
+# What the libraries raise for shapes and files that do not go together.
+_SETUP_FAULTS = (
+    ArithmeticError,
+    AttributeError,
+    LookupError,
+    MemoryError,
+    OSError,
+    RuntimeError,
+    SafetensorError,
+    TypeError,
+    ValueError,
+)
+_T = TypeVar("_T")
 
 
 def folder_of(root: Path, recipe: Recipe, name: str) -> Path:
@@ -51,18 +77,16 @@ def walk(
 
     `report` gives each stage its own listener, `tell` gets sentences to be read.
     """
-    if only is not None:
-        recipe.stage(only)
+    asked = recipe.stages if only is None else (recipe.stage(only),)
+    for config in asked:
+        _check(config, data)
     outcome = Outcome(reason="finished", step=0)
-    for config in recipe.stages:
-        if only is not None and config.name != only:
-            continue
+    for config in asked:
         folder = folder_of(root, recipe, config.name)
         with runs.only_one(folder):
             accelerator = make_accelerator(config)
-            with accelerator.main_process_first():
-                run = runs.open_run(folder, config)
-            if run.is_finished:
+            run = _first_alone(accelerator, partial(runs.open_run, folder, config))
+            if run.is_finished and run.finished_step >= config.steps:
                 continue
             sources = Sources(
                 config,
@@ -75,10 +99,23 @@ def walk(
             )
             outcome = _train(run, sources, accelerator, report(config), should_stop)
             accelerator.free_memory()
-            accelerator.end_training()
         if outcome.reason == "stopped":
             break
     return outcome
+
+
+def _check(config: RunConfig, data: Path) -> None:
+    """What a later stage lacks is said before the first one takes days. Raises RequestError."""
+    source = data / config.data.source
+    if not source.exists():
+        raise RequestError(
+            "data",
+            f"Stage “{config.name}” reads {printable(source, 200)}, which is not there.",
+            "Name the folder that holds it with --data.",
+        )
+    for base in filter(None, config.base.model_dump().values()):
+        if not base.startswith(STAGE_PREFIX) and not Path(base).expanduser().is_dir():
+            raise RequestError("base", f"There is no model folder {printable(base, 200)}.")
 
 
 def _train(
@@ -89,9 +126,7 @@ def _train(
     should_stop: ShouldStop,
 ) -> Outcome:
     try:
-        # One process computes the features, the others read what it wrote.
-        with accelerator.main_process_first():
-            task = _TASKS[run.config.method](run.config, sources)
+        task = _first_alone(accelerator, partial(_task, run, sources))
         return train(run, task, accelerator, report=report, should_stop=should_stop)
     except Stopped:
         return Outcome(reason="stopped", step=0)
@@ -99,6 +134,48 @@ def _train(
         if accelerator.is_main_process:
             run.event("failed", sentence=str(error))
         raise
+
+
+def _task(run: runs.Run, sources: Sources) -> Task:
+    """The task of a run, on the pictures that it began with. Raises StudioError, Stopped."""
+    try:
+        run.hold_data(sources.manifest.digest)
+        return _TASKS[run.config.method](run.config, sources)
+    except _SETUP_FAULTS as error:
+        if memory.is_out_of_memory(error):
+            raise OutOfMemoryError(
+                "There is not enough memory to prepare the training.", "Use a smaller base model."
+            ) from None
+        raise TrainingError(
+            f"Stage “{run.config.name}” cannot be set up ({printable(error, 160)}).",
+            "Check `net` and `base` of the recipe.",
+        ) from error
+
+
+def _first_alone(accelerator: Accelerator, work: Callable[[], _T]) -> _T:
+    """`work` in the first process, then in the others, which find done what can be done once.
+
+    If the first one stops or fails, all of them do, instead of waiting for it for ever.
+    """
+    if accelerator.num_processes == 1:
+        return work()
+    told: list[str | None] = [None]
+    made: list[_T] = []
+    fault: BaseException | None = None
+    if accelerator.is_main_process:
+        try:
+            made.append(work())
+        except (StudioError, Stopped) as error:
+            fault = error
+            told = ["stopped" if isinstance(error, Stopped) else str(error)]
+    broadcast_object_list(told)
+    if fault is not None:
+        raise fault
+    if told[0] == "stopped":
+        raise Stopped
+    if told[0] is not None:
+        raise TrainingError(told[0])
+    return made[0] if made else work()
 
 
 def results(recipe: Recipe, root: Path) -> dict[str, Path]:
@@ -132,7 +209,5 @@ def _bases(recipe: Recipe, config: RunConfig, root: Path) -> dict[str, Path]:
                 )
         else:
             folder = Path(value).expanduser()
-            if not folder.is_dir():
-                raise RequestError("base", f"There is no model folder {folder}.")
         found[name] = folder
     return found

@@ -9,8 +9,11 @@ from typing import Any, Protocol
 
 import torch
 from PIL import Image
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
+from pipelines.errors import SaveError, printable
+from training.checkpoint import sync_folder
 from training.order import Pick, Plan
 
 Batch = dict[str, Any]
@@ -46,6 +49,18 @@ class Task:
     preview: Callable[[], Image.Image] | None = None
     fixed_timesteps: bool = True
     facts: Mapping[str, Any] = field(default_factory=dict)
+
+    def published(self, folder: Path) -> dict[str, Any]:
+        """Publishes, and returns what is told once the result is on the disk. Raises SaveError."""
+        try:
+            told = dict(self.publish(folder))
+            sync_folder(folder)
+        except (OSError, SafetensorError) as error:
+            raise SaveError(
+                f"The result cannot be written to {folder} ({printable(error, 120)}).",
+                "Free some space and give the same command again.",
+            ) from None
+        return told
 
     def trained(self) -> list[tuple[str, nn.Parameter]]:
         """The parameters that learn, by name."""

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -36,8 +38,9 @@ def toml(values: dict[str, Any]) -> str:
             return "{" + ", ".join(f"{k} = {inline(v)}" for k, v in value.items()) + "}"
         return json.dumps(value)
 
-    lines = [f"title = {json.dumps(values['title'])}", "[publish]"]
-    lines += [f"{k} = {inline(v)}" for k, v in values["publish"].items()]
+    lines = [f"title = {json.dumps(values['title'])}"]
+    if "publish" in values:
+        lines += ["[publish]", *(f"{k} = {inline(v)}" for k, v in values["publish"].items())]
     for stage in values["stage"]:
         lines += ["[[stage]]", *(f"{k} = {inline(v)}" for k, v in stage.items())]
     return "\n".join(lines) + "\n"
@@ -112,6 +115,39 @@ def test_check_says_what_is_wrong(place: Path) -> None:
     nothing = launch("train", "check", "empty", cwd=place)
     assert nothing.returncode == 2
     assert len(nothing.stderr.strip().splitlines()) == 1
+
+
+def test_check_looks_into_an_archive(place: Path) -> None:
+    with zipfile.ZipFile(place / "photos.zip", "w") as archive:
+        for file in (place / "data" / "pictures").iterdir():
+            archive.write(file, file.name)
+        archive.writestr("setup.exe", b"MZ")
+    done = launch("train", "check", "photos.zip", cwd=place)
+    assert done.returncode == 0, done.stderr
+    assert "24 pictures can be used." in done.stdout
+    assert "setup.exe" in done.stderr
+
+
+def test_two_processes_walk_the_stages(place: Path) -> None:
+    values = small.recipe()
+    del values["publish"], values["stage"][2:]
+    (place / "two.toml").write_text(toml(values), "utf-8")
+    port = str(random.randint(20_000, 60_000))
+    two = ("-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", port)
+    command = ("train", "text-to-image", "two.toml", "--data", "data", "--workspace", "w")
+    done = subprocess.run(
+        [sys.executable, *two, str(ROOT / "launch.py"), *command],
+        capture_output=True,
+        text=True,
+        cwd=place,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        check=False,
+        timeout=240,
+    )
+    assert done.returncode == 0, done.stderr
+    for name in ("01-vae", "02-text"):
+        story = place / "w" / "runs" / "two" / name / "result" / "training.json"
+        assert json.loads(story.read_text("utf-8"))["step"] == 4
 
 
 def test_scenes_need_their_package(place: Path) -> None:

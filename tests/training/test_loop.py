@@ -124,6 +124,33 @@ def test_numbers_that_stay_bad_roll_back_once_and_then_stop(tmp_path: Path) -> N
     assert outcome.reason == "finished"
 
 
+def test_a_damaged_checkpoint_is_written_again(tmp_path: Path) -> None:
+    config = toy.config()
+    cut, _ = toy.go(tmp_path / "cut", config, should_stop=After(10))
+    (cut.checkpoints / "step-00000010" / "model.safetensors").write_bytes(b"")
+    again, outcome = toy.go(tmp_path / "cut", config, should_stop=After(5))
+    assert outcome.step == 10
+    newest, told = checkpoint.newest(again.checkpoints)
+    assert newest is not None
+    assert (newest.step, told) == (10, [])
+    assert "damaged" in again.events("damaged")[0]["sentence"]
+
+
+def test_without_a_whole_checkpoint_nothing_begins_anew(tmp_path: Path) -> None:
+    config = toy.config()
+    cut, _ = toy.go(tmp_path / "cut", config, should_stop=After(3))
+    for folder in checkpoint.found(cut.checkpoints):
+        (folder / "manifest.json").unlink()
+    with pytest.raises(TrainingError, match="is whole"):
+        toy.go(tmp_path / "cut", config)
+
+
+def test_a_run_that_learned_nothing_is_not_handed_on(tmp_path: Path) -> None:
+    config = toy.config(steps=2)
+    with pytest.raises(TrainingError, match="nothing was learned"):
+        toy.go(tmp_path / "run", config, toy=toy.task(config, poison=tuple(range(17))))
+
+
 def test_patience_ends_a_run_that_gets_no_better(tmp_path: Path) -> None:
     # So small a step changes nothing: no validation is better than the first one.
     config = toy.config(steps=50, optimizer={"lr": 1e-12}, validation={"every": 2, "patience": 3})
@@ -131,6 +158,9 @@ def test_patience_ends_a_run_that_gets_no_better(tmp_path: Path) -> None:
     assert outcome.reason == "patience"
     assert outcome.step < 50
     assert run.is_finished
+    # Once it has run out, not one update more.
+    _, again = toy.go(tmp_path / "run", config)
+    assert (again.reason, again.step) == ("patience", outcome.step)
 
 
 def test_validation_is_a_curve_and_not_noise(tmp_path: Path) -> None:
@@ -151,6 +181,7 @@ def test_progress_counts_pictures_and_tells_the_time_left(tmp_path: Path) -> Non
     assert all(p.seconds_left is not None for p in trained)
     forecast = next(p for p in seen if p.stage is Stage.PREPARING)
     assert "GB are free" in forecast.sentence()
+    assert "at the pace of one step" in forecast.sentence()
 
 
 def test_the_forecast_counts_every_part(tmp_path: Path) -> None:

@@ -15,6 +15,9 @@ from tests.training import small
 from training import recipes
 from training.config import NET_KEYS, differences
 
+ROW = {"id": "x", "title": "X"}
+ALONE = [small.stage("a", "vae")]
+
 
 def resolved(*overrides: str, **changes: Any) -> Any:
     values = small.recipe() | changes
@@ -42,7 +45,12 @@ def test_the_paper() -> None:
         ("beauty-512", 100_000, 40, 2e-5),
         ("beauty-1024", 16_000, 12, 2e-5),
     ]
-    assert recipe.stage("pixels").net == {"heads": 16, "head_dim": 72, "layers": 28}
+    assert recipe.stage("pixels").net == {
+        "heads": 16,
+        "head_dim": 72,
+        "layers": 28,
+        "interpolation_scale": 0.5,
+    }
 
 
 @pytest.mark.parametrize(
@@ -65,6 +73,16 @@ def test_the_paper() -> None:
         (["vae.net.channels=8"], "net.channels is a list"),
         (["pixels.net.layers=1000"], "net.layers must lie between 1 and 64"),
         (["beauty.net.heads=2", "beauty.net.head_dim=20"], "must be divisible by 3"),
+        (["validation.timesteps=[]"], "validation.timesteps is empty"),
+        (["seed=4294967296"], "seed"),
+        (["words.data.side=48"], "at least 64"),
+        (['pixels.data={"source"="x","bins"="128"}'], "trains on squares"),
+        (["vae.net.channels=[8,8]"], "has four numbers"),
+        (["vae.net.channels=[8,8,8,9]"], "divisible by 4"),
+        (["vae.net.norm_num_groups=2.5"], "norm_num_groups must lie between"),
+        (["pixels.net.layers=true"], "net.layers must lie between"),
+        (["steps=" + "9" * 5000], "steps"),
+        ([".".join("a" * 800) + "=1"], "deeper than any recipe"),
         (["validation.timesteps=[1000]"], "between 0 and 999"),
         (["seed=99999999999999999999"], "seed"),
         (["precision=fp16", "optimizer.name=muon"], "use bf16 with muon"),
@@ -118,6 +136,17 @@ def test_a_recipe_of_one_stage_needs_no_stage_table() -> None:
         ({"stage": [], "stages": []}, "Did you mean “stage”?"),
         ({"publish": 3, "stage": [small.stage("a", "vae")]}, "written [publish]"),
         ({"publish": {"id": "../x", "title": ""}, "stage": [small.stage("a", "vae")]}, "id"),
+        (
+            {
+                "publish": {"id": "x", "title": "", "bins": "129"},
+                "stage": [small.stage("a", "vae")],
+            },
+            "no table of sizes",
+        ),
+        (
+            {"publish": {"id": "x", "title": "", "size": "7x"}, "stage": [small.stage("a", "vae")]},
+            "is not a size",
+        ),
         ({"publish": {"idd": "x"}, "stage": [small.stage("a", "vae")]}, "Did you mean “id”?"),
     ],
 )

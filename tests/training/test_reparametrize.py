@@ -62,6 +62,17 @@ def test_another_shape_is_refused() -> None:
             reparametrize(dit, model)
 
 
+def test_positions_that_mean_something_else_are_refused() -> None:
+    scaled = SHAPE | {"interpolation_scale": 0.5}
+    dit = nets.dit(scaled, channels=4, sample_size=8, classes=5)
+    model = nets.pixart(SHAPE, channels=4, sample_size=8, caption_channels=16)
+    with pytest.raises(TrainingError, match=r"interpolation_scale 0.5, the new one 1.0"):
+        reparametrize(dit, model)
+    same = nets.pixart(scaled, channels=4, sample_size=8, caption_channels=16)
+    reparametrize(dit, same)
+    assert torch.equal(dit.pos_embed.pos_embed, same.pos_embed.pos_embed)
+
+
 def test_fresh_nets_begin_as_the_papers_say() -> None:
     dit = nets.dit(SHAPE, channels=4, sample_size=8, classes=5).eval()
     latents = torch.randn(2, 4, 8, 8)

@@ -88,6 +88,15 @@ def test_half_written_ones_are_taken_away(tmp_path: Path) -> None:
     assert [f.name for f in tmp_path.iterdir()] == ["step-00000005"]
 
 
+def test_what_was_put_aside_comes_back(tmp_path: Path) -> None:
+    folder = make(tmp_path, 5).folder
+    folder.rename(tmp_path / ".draft-old-00000005")
+    checkpoint.remove_drafts(tmp_path)
+    newest, told = checkpoint.newest(tmp_path)
+    assert newest is not None
+    assert (newest.step, told) == (5, [])
+
+
 def test_the_step_counts_and_not_the_clock(tmp_path: Path) -> None:
     make(tmp_path, 10)
     folder = make(tmp_path, 5).folder
@@ -111,6 +120,14 @@ def test_a_foreign_folder_is_left_alone(tmp_path: Path) -> None:
     with pytest.raises(RequestError, match="holds no run"):
         open_run(tmp_path, toy.config())
     assert [f.name for f in tmp_path.iterdir()] == ["letters.txt"]
+
+
+def test_a_start_that_was_cut_off_can_be_repeated(tmp_path: Path) -> None:
+    for part in ("checkpoints", "previews"):
+        (tmp_path / part).mkdir()
+    (tmp_path / ".lock").touch()
+    (tmp_path / ".config.json.ab12.part").touch()
+    assert open_run(tmp_path, toy.config()).folder == tmp_path
 
 
 @pytest.mark.parametrize("text", ["{", "{}", '{"name": "x", "evil": 1}', "[" * 100_000, "null"])

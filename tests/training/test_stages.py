@@ -39,6 +39,10 @@ class Place:
         options = {"should_stop": lambda: False} | options
         return stages.walk(recipe, root=self.run, data=self.data, report=report, **options)
 
+    def trains(self) -> bool:
+        """True behind the first update: a wish to stop in the middle."""
+        return any(p.stage is Stage.TRAINING for _, p in self.seen)
+
 
 def small_recipe(**changes: Any) -> Recipe:
     values = small.recipe()
@@ -159,7 +163,6 @@ def test_a_stage_before_its_base_is_refused(tmp_path: Path) -> None:
     [
         ({"base": {"vae": "nowhere"}}, "There is no model folder nowhere"),
         ({"data": {"source": "nothing-here", "side": 64}}, "nothing-here"),
-        ({"data": {"source": "pictures", "bins": "129"}}, "no table of sizes called “129”"),
     ],
 )
 def test_what_is_missing_is_said(
@@ -169,6 +172,66 @@ def test_what_is_missing_is_said(
     shutil.copytree(walked.run / "01-vae", place.run / "01-vae")
     with pytest.raises((RequestError, ModelError), match=sentence):
         place.walk(small_recipe(**change), only="pixels")
+
+
+def test_an_unknown_table_of_sizes_is_said(tmp_path: Path, walked: Place) -> None:
+    place = Place(tmp_path)
+    for name in ("01-vae", "02-text", "03-pixels"):
+        shutil.copytree(walked.run / name, place.run / name)
+    values = small.recipe()
+    values["stage"][3]["data"] = {"source": "pictures", "bins": "129"}
+    with pytest.raises(RequestError, match="no table of sizes called “129”"):
+        place.walk(resolve(values, name="small"), only="words")
+
+
+def test_other_pictures_than_the_run_began_with_are_refused(tmp_path: Path) -> None:
+    place = Place(tmp_path)
+    outcome = place.walk(small_recipe(), only="text", should_stop=place.trains)
+    assert outcome.reason == "stopped"
+    table = place.data / "pictures" / "metadata.jsonl"
+    table.write_text(table.read_text().replace("a red disc", "a crimson disc"))
+    with pytest.raises(RequestError, match="are not those that"):
+        place.walk(small_recipe(), only="text")
+
+
+def test_a_text_stage_keeps_its_tokenizer_over_a_stop(tmp_path: Path, walked: Place) -> None:
+    """The library numbers pieces differently each time, and weights belong to one numbering."""
+    place = Place(tmp_path)
+    place.walk(small_recipe(), only="text", should_stop=place.trains)
+    place.seen.clear()
+    (kept,) = (place.run / "cache" / "tokenizers").iterdir()
+    before = kept.read_bytes()
+    assert place.walk(small_recipe(), only="text").reason == "finished"
+    assert kept.read_bytes() == before
+    result = place.run / "02-text" / "result" / "tokenizer" / "tokenizer.json"
+    assert json.loads(result.read_bytes())["model"] == json.loads(before)["model"]
+
+
+def test_a_finished_stage_goes_on_when_it_is_given_more_steps(
+    walked: Place, tmp_path: Path
+) -> None:
+    copied = tmp_path / "run"
+    shutil.copytree(walked.run, copied)
+    values = small.recipe()
+    values["stage"][1]["steps"] = 6
+    outcome = stages.walk(
+        resolve(values, name="small"),
+        root=copied,
+        data=walked.data,
+        report=lambda _: lambda _: None,
+        should_stop=lambda: False,
+        only="text",
+    )
+    assert (outcome.reason, outcome.step) == ("finished", 6)
+
+
+def test_a_vae_can_go_on_from_another(tmp_path: Path, walked: Place) -> None:
+    place = Place(tmp_path)
+    values = small.recipe()
+    del values["stage"][1:], values["publish"]
+    values["stage"][0]["base"] = {"vae": str(walked.run / "01-vae" / "result")}
+    values["stage"][0]["data"]["held_out"] = 0.0
+    assert place.walk(resolve(values, name="more")).reason == "finished"
 
 
 def test_a_damaged_vae_is_a_sentence(tmp_path: Path, walked: Place) -> None:

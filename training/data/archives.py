@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import re
 import secrets
 import shutil
@@ -192,3 +193,24 @@ def _extract(opened: zipfile.ZipFile, member: zipfile.ZipInfo, target: Path) -> 
 def _problem(name: str, code: str, what: str) -> Problem:
     path = name.encode(errors="replace").decode()
     return Problem(path=path, code=code, sentence=f"“{printable(name)}” {what}.", rejected=True)
+
+
+def kept(
+    archive: Path, folder: Path, should_stop: Callable[[], bool] = lambda: False
+) -> tuple[Path, tuple[Problem, ...]]:
+    """The unpacked `archive` below `folder`, unpacked once; the problems of this time.
+
+    After `should_stop()` the folder that is returned is not there. Raises RequestError, SaveError.
+    """
+    try:
+        stat = archive.stat()
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RequestError(
+            "data", f"“{printable(archive.name)}” cannot be unpacked ({error.strerror})."
+        ) from None
+    words = f"{archive.resolve()}\n{stat.st_size}\n{stat.st_mtime_ns}"
+    into = folder / hashlib.sha256(words.encode("utf-8", "replace")).hexdigest()[:16]
+    if into.exists():
+        return into, ()
+    return into, unpack(archive, into, should_stop=should_stop)

@@ -79,7 +79,7 @@ class Store:
             try:
                 with safe_open(file, framework="pt") as tensors:
                     self._places.update(dict.fromkeys(tensors.keys(), file))
-            except (OSError, SafetensorError):
+            except SafetensorError:
                 # Cut off by the system: it is computed again.
                 file.unlink(missing_ok=True)
 
@@ -143,16 +143,22 @@ def add_latents(
 
 def add_texts(
     store: Store,
-    encoder: T5EncoderModel,
+    load_encoder: Callable[[], T5EncoderModel],
     model: ModelSpec,
     captions: Iterable[str],
     *,
     report: Report,
     should_stop: ShouldStop,
 ) -> bool:
-    """Computes the text features that are missing; False where it was stopped."""
+    """Computes the text features that are missing; False where it was stopped.
+
+    The encoder, which may be large, is loaded only if there is something to compute.
+    """
     found = {caption_key(ids): ids for c in captions for ids in [tokenize(c, model).ids]}
     wanted = sorted((n for n in found if n not in store), key=lambda n: (len(found[n]), n))
+    if not wanted:
+        return True
+    encoder = load_encoder()
     device = next(encoder.parameters()).device
     kept: dict[str, Tensor] = {}
     done = 0

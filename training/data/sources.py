@@ -17,7 +17,7 @@ from pipelines.errors import ModelError, RequestError, StudioError, printable
 from pipelines.loader import quiet
 from pipelines.memory import is_out_of_memory
 from pipelines.progress import Progress, Report, ShouldStop, Stage
-from pipelines.sizes import Size, bins
+from pipelines.sizes import Size, bins, nearest
 from pipelines.tokens import tokenize
 from training.config import RunConfig
 from training.data import archives, features, lint, manifest
@@ -53,7 +53,7 @@ class Sources:
         should_stop: ShouldStop,
     ) -> None:
         self.config = config
-        self._folder, self._cache, self._bases = folder, cache, dict(bases)
+        self._folder, self.cache, self._bases = folder, cache, dict(bases)
         self._report, self._tell, self._should_stop = report, tell, should_stop
         self._manifest: Manifest | None = None
 
@@ -82,10 +82,9 @@ class Sources:
             near_duplicates=False,
             **self._token_rules(),
         )
-        file = self._cache / "manifests" / f"{_digest(source, rules)}.jsonl"
-        if file.exists():
-            found = manifest.read(file)
-        else:
+        file = self.cache / "manifests" / f"{_digest(source, rules)}.jsonl"
+        found = _kept(file)
+        if found is None:
             found = lint.scan(source, rules, self._scanning, self._should_stop)
             if not found.complete:
                 raise Stopped
@@ -110,7 +109,7 @@ class Sources:
         """How captions are counted, where there is a tokenizer already."""
         if self.config.method != "text-to-image":
             return {}
-        model = self._text_row()
+        model = self.text_row
         return {
             "token_limit": model.tokens,
             "count_tokens": lambda caption: tokenize(caption, model).used,
@@ -120,10 +119,11 @@ class Sources:
         self._report(Progress(stage=Stage.SCANNING, done=done, total=total))
 
     def _unpacked(self, archive: Path) -> Path:
-        into = self._cache / "archives" / _digest(archive, None)
+        into, problems = archives.kept(archive, self.cache / "archives", self._should_stop)
+        for problem in problems:
+            self._tell(problem.sentence)
         if not into.exists():
-            into.parent.mkdir(parents=True, exist_ok=True)
-            archives.unpack(archive, into)
+            raise Stopped
         return into
 
     def buckets(
@@ -141,6 +141,11 @@ class Sources:
             self._tell("\n".join(sentences(buckets)))
         others = [s for s in held if usable(s)]
         return buckets, assign(others, sizes, minimum=1) if others else []
+
+    @property
+    def square(self) -> Size:
+        """The size that positions and samples count from: the squarest of the recipe's."""
+        return nearest(Size(1, 1), self._table())
 
     def _table(self) -> Sequence[Size]:
         config = self.config.data
@@ -162,13 +167,9 @@ class Sources:
         net: AutoencoderKL = _loaded(AutoencoderKL, folder)
         return net
 
-    def text(self) -> tuple[T5EncoderModel, ModelSpec]:
-        """The frozen text encoder, and the row that its tokenizer is read with."""
-        model = self._text_row()
-        tokenize("", model)
-        return _loaded(T5EncoderModel, model.folder / "text_encoder"), model
-
-    def _text_row(self) -> ModelSpec:
+    @property
+    def text_row(self) -> ModelSpec:
+        """The row that the tokenizer of the frozen text encoder is read with."""
         return ModelSpec(
             id="training",
             title="training",
@@ -197,7 +198,7 @@ class Sources:
         """The latents of all pictures of `buckets`; what is missing is computed."""
         digest = features.weights_digest(self._needed("vae") / "vae")
         name = features.feature_id(kind="latents", vae=digest, crop=CROP)
-        store = Store(self._cache / "features" / f"latents-{name}")
+        store = Store(self.cache / "features" / f"latents-{name}")
         done = features.add_latents(
             store,
             vae.to(_device()),
@@ -210,8 +211,9 @@ class Sources:
             raise Stopped
         return store
 
-    def texts(self, encoder: T5EncoderModel, model: ModelSpec, captions: Iterable[str]) -> Store:
-        """The text features of all `captions`; what is missing is computed."""
+    def texts(self, captions: Iterable[str]) -> Store:
+        """The text features of all `captions`; the encoder is loaded only if some are missing."""
+        model = self.text_row
         digest = features.weights_digest(model.folder / "text_encoder")
         tokenizer = features.weights_digest(model.folder / "tokenizer")
         name = features.feature_id(
@@ -221,10 +223,10 @@ class Sources:
             cleaning=model.cleaning,
             tokens=model.tokens,
         )
-        store = Store(self._cache / "features" / f"text-{name}")
+        store = Store(self.cache / "features" / f"text-{name}")
         done = features.add_texts(
             store,
-            encoder.to(_device()),  # type: ignore[arg-type]
+            lambda: _loaded(T5EncoderModel, model.folder / "text_encoder").to(_device()),
             model,
             captions,
             report=self._report,
@@ -233,6 +235,16 @@ class Sources:
         if not done:
             raise Stopped
         return store
+
+
+def _kept(file: Path) -> Manifest | None:
+    """The list of an earlier start; None where it is not there or damaged."""
+    if not file.exists():
+        return None
+    try:
+        return manifest.read(file)
+    except RequestError:
+        return None
 
 
 def _device() -> torch.device:
@@ -259,7 +271,10 @@ def _digest(source: Path, rules: lint.Rules | None) -> str:
     # Not the function that counts tokens: its address changes with every start.
     words = replace(rules, count_tokens=None) if rules is not None else None
     digest = hashlib.sha256(f"{source}\n{words}".encode())
-    files = [source] if source.is_file() else sorted(source.rglob("*"))
+    # A list names pictures beside it, so those count as well.
+    alone = source.is_file() and source.suffix.lower() == ".zip"
+    below = source if source.is_dir() else source.parent
+    files = [source] if alone else [source, *sorted(below.rglob("*"))]
     for file in files:
         try:
             stat = file.stat()

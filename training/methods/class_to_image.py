@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from diffusers import AutoencoderKL, DiTTransformer2DModel
 from PIL import Image
+from safetensors import SafetensorError
 from safetensors.torch import load_model, save_model
 from torch import Tensor, nn
 
@@ -67,7 +68,7 @@ def task(config: RunConfig, sources: Sources) -> Task:
     torch.manual_seed(config.seed)
     vae = sources.vae()
     learning, held = sources.buckets(lambda s: s.label is not None)
-    labels = sorted({s.label for b in learning for s in b.samples if s.label is not None})
+    labels = sorted({s.label for b in [*learning, *held] for s in b.samples if s.label is not None})
     if len(labels) < 2:
         raise RequestError(
             "data",
@@ -85,8 +86,11 @@ def task(config: RunConfig, sources: Sources) -> Task:
     samples = LatentSamples(buckets=learning, latents=store, scale=scale, describe=describe)
     held_out = LatentSamples(buckets=held, latents=store, scale=scale, describe=describe)
     base = sources.base("transformer")
-    size = learning[0].size
-    dit = read(base)[0] if base else _new(config, vae, len(labels), size.width // 8)
+    size = sources.square
+    dit = _started(base, labels) if base else _new(config, vae, len(labels), size.width // 8)
+    dit.transformer_blocks[0].norm1.emb.class_embedder.dropout_prob = config.objective.dropout
+    if config.gradient_checkpointing:
+        dit.enable_gradient_checkpointing()
     shown = [i * len(labels) // _SHOWN for i in range(min(_SHOWN, len(labels)))]
 
     def preview() -> Image.Image:
@@ -118,6 +122,18 @@ def _new(config: RunConfig, vae: AutoencoderKL, classes: int, side: int) -> DiTT
     )
 
 
+def _started(base: Path, labels: list[str]) -> DiTTransformer2DModel:
+    """The net of an earlier run of the same classes. Raises ModelError."""
+    folder = base / "transformer" if (base / "transformer").is_dir() else base
+    dit, known = read(folder)
+    if known != labels:
+        raise ModelError(
+            f"The net in {folder} knows {len(known)} other classes.",
+            "Train it on pictures of the same classes, or leave base.transformer out.",
+        )
+    return dit
+
+
 def write(dit: DiTTransformer2DModel, labels: list[str], folder: Path) -> Mapping[str, Any]:
     """The weights, and the shape with the names of the classes."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -127,6 +143,7 @@ def write(dit: DiTTransformer2DModel, labels: list[str], folder: Path) -> Mappin
         "head_dim": dit.config.attention_head_dim,
         "layers": dit.config.num_layers,
         "patch": dit.config.patch_size,
+        "interpolation_scale": dit.pos_embed.interpolation_scale,
     }
     about = {
         "shape": shape,
@@ -149,7 +166,7 @@ def read(folder: Path) -> tuple[DiTTransformer2DModel, list[str]]:
             classes=len(about["classes"]),
         )
         load_model(dit, str(folder / WEIGHTS))
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
         raise ModelError(
             f"The class-conditional net in {folder} cannot be read ({printable(error, 120)}).",
             "Run its stage again.",

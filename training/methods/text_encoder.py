@@ -5,6 +5,7 @@ The decoder exists for the training only; the result is the encoder and the toke
 
 from __future__ import annotations
 
+import hashlib
 import json
 import random
 from collections.abc import Mapping, Sequence
@@ -18,7 +19,7 @@ from torch import Tensor, nn
 from transformers import T5Config, T5EncoderModel, T5ForConditionalGeneration
 
 from pipelines import files
-from pipelines.errors import RequestError
+from pipelines.errors import RequestError, printable
 from pipelines.loader import quiet
 from pipelines.tokens import clean
 from training.config import RunConfig
@@ -77,6 +78,27 @@ def train_tokenizer(captions: Sequence[str], vocabulary: int) -> Tokenizer:
         single="$A </s>", pair="$A </s> $B </s>", special_tokens=[("</s>", END)]
     )
     return tokenizer
+
+
+def _kept_tokenizer(folder: Path, captions: Sequence[str], vocabulary: int) -> Tokenizer:
+    """The tokenizer of these captions, trained once: the library numbers pieces of equal score
+    differently each time, and weights belong to one numbering. Raises RequestError, SaveError."""
+    words = "\n".join([str(vocabulary), *captions])
+    file = folder / f"{hashlib.sha256(words.encode()).hexdigest()[:16]}.json"
+    if not file.is_file():
+        try:
+            trained = train_tokenizer(captions, vocabulary)
+        # The library raises nothing more exact.
+        except Exception as error:
+            raise RequestError(
+                "net.vocabulary",
+                f"No tokenizer of {vocabulary} pieces can be made from these captions"
+                f" ({printable(error, 100)}).",
+                "Choose a larger net.vocabulary.",
+            ) from None
+        folder.mkdir(parents=True, exist_ok=True)
+        files.write(file, trained.to_str().encode())
+    return Tokenizer.from_file(str(file))
 
 
 class Spans:
@@ -151,8 +173,11 @@ def task(config: RunConfig, sources: Sources) -> Task:
     if not captions:
         raise RequestError("data", "The pictures have no captions to learn from.")
     net = dict(config.net)
-    tokenizer = train_tokenizer(captions, int(net.pop("vocabulary", 2048)))  # type: ignore[arg-type]
+    vocabulary = int(net.pop("vocabulary", 2048))  # type: ignore[arg-type]
+    tokenizer = _kept_tokenizer(sources.cache / "tokenizers", captions, vocabulary)
     t5 = T5ForConditionalGeneration(_shape(tokenizer, net))
+    if config.gradient_checkpointing:
+        t5.gradient_checkpointing_enable()
     samples = Spans(captions, tokenizer, config.data.tokens)
     held_out = Spans(other or captions[:64], tokenizer, config.data.tokens)
     count = min(len(held_out), config.validation.pictures)

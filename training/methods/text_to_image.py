@@ -13,6 +13,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from pipelines.errors import ModelError, TrainingError, printable
+from pipelines.latents import PIXELS_PER_LATENT
 from pipelines.sizes import Size
 from pipelines.tokens import tokenize
 from training import nets
@@ -99,14 +100,13 @@ def task(config: RunConfig, sources: Sources) -> Task:
     """The training of a PixArt transformer on the captions of the manifest."""
     torch.manual_seed(config.seed)
     vae = sources.vae()
-    encoder, model = sources.text()
+    model = sources.text_row
     learning, held = sources.buckets(lambda s: bool(s.captions))
     everything = [s for b in [*learning, *held] for s in b.samples]
     prompts = config.preview.prompts
     captions = {c for s in everything for c in s.captions} | {"", *prompts}
-    texts = sources.texts(encoder, model, sorted(captions))
+    texts = sources.texts(sorted(captions))
     names = {c: caption_key(tokenize(c, model).ids) for c in captions}
-    del encoder
     store = sources.latents(vae, [*learning, *held])
 
     def describe(sample: Sample, dice: random.Random) -> dict[str, Any]:
@@ -116,12 +116,13 @@ def task(config: RunConfig, sources: Sources) -> Task:
     samples = LatentSamples(buckets=learning, latents=store, scale=scale, describe=describe)
     held_out = LatentSamples(buckets=held, latents=store, scale=scale, describe=describe)
     null = texts.read(names[""])
-    size = max((b.size for b in learning), key=lambda s: min(s.width, s.height))
+    # Decided by the recipe, not by the shapes of the pictures that happen to be there.
+    size = sources.square
     transformer = build(
         config,
         sources.base("transformer"),
         channels=vae.config.latent_channels,
-        sample_size=max(size.width, size.height) // 8,
+        sample_size=size.width // PIXELS_PER_LATENT,
         caption_channels=null.shape[-1],
     )
 
@@ -201,6 +202,7 @@ def build(
             "head_dim": dit.config.attention_head_dim,
             "layers": dit.config.num_layers,
             "patch": dit.config.patch_size,
+            "interpolation_scale": dit.pos_embed.interpolation_scale,
         }
         model = nets.pixart(shape | net, **sizes)
         reparametrize(dit, model)
@@ -214,7 +216,7 @@ def _grown(net: dict[str, Any], folder: Path, sizes: Mapping[str, int]) -> PixAr
         old: PixArtTransformer2DModel = PixArtTransformer2DModel.from_pretrained(
             folder, local_files_only=True, use_safetensors=True, torch_dtype=torch.float32
         )
-    except (OSError, ValueError, RuntimeError, KeyError) as error:
+    except (OSError, ValueError, RuntimeError, KeyError, TypeError) as error:
         raise ModelError(f"{folder} cannot be loaded ({printable(error, 160)}).") from None
     shape = {
         "heads": old.config.num_attention_heads,

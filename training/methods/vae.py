@@ -15,6 +15,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from pipelines.latents import to_picture
+from pipelines.loader import quiet
 from training.config import RunConfig
 from training.data.pixels import Crops
 from training.data.sources import Sources
@@ -66,7 +67,10 @@ class VaeLoss(nn.Module):
 def build(config: RunConfig, base: Path | None) -> AutoencoderKL:
     """The VAE to train: that of `base`, or a new one of the shape in `config.net`."""
     if base is not None:
-        return AutoencoderKL.from_pretrained(base, local_files_only=True, use_safetensors=True)
+        with quiet():
+            return AutoencoderKL.from_pretrained(
+                base / "vae", local_files_only=True, use_safetensors=True
+            )
     net = dict(config.net)
     channels = tuple(net.pop("channels", (32, 64, 128, 128)))  # type: ignore[arg-type]
     return AutoencoderKL(
@@ -84,7 +88,11 @@ def task(config: RunConfig, sources: Sources) -> Task:
     vae = build(config, sources.base("vae"))
     manifest = sources.manifest
     learning, held = split(manifest, config.data.held_out, config.seed)
+    # The scale and the sheet need pictures; without held-out ones they take those there are.
+    held = held or learning
     side = config.data.side or 64
+    if config.gradient_checkpointing:
+        vae.enable_gradient_checkpointing()
     samples = Crops(manifest, learning, side)
     held_out = Crops(manifest, held, side)
     count = min(len(held), config.validation.pictures)
