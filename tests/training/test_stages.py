@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import pickle
 import shutil
 from pathlib import Path
 from typing import Any
@@ -232,6 +233,34 @@ def test_a_vae_can_go_on_from_another(tmp_path: Path, walked: Place) -> None:
     values["stage"][0]["base"] = {"vae": str(walked.run / "01-vae" / "result")}
     values["stage"][0]["data"]["held_out"] = 0.0
     assert place.walk(resolve(values, name="more")).reason == "finished"
+
+
+def test_samples_can_be_handed_to_spawned_loaders(tmp_path: Path, walked: Place) -> None:
+    """Windows, macOS and new Pythons start loader processes without copying memory."""
+    from training.data.sources import Sources
+    from training.methods import class_to_image, text_to_image
+    from training.order import Pick
+
+    recipe = small_recipe()
+    result = {name: walked.run / name / "result" for name in ("01-vae", "02-text", "03-pixels")}
+    bases = {"vae": result["01-vae"], "text": result["02-text"], "transformer": result["03-pixels"]}
+    for name, method in (("pixels", class_to_image), ("words", text_to_image)):
+        sources = Sources(
+            recipe.stage(name),
+            folder=walked.data,
+            cache=walked.run / "cache",
+            bases=bases,
+            report=lambda _: None,
+            tell=lambda _: None,
+            should_stop=lambda: False,
+        )
+        samples = method.task(recipe.stage(name), sources).samples
+        mine = samples[Pick(index=3, key=5)]
+        theirs = pickle.loads(pickle.dumps(samples))[Pick(index=3, key=5)]
+        assert all(
+            torch.equal(mine[k], theirs[k]) if isinstance(mine[k], torch.Tensor) else True
+            for k in mine
+        )
 
 
 def test_a_damaged_vae_is_a_sentence(tmp_path: Path, walked: Place) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +64,16 @@ class ClassLoss(nn.Module):
         return {"loss": losses.loss, "mse": losses.mse, "variational": losses.variational}
 
 
+@dataclass(frozen=True, kw_only=True)
+class Labels:
+    """A picture's class as a number. A class, so that it can be handed to loader processes."""
+
+    numbers: Mapping[str, int]
+
+    def __call__(self, sample: Sample, dice: random.Random) -> dict[str, Any]:
+        return {"label": torch.tensor(self.numbers[sample.label or ""])}
+
+
 def task(config: RunConfig, sources: Sources) -> Task:
     """The training of a DiT on the labels of the manifest."""
     torch.manual_seed(config.seed)
@@ -78,9 +89,7 @@ def task(config: RunConfig, sources: Sources) -> Task:
         )
     numbers = {label: number for number, label in enumerate(labels)}
 
-    def describe(sample: Sample, dice: random.Random) -> dict[str, Any]:
-        return {"label": torch.tensor(numbers[sample.label or ""])}
-
+    describe = Labels(numbers=numbers)
     store = sources.latents(vae, [*learning, *held])
     scale = float(vae.config.scaling_factor)
     samples = LatentSamples(buckets=learning, latents=store, scale=scale, describe=describe)

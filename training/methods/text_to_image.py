@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from pipelines.sizes import Size
 from pipelines.tokens import tokenize
 from training import nets
 from training.config import RunConfig
-from training.data.features import caption_key
+from training.data.features import Store, caption_key
 from training.data.manifest import Sample
 from training.data.sources import Sources
 from training.methods import class_to_image
@@ -96,6 +97,20 @@ class CaptionLoss(nn.Module):
         )
 
 
+@dataclass(frozen=True, kw_only=True)
+class Captions:
+    """One of a picture's captions, by dice, as features (T, C). `names` maps captions to texts.
+
+    A class and not a closure: loader processes that are spawned get it by pickle.
+    """
+
+    texts: Store
+    names: Mapping[str, str]
+
+    def __call__(self, sample: Sample, dice: random.Random) -> dict[str, Any]:
+        return {"embeds": self.texts.read(self.names[dice.choice(sample.captions)])}
+
+
 def task(config: RunConfig, sources: Sources) -> Task:
     """The training of a PixArt transformer on the captions of the manifest."""
     torch.manual_seed(config.seed)
@@ -109,9 +124,7 @@ def task(config: RunConfig, sources: Sources) -> Task:
     names = {c: caption_key(tokenize(c, model).ids) for c in captions}
     store = sources.latents(vae, [*learning, *held])
 
-    def describe(sample: Sample, dice: random.Random) -> dict[str, Any]:
-        return {"embeds": texts.read(names[dice.choice(sample.captions)])}
-
+    describe = Captions(texts=texts, names=names)
     scale = float(vae.config.scaling_factor)
     samples = LatentSamples(buckets=learning, latents=store, scale=scale, describe=describe)
     held_out = LatentSamples(buckets=held, latents=store, scale=scale, describe=describe)
