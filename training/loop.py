@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -30,46 +30,31 @@ from training.draws import key
 from training.learning import Learning, make_ema
 from training.order import Order
 from training.pace import Pace
-from training.run import Run
+from training.run import Run, sentence
+from training.state import Outcome, State
 from training.task import Batch, Task
 from training.tensors import not_finite, numbers_of
 from training.validation import held_out_losses
 
 BAD_IN_A_ROW = 3
-
-
-@dataclass(kw_only=True)
-class _State:
-    """What a checkpoint remembers besides tensors."""
-
-    step: int = 0
-    bad: int = 0
-    bad_total: int = 0
-    rollbacks: int = 0
-    lr_scale: float = 1.0
-    best: float = math.inf
-    best_step: int = -1
-    waited: int = 0
-    world: int = 1
-
-
-@dataclass(frozen=True, kw_only=True)
-class Outcome:
-    """How a training ended: "finished", "stopped" or "patience" and after how many updates."""
-
-    reason: str
-    step: int
+Tell = Callable[[str], None]
 
 
 def train(
-    run: Run, task: Task, accelerator: Accelerator, *, report: Report, should_stop: ShouldStop
+    run: Run,
+    task: Task,
+    accelerator: Accelerator,
+    *,
+    report: Report,
+    should_stop: ShouldStop,
+    tell: Tell = lambda _: None,
 ) -> Outcome:
     """Trains until the last update, a stop, or the end of patience; then publishes the result.
 
     Raises StudioError. After a stop or a fault the same call goes on from the last checkpoint.
     """
     try:
-        return Trainer(run, task, accelerator, report).train(should_stop)
+        return Trainer(run, task, accelerator, report, tell).train(should_stop)
     except Exception as error:
         if not memory.is_out_of_memory(error):
             raise
@@ -82,11 +67,14 @@ def train(
 class Trainer:
     """A training while it lives in this process."""
 
-    def __init__(self, run: Run, task: Task, accelerator: Accelerator, report: Report) -> None:
+    def __init__(
+        self, run: Run, task: Task, accelerator: Accelerator, report: Report, tell: Tell
+    ) -> None:
         config = run.config
+        self._tell = tell
         self._run, self._task, self._config = run, task, config
         self._accelerator, self._report = accelerator, report
-        self._state = _State(world=accelerator.num_processes)
+        self._state = State(world=accelerator.num_processes)
         self._saved = -1
         self._pace = Pace(
             total=config.steps,
@@ -223,6 +211,8 @@ class Trainer:
     def _event(self, kind: str, **values: Any) -> None:
         if self._is_main:
             self._run.event(kind, **values)
+            if told := sentence(kind, values):
+                self._tell(told)
 
     def _someone(self, flag: bool) -> bool:
         """True on every process where it is true on one."""
@@ -288,8 +278,8 @@ class Trainer:
 
     def _resume(self) -> None:
         found, told = checkpoint.newest(self._run.checkpoints)
-        for sentence in told:
-            self._event("damaged", sentence=sentence)
+        for fault in told:
+            self._event("damaged", sentence=fault)
         # Nobody writes before everybody has looked.
         self._accelerator.wait_for_everyone()
         if found is not None:
@@ -304,9 +294,9 @@ class Trainer:
     def _load(self, saved: Checkpoint) -> None:
         self._learning.restore(saved)
         self._saved = saved.step
-        known = _State.__dataclass_fields__
+        known = State.__dataclass_fields__
         before = saved.state["trainer"]
-        self._state = _State(**{name: value for name, value in before.items() if name in known})
+        self._state = State(**{name: value for name, value in before.items() if name in known})
         if self._state.world != self._accelerator.num_processes:
             self._event("world", before=self._state.world, now=self._accelerator.num_processes)
             self._state.world = self._accelerator.num_processes
@@ -322,7 +312,7 @@ class Trainer:
             )
         found, _ = checkpoint.newest(self._run.checkpoints)
         if found is None:
-            raise TrainingError("The loss is not finite, and no checkpoint is left to go back to.")
+            raise TrainingError("The loss is not finite, and there is no checkpoint to go back to.")
         self._load(found)
         self._state.rollbacks = 1
         self._state.bad = 0

@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -113,6 +113,25 @@ class Run:
     def asked_to_stop(self) -> bool:
         """True where somebody left a file called `stop` in the folder."""
         return (self.folder / STOP).exists()
+
+
+# The events that a person should hear of while the training runs.
+_SAID = {
+    "damaged": "{sentence}",
+    "resume": "It goes on behind update {step}.",
+    "rollback": "It went back to update {step} and goes on with half the learning rate.",
+    "skipped": "Update {step} was skipped: its numbers are not finite (samples: {samples}).",
+    "world": "It was begun with {before} processes and goes on with {now}: pictures come in another"
+    " order.",
+}
+
+
+def sentence(kind: str, values: Mapping[str, Any]) -> str | None:
+    """What is told of an event; None where nothing is."""
+    if kind not in _SAID:
+        return None
+    shown = {name: v if name != "samples" else ", ".join(v[:5]) for name, v in values.items()}
+    return _SAID[kind].format(**shown)
 
 
 def _ends_with_newline(stream: Any) -> bool:

@@ -30,8 +30,9 @@ from training import run as runs
 from training.config import STAGE_PREFIX, Recipe, RunConfig
 from training.data.sources import Sources, Stopped
 from training.devices import make_accelerator
-from training.loop import Outcome, train
+from training.loop import train
 from training.methods import class_to_image, text_encoder, text_to_image, vae
+from training.state import Outcome
 from training.task import Task
 
 _TASKS: Mapping[str, Callable[[RunConfig, Sources], Task]] = {
@@ -97,7 +98,7 @@ def walk(
                 tell=tell,
                 should_stop=should_stop,
             )
-            outcome = _train(run, sources, accelerator, report(config), should_stop)
+            outcome = _train(run, sources, accelerator, (report(config), tell), should_stop)
             accelerator.free_memory()
         if outcome.reason == "stopped":
             break
@@ -122,12 +123,13 @@ def _train(
     run: runs.Run,
     sources: Sources,
     accelerator: Accelerator,
-    report: Report,
+    listeners: tuple[Report, Callable[[str], None]],
     should_stop: ShouldStop,
 ) -> Outcome:
+    report, tell = listeners
     try:
         task = _first_alone(accelerator, partial(_task, run, sources))
-        return train(run, task, accelerator, report=report, should_stop=should_stop)
+        return train(run, task, accelerator, report=report, should_stop=should_stop, tell=tell)
     except Stopped:
         return Outcome(reason="stopped", step=0)
     except StudioError as error:

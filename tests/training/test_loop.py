@@ -99,7 +99,12 @@ def _without_dice(task: Any, plan: Any) -> Any:
 
 def test_a_poisoned_sample_is_skipped_and_named(tmp_path: Path) -> None:
     config = toy.config(steps=6, accumulate=1)
-    run, outcome = toy.go(tmp_path / "run", config, toy=toy.task(config, poison=(4,)))
+    told: list[str] = []
+    run, outcome = toy.go(
+        tmp_path / "run", config, toy=toy.task(config, poison=(4,)), tell=told.append
+    )
+    assert len(told) == 1
+    assert "was skipped: its numbers are not finite (samples: sample-4)" in told[0]
     assert outcome.reason == "finished"
     skipped = run.events("skipped")
     assert [event["samples"] for event in skipped] == [["sample-4"]]
@@ -111,8 +116,10 @@ def test_a_poisoned_sample_is_skipped_and_named(tmp_path: Path) -> None:
 def test_numbers_that_stay_bad_roll_back_once_and_then_stop(tmp_path: Path) -> None:
     config = toy.config(steps=12, checkpoints={"every": 1, "keep": 2})
     poisoned = toy.task(config, poison=tuple(range(17)))
+    told: list[str] = []
     with pytest.raises(TrainingError, match="not finite 3 times in a row"):
-        toy.go(tmp_path / "run", config, toy=poisoned)
+        toy.go(tmp_path / "run", config, toy=poisoned, tell=told.append)
+    assert "goes on with half the learning rate" in told[3]
     run = open_run(tmp_path / "run", config)
     assert [e["lr_scale"] for e in run.events("rollback")] == [0.5]
     assert len(run.events("skipped")) == 6

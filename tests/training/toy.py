@@ -16,11 +16,12 @@ from training.checkpoint import found, read
 from training.config import RunConfig
 from training.devices import make_accelerator
 from training.draws import full_batches
-from training.loop import Outcome, train
+from training.loop import train
 from training.noise import generator
 from training.order import Pick
 from training.recipes import resolve
 from training.run import Run, only_one, open_run
+from training.state import Outcome
 from training.task import Batch, Task, stacked
 
 WIDTH = 6
@@ -110,6 +111,7 @@ def go(
     toy: Task | None = None,
     should_stop: Callable[[], bool] = lambda: False,
     report: Callable[[Progress], None] = lambda _: None,
+    tell: Callable[[str], None] = lambda _: None,
 ) -> tuple[Run, Outcome]:
     """Trains in `folder` as the stages do."""
     with only_one(folder):
@@ -122,6 +124,7 @@ def go(
             accelerator,
             report=report,
             should_stop=should_stop,
+            tell=tell,
         )
     return run, outcome
 
