@@ -27,15 +27,7 @@ def dit(net: Mapping[str, Any], *, channels: int, sample_size: int, classes: int
     """
     shape = _SHAPE | {"interpolation_scale": 1.0} | dict(net)
     model = DiTTransformer2DModel(
-        num_attention_heads=shape["heads"],
-        attention_head_dim=shape["head_dim"],
-        num_layers=shape["layers"],
-        patch_size=shape["patch"],
-        in_channels=channels,
-        out_channels=2 * channels,
-        sample_size=sample_size,
-        num_embeds_ada_norm=classes,
-        norm_eps=_EPS,
+        **_arguments(shape, channels, sample_size), num_embeds_ada_norm=classes
     )
     # diffusers' DiT knows no interpolation of positions; its embedding of patches does.
     width = shape["heads"] * shape["head_dim"]
@@ -68,19 +60,11 @@ def pixart(
     """A PixArt transformer; `micro_conditions` and `interpolation_scale` as `net` says."""
     shape = _SHAPE | {"micro_conditions": False, "interpolation_scale": 1.0} | dict(net)
     model = PixArtTransformer2DModel(
-        num_attention_heads=shape["heads"],
-        attention_head_dim=shape["head_dim"],
-        num_layers=shape["layers"],
-        patch_size=shape["patch"],
-        in_channels=channels,
-        out_channels=2 * channels,
-        sample_size=sample_size,
+        **_arguments(shape, channels, sample_size),
         cross_attention_dim=shape["heads"] * shape["head_dim"],
         caption_channels=caption_channels,
         interpolation_scale=shape["interpolation_scale"],
         use_additional_conditions=shape["micro_conditions"],
-        attention_bias=True,
-        norm_eps=_EPS,
     )
     _xavier(model)
     start_text_side(model)
@@ -91,6 +75,21 @@ def pixart(
         start_size_side(model)
     _zero(model.proj_out)
     return model
+
+
+def _arguments(shape: Mapping[str, Any], channels: int, sample_size: int) -> dict[str, Any]:
+    """What both classes of diffusers call by the same name; half of the output is variance."""
+    return {
+        "num_attention_heads": shape["heads"],
+        "attention_head_dim": shape["head_dim"],
+        "num_layers": shape["layers"],
+        "patch_size": shape["patch"],
+        "in_channels": channels,
+        "out_channels": 2 * channels,
+        "sample_size": sample_size,
+        "attention_bias": True,
+        "norm_eps": _EPS,
+    }
 
 
 def start_text_side(model: PixArtTransformer2DModel) -> None:

@@ -42,6 +42,10 @@ class Losses:
     mse: Tensor
     variational: Tensor
 
+    def by_name(self) -> dict[str, Tensor]:
+        """As the loop wants them."""
+        return {"loss": self.loss, "mse": self.mse, "variational": self.variational}
+
 
 class Diffusion:
     """The noising process of a model and the loss of a prediction."""

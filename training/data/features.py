@@ -14,8 +14,9 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 import torch
 from diffusers import AutoencoderKL
@@ -122,23 +123,14 @@ def add_latents(
     """Computes the latents that are missing; False where it was stopped. Raises StudioError."""
     wanted = [(s, b) for b in buckets for s in b.samples if latent_key(s, b) not in store]
     device = next(vae.parameters()).device
-    kept: dict[str, Tensor] = {}
-    done = 0
-    for together in _groups(wanted, lambda pair: pair[1].size, _TOGETHER):
-        if should_stop():
-            break
+
+    def encode(together: list[tuple[Sample, Bucket]]) -> dict[str, Tensor]:
         tensors = [to_tensor(crop(pictures.load(manifest.file(s)), b.size)) for s, b in together]
-        with torch.inference_mode():
-            modes = vae.encode(torch.cat(tensors).to(device)).latent_dist.mode().float().cpu()
-        kept.update({latent_key(s, b): m for (s, b), m in zip(together, modes, strict=True)})
-        done += len(together)
-        if len(kept) >= _PER_FILE:
-            store.add(kept)
-            kept = {}
-        report(Progress(stage=Stage.FEATURES, done=done, total=len(wanted), note="pictures"))
-    if kept:
-        store.add(kept)
-    return done == len(wanted)
+        modes = vae.encode(torch.cat(tensors).to(device)).latent_dist.mode().float().cpu()
+        return {latent_key(s, b): m for (s, b), m in zip(together, modes, strict=True)}
+
+    work = _Work(items=wanted, kind=lambda pair: pair[1].size, together=_TOGETHER, encode=encode)
+    return _add(store, work, _PER_FILE, "pictures", report, should_stop)
 
 
 def add_texts(
@@ -160,23 +152,52 @@ def add_texts(
         return True
     encoder = load_encoder()
     device = next(encoder.parameters()).device
+
+    def encode(together: list[str]) -> dict[str, Tensor]:
+        ids = torch.tensor([found[name] for name in together], device=device)
+        embeds = encoder(ids).last_hidden_state.float().cpu()
+        return dict(zip(together, embeds, strict=True))
+
+    work = _Work(
+        items=wanted, kind=lambda name: len(found[name]), together=8 * _TOGETHER, encode=encode
+    )
+    return _add(store, work, 8 * _PER_FILE, "captions", report, should_stop)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Work(Generic[_T]):
+    """Items to encode; neighbours of one kind go together, up to `together` of them."""
+
+    items: Sequence[_T]
+    kind: Callable[[_T], object]
+    together: int
+    encode: Callable[[list[_T]], dict[str, Tensor]]
+
+
+def _add(
+    store: Store,
+    work: _Work[_T],
+    per_file: int,
+    note: str,
+    report: Report,
+    should_stop: ShouldStop,
+) -> bool:
+    """Encodes and keeps, a file at a time; False where it was stopped."""
     kept: dict[str, Tensor] = {}
     done = 0
-    for together in _groups(wanted, lambda name: len(found[name]), 8 * _TOGETHER):
+    for group in _groups(work.items, work.kind, work.together):
         if should_stop():
             break
-        ids = torch.tensor([found[name] for name in together], device=device)
         with torch.inference_mode():
-            embeds = encoder(ids).last_hidden_state.float().cpu()
-        kept.update(dict(zip(together, embeds, strict=True)))
-        done += len(together)
-        if len(kept) >= 8 * _PER_FILE:
+            kept.update(work.encode(group))
+        done += len(group)
+        if len(kept) >= per_file:
             store.add(kept)
             kept = {}
-        report(Progress(stage=Stage.FEATURES, done=done, total=len(wanted), note="captions"))
+        report(Progress(stage=Stage.FEATURES, done=done, total=len(work.items), note=note))
     if kept:
         store.add(kept)
-    return done == len(wanted)
+    return done == len(work.items)
 
 
 def _groups(items: Iterable[_T], kind: Callable[[_T], object], size: int) -> Iterator[list[_T]]:

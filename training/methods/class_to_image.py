@@ -23,8 +23,8 @@ from training.config import RunConfig
 from training.data.manifest import Sample
 from training.data.sources import Sources
 from training.methods.latent_data import LatentSamples, collate
-from training.noise import generator
-from training.objective import LINEAR, TIMESTEPS, Diffusion
+from training.noise import drawn, generator
+from training.objective import LINEAR, Diffusion
 from training.sampling import Wish, paint_classes, sheet
 from training.task import Batch, Task
 
@@ -45,23 +45,11 @@ class ClassLoss(nn.Module):
     def forward(self, batch: Batch, seed: int, timestep: int | None) -> dict[str, Tensor]:
         """Per picture; labels are dropped by the net's own embedder while it trains."""
         latents: Tensor = batch["latents"]
-        draw = generator(seed)
-        noise = torch.randn(latents.shape, generator=draw).to(latents.device)
-        timesteps = torch.randint(0, TIMESTEPS, (len(latents),), generator=draw)
-        if timestep is not None:
-            timesteps = torch.full_like(timesteps, timestep)
-        timesteps = timesteps.to(latents.device)
+        noise, timesteps = drawn(latents, generator(seed), timestep)
         noised = self._diffusion.noised(latents, noise, timesteps)
         output = self.dit(noised, timestep=timesteps, class_labels=batch["label"]).sample
-        losses = self._diffusion.losses(
-            output,
-            latents,
-            noise,
-            timesteps,
-            min_snr=self._objective.min_snr,
-            variational=self._objective.variational,
-        )
-        return {"loss": losses.loss, "mse": losses.mse, "variational": losses.variational}
+        weights = {"min_snr": self._objective.min_snr, "variational": self._objective.variational}
+        return self._diffusion.losses(output, latents, noise, timesteps, **weights).by_name()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -24,8 +24,8 @@ from training.data.manifest import Sample
 from training.data.sources import Sources
 from training.methods import class_to_image
 from training.methods.latent_data import LatentSamples, collate
-from training.noise import generator
-from training.objective import LINEAR, TIMESTEPS, Diffusion
+from training.noise import drawn, generator
+from training.objective import LINEAR, Diffusion
 from training.reparametrize import reparametrize
 from training.sampling import Wish, paint, sheet
 from training.task import Batch, Task
@@ -51,13 +51,10 @@ class CaptionLoss(nn.Module):
         """Per picture."""
         latents: Tensor = batch["latents"]
         draw = generator(seed)
-        noise = torch.randn(latents.shape, generator=draw).to(latents.device)
-        timesteps = torch.randint(0, TIMESTEPS, (len(latents),), generator=draw)
-        dropped = torch.rand(len(latents), generator=draw) < self._objective.dropout
-        if timestep is not None:
-            timesteps = torch.full_like(timesteps, timestep)
-            dropped = torch.zeros_like(dropped)
-        timesteps = timesteps.to(latents.device)
+        noise, timesteps = drawn(latents, draw, timestep)
+        # Validation is with the captions.
+        share = self._objective.dropout if timestep is None else 0.0
+        dropped = torch.rand(len(latents), generator=draw) < share
         embeds, mask = self._with_dropout(batch["embeds"], batch["mask"], dropped)
         micro = self.transformer.config.use_additional_conditions
         output = self.transformer(
@@ -70,15 +67,8 @@ class CaptionLoss(nn.Module):
                 "aspect_ratio": batch["aspect_ratio"] if micro else None,
             },
         ).sample
-        losses = self._diffusion.losses(
-            output,
-            latents,
-            noise,
-            timesteps,
-            min_snr=self._objective.min_snr,
-            variational=self._objective.variational,
-        )
-        return {"loss": losses.loss, "mse": losses.mse, "variational": losses.variational}
+        weights = {"min_snr": self._objective.min_snr, "variational": self._objective.variational}
+        return self._diffusion.losses(output, latents, noise, timesteps, **weights).by_name()
 
     def _with_dropout(self, embeds: Tensor, mask: Tensor, dropped: Tensor) -> tuple[Tensor, Tensor]:
         null: Tensor = self.null  # type: ignore[assignment]
