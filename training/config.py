@@ -166,7 +166,7 @@ class RunConfig(Part):
     """One run, resolved: what the run folder keeps as config.json.
 
     `batch` counts pictures per process and micro-batch; one update sees batch x accumulate x
-    processes pictures.
+    processes pictures. `shard` spreads weights, gradients and optimizer states over the processes.
     """
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,79}$")
@@ -179,6 +179,7 @@ class RunConfig(Part):
     workers: int = Field(default=0, ge=0, le=64)
     precision: Literal["fp32", "bf16", "fp16"] = "bf16"
     gradient_checkpointing: bool = False
+    shard: bool = False
     log_every: int = Field(default=20, ge=1)
     data: DataConfig
     base: BaseConfig = BaseConfig()
@@ -195,6 +196,8 @@ class RunConfig(Part):
     def _possible(self) -> RunConfig:
         if self.precision == "fp16" and self.optimizer.name == "muon":
             raise ValueError("fp16 scales gradients for one optimizer only; use bf16 with muon")
+        if self.shard and (self.optimizer.name != "adamw" or self.precision == "fp16"):
+            raise ValueError("shard goes with adamw in bf16 or fp32")
         if self.method == "class-to-image" and self.data.bins is not None:
             raise ValueError("class-to-image trains on squares; give data.side")
         if self.method.endswith("to-image") and self.data.side is not None and self.data.side < 64:

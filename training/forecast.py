@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from training.config import RunConfig
+from training.sharding import own
 
 _GB = 1e9
 _INTERVAL = 0.005
@@ -79,7 +80,8 @@ def of_states(weights: Sequence[nn.Parameter], config: RunConfig) -> dict[str, i
 
 
 def _bytes(tensor: Tensor) -> int:
-    return tensor.numel() * tensor.element_size()
+    held = own(tensor)
+    return held.numel() * held.element_size()
 
 
 def told(states: dict[str, int], step_peak: int, device: torch.device) -> dict[str, Any]:

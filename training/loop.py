@@ -17,18 +17,17 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object, set_seed
-from torch import Tensor, nn
-from torch.utils.data import DataLoader
+from torch import Tensor
 
 from pipelines import files, memory
 from pipelines.errors import OutOfMemoryError, TrainingError
 from pipelines.pictures import png
 from pipelines.progress import Progress, Report, ShouldStop, Stage, duration
 from training import checkpoint, forecast, optim
+from training.batches import batches
 from training.checkpoint import Checkpoint
 from training.draws import key
-from training.learning import Learning, make_ema
-from training.order import Order
+from training.learning import begin
 from training.pace import Pace
 from training.run import Run, sentence
 from training.state import Outcome, State
@@ -81,20 +80,10 @@ class Trainer:
             pictures_per_update=config.pictures_per_update * accelerator.num_processes,
         )
         set_seed(config.seed)
-        net = task.net.to(accelerator.device)
         if accelerator.is_main_process:
             run.event("start", world=accelerator.num_processes, **task.facts)
-        optimizers = optim.build(task.trained(), config.optimizer)
-        prepared = accelerator.prepare(net, *optimizers)
-        self._net: nn.Module = prepared[0]
-        weights = [p for p in self._net.parameters() if p.requires_grad]
-        self._learning = Learning(
-            names=[name for name, _ in task.trained()],
-            weights=weights,
-            ema=make_ema(weights, config.ema),
-            optimizers=prepared[1:],
-            scaler=accelerator.scaler,
-        )
+        self._learning = begin(task, accelerator, config)
+        self._net = self._learning.net
 
     # --- the walk -----------------------------------------------------------------------------
 
@@ -122,20 +111,20 @@ class Trainer:
 
     def _walk(self, should_stop: ShouldStop) -> str:
         """Updates until the end, a stop or a rollback ("again")."""
-        batches = iter(self._loader())
+        waiting = self._batches()
         self._pace.begin(self._state.step)
         while self._state.step < self._config.steps:
             if self._is_out_of_patience():
                 return "patience"
             if self._someone(should_stop() or self._run.asked_to_stop()):
                 return "stopped"
-            if not self._update(batches):
+            if not self._update(waiting):
                 self._roll_back()
                 return "again"
             self._after_update()
         return "finished"
 
-    def _update(self, batches: Iterator[Batch]) -> bool:
+    def _update(self, waiting: Iterator[Batch]) -> bool:
         """One update; False where too many in a row were not finite."""
         state, config = self._state, self._config
         share = optim.share_of_lr(config.schedule, state.step, config.steps)
@@ -143,7 +132,7 @@ class Trainer:
         optim.set_lr(self._learning.optimizers, lr)
         seen: list[tuple[dict[str, Tensor], list[str]]] = []
         for micro in range(config.accumulate):
-            batch = next(batches)
+            batch = next(waiting)
             with self._accelerator.accumulate(self._net):
                 losses = self._forward(batch, self._place(micro))
                 self._accelerator.backward(losses["loss"].mean())
@@ -221,29 +210,20 @@ class Trainer:
         value = torch.tensor([float(flag)], device=self._accelerator.device)
         return bool(self._accelerator.reduce(value, "sum").item() > 0)
 
-    def _loader(self, workers: int | None = None) -> DataLoader[Batch]:
-        config, world = self._config, self._accelerator.num_processes
-        per_update = config.accumulate * world
-        order = Order(
-            plan=self._task.plan,
-            seed=config.seed,
-            first=self._state.step * per_update,
-            last=config.steps * per_update,
+    def _batches(self, workers: int | None = None) -> Iterator[Batch]:
+        return batches(
+            self._task,
+            self._config,
+            first=self._state.step,
             rank=self._accelerator.process_index,
-            world=world,
-        )
-        return DataLoader(
-            self._task.samples,  # type: ignore[arg-type]
-            batch_sampler=order,
-            collate_fn=self._task.collate,
-            num_workers=config.workers if workers is None else workers,
-            pin_memory=self._accelerator.device.type == "cuda",
-            generator=torch.Generator().manual_seed(config.seed),
+            world=self._accelerator.num_processes,
+            device=self._accelerator.device,
+            workers=workers,
         )
 
     def _dry_step(self) -> None:
         """One measured step whose gradients are thrown away: the forecast of the memory."""
-        batch = next(iter(self._loader(workers=0)), None)
+        batch = next(self._batches(workers=0), None)
         if batch is None:
             return
         with forecast.measured(self._accelerator.device) as peak:
@@ -338,7 +318,7 @@ class Trainer:
         if not self._task.held_out_batches:
             return
         self._progress(Stage.VALIDATING)
-        with self._learning.averaged(self._net):
+        with self._learning.averaged():
             per_timestep = held_out_losses(
                 self._task, self._config, self._accelerator, self._forward
             )
@@ -359,9 +339,11 @@ class Trainer:
     def _preview(self) -> None:
         self._progress(Stage.PREVIEWING)
         paint = self._task.preview
-        if paint is None or not self._is_main:
+        if paint is None:
             return
-        with self._learning.averaged(self._net), torch.no_grad():
+        with self._learning.finished(here=self._is_main):
+            if not self._is_main:
+                return
             sheet = paint()
         data = png(sheet)
         files.write(self._run.previews / f"step-{self._state.step:08d}.png", data)
@@ -374,7 +356,7 @@ class Trainer:
                 f"{self._run.folder / 'events.jsonl'} names the samples; look at their features.",
             )
         self._progress(Stage.SAVING)
-        with self._learning.averaged(self._net):
+        with self._learning.finished(here=self._is_main):
             if self._is_main:
                 told = self._task.published(self._run.result)
                 facts = {"step": self._state.step, "reason": reason, **told}

@@ -20,6 +20,9 @@ Batch = dict[str, Any]
 """Tensors by name; "ids" names the samples for messages."""
 
 
+Collate = Callable[[list[dict[str, Any]]], Batch]
+
+
 class Samples(Protocol):
     """A map-style dataset: what a picture is depends on the pick alone."""
 
@@ -44,7 +47,7 @@ class Task:
     held_out: Samples
     held_out_batches: Sequence[tuple[int, ...]]
     plan: Plan
-    collate: Callable[[list[dict[str, Any]]], Batch]
+    collate: Collate
     publish: Callable[[Path], Mapping[str, Any]]
     preview: Callable[[], Image.Image] | None = None
     fixed_timesteps: bool = True
@@ -62,9 +65,10 @@ class Task:
             ) from None
         return told
 
-    def trained(self) -> list[tuple[str, nn.Parameter]]:
-        """The parameters that learn, by name."""
-        return [(name, p) for name, p in self.net.named_parameters() if p.requires_grad]
+
+def trained(net: nn.Module) -> list[tuple[str, nn.Parameter]]:
+    """The parameters of `net` that learn, by name."""
+    return [(name, p) for name, p in net.named_parameters() if p.requires_grad]
 
 
 def stacked(samples: list[dict[str, Any]]) -> Batch:

@@ -11,6 +11,8 @@ import torch
 from diffusers.training_utils import EMAModel
 from torch import Tensor, nn
 
+from training.sharding import like, whole
+
 _SEPARATOR = "/"
 
 
@@ -18,7 +20,7 @@ _SEPARATOR = "/"
 def copy(source: Mapping[str, Tensor], names: Sequence[str], targets: Sequence[Tensor]) -> None:
     """Copies tensors by name into `targets`, which belong to `names`."""
     for name, target in zip(names, targets, strict=True):
-        target.copy_(source[name])
+        target.copy_(like(source[name], target))
 
 
 def pack_states(state: Mapping[str, Any]) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -34,14 +36,16 @@ def pack_states(state: Mapping[str, Any]) -> tuple[dict[str, Tensor], dict[str, 
     return tensors, {"numbers": numbers, "groups": state["param_groups"]}
 
 
-def unpack_states(tensors: Mapping[str, Tensor], plain: Mapping[str, Any]) -> dict[str, Any]:
-    """The state_dict that `pack_states` took apart."""
+def unpack_states(
+    tensors: Mapping[str, Tensor], plain: Mapping[str, Any], weights: Sequence[Tensor]
+) -> dict[str, Any]:
+    """The state_dict that `pack_states` took apart; `weights` are what the optimizer moves."""
     state: dict[int, dict[str, Any]] = {}
     for index, values in plain["numbers"].items():
         state.setdefault(int(index), {}).update(values)
     for path, tensor in tensors.items():
         index, _, name = path.partition(_SEPARATOR)
-        state.setdefault(int(index), {})[name] = tensor
+        state.setdefault(int(index), {})[name] = like(tensor, weights[int(index)])
     groups = [
         {k: tuple(v) if k in ("betas", "ns_coefficients") else v for k, v in group.items()}
         for group in plain["groups"]
@@ -56,7 +60,7 @@ def numbers_of(
     names = list(losses[0])
     means = [torch.stack([part[name].float().mean() for part in losses]).mean() for name in names]
     norm = torch.as_tensor(0.0 if norm is None else norm)
-    together = torch.stack([*means, norm.float().to(means[0].device)]).tolist()
+    together = torch.stack([*means, whole(norm).float().to(means[0].device)]).tolist()
     return dict(zip(names, together, strict=False)), together[-1]
 
 

@@ -20,6 +20,7 @@ HEAVY = ("torch", "diffusers", "transformers", "peft", "gradio")
 HEAVY_MODULES = {
     "pipelines": {"denoise", "engine", "latents", "loader", "preview", "text"},
     "training": {
+        "batches",
         "checkpoint",
         "data.features",
         "data.pixels",
@@ -46,6 +47,7 @@ HEAVY_MODULES = {
         "publish",
         "reparametrize",
         "sampling",
+        "sharding",
         "stages",
         "task",
         "tensors",

@@ -128,9 +128,11 @@ def test_check_looks_into_an_archive(place: Path) -> None:
     assert "setup.exe" in done.stderr
 
 
-def test_two_processes_walk_the_stages(place: Path) -> None:
+@pytest.mark.parametrize("shard", [False, True])
+def test_two_processes_walk_the_stages(place: Path, shard: bool) -> None:
     values = small.recipe()
-    del values["publish"], values["stage"][2:]
+    del values["publish"], values["stage"][4 if shard else 2 :]
+    values["all"] = {"shard": shard}
     (place / "two.toml").write_text(toml(values), "utf-8")
     port = str(random.randint(20_000, 60_000))
     two = ("-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", port)
@@ -145,8 +147,9 @@ def test_two_processes_walk_the_stages(place: Path) -> None:
         timeout=240,
     )
     assert done.returncode == 0, done.stderr
-    for name in ("01-vae", "02-text"):
-        story = place / "w" / "runs" / "two" / name / "result" / "training.json"
+    for number, stage in enumerate(values["stage"], 1):
+        run = place / "w" / "runs" / "two" / f"{number:02d}-{stage['name']}"
+        story = run / "result" / "training.json"
         assert json.loads(story.read_text("utf-8"))["step"] == 4
 
 

@@ -93,7 +93,15 @@ def ours(bench: Bench, *, online: bool) -> Callable[[], None]:
     loss = CaptionLoss(net, null, config)
     weights = list(net.parameters())
     (optimizer,) = optim.build(net.named_parameters(), OptimizerConfig(lr=1e-4))
-    learning = Learning(names=[], weights=weights, ema=None, optimizers=[optimizer], scaler=None)
+    learning = Learning(
+        net=loss,
+        plain=loss,
+        names=[],
+        weights=weights,
+        ema=None,
+        optimizers=[optimizer],
+        scaler=None,
+    )
     longest = max(len(i) for i in bench.ids)
     lengths = [len(i) for i in bench.ids]
     trimmed = text.batch([e[:n] for e, n in zip(bench.features.embeds, lengths, strict=True)])

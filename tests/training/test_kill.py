@@ -12,6 +12,8 @@ from pathlib import Path
 
 import psutil
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from tests.training import toy
 from training import checkpoint
@@ -83,18 +85,36 @@ def test_kill_9_in_the_middle_then_the_same_command_again(
     toy.assert_same(straight, run)
 
 
-def test_two_processes_resume_to_the_bit(tmp_path: Path) -> None:
-    wait(start(tmp_path / "straight", processes=2))
-    process = start(tmp_path / "cut", "slow=100", processes=2)
+@pytest.mark.parametrize("settings", [(), ("shard=1",)], ids=["whole", "sharded"])
+def test_two_processes_resume_to_the_bit(tmp_path: Path, settings: tuple[str, ...]) -> None:
+    wait(start(tmp_path / "straight", *settings, processes=2))
+    process = start(tmp_path / "cut", "slow=100", *settings, processes=2)
     until(process, 12 * 12)
     kill(process)
-    run = whole(tmp_path / "cut")
+    run = whole(tmp_path / "cut", shard=bool(settings))
     newest, _ = checkpoint.newest(run.checkpoints)
     assert newest is not None
     assert 10 <= newest.step < 20
-    wait(start(tmp_path / "cut", processes=2))
-    toy.assert_same(whole(tmp_path / "straight"), run)
+    wait(start(tmp_path / "cut", *settings, processes=2))
+    toy.assert_same(whole(tmp_path / "straight", shard=bool(settings)), run)
     assert run.events("start")[0]["world"] == 2
+
+
+def test_sharded_processes_learn_what_whole_ones_learn(tmp_path: Path) -> None:
+    """The same numbers up to the order of sums, in files of the same form, from less memory."""
+    wait(start(tmp_path / "whole", processes=2))
+    wait(start(tmp_path / "sharded", "shard=1", processes=2))
+    both = whole(tmp_path / "whole"), whole(tmp_path / "sharded", shard=True)
+    for name in ("model", "ema", "optimizer-0"):
+        a, b = (checkpoint.read(run.checkpoints / "step-00000020").tensors(name) for run in both)
+        assert list(a) == list(b)
+        for key, value in a.items():
+            torch.testing.assert_close(b[key], value, rtol=1e-3, atol=1e-5)
+    results = [load_file(run.result / "toy.safetensors") for run in both]
+    for key, value in results[0].items():
+        torch.testing.assert_close(results[1][key], value, rtol=1e-3, atol=1e-5)
+    held = [run.events("memory")[0]["weights"] for run in both]
+    assert held[1] < held[0]
 
 
 def test_random_kills_lose_nothing(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,9 @@ from pipelines.errors import BusyError, RequestError, SaveError, TrainingError
 from pipelines.progress import Progress, Stage
 from tests.training import toy
 from training import checkpoint
+from training.order import Pick
 from training.run import only_one, open_run
+from training.task import Samples
 
 
 class After:
@@ -25,6 +28,21 @@ class After:
     def __call__(self) -> bool:
         self.left -= 1
         return self.left < 0
+
+
+class Vanishing:
+    """Samples of which the sixth is not there any more."""
+
+    def __init__(self, samples: Samples) -> None:
+        self.samples = samples
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, pick: Pick) -> dict[str, Any]:
+        if pick.index == 5:
+            raise SaveError("The picture 5.png is gone.", "Put it back.")
+        return self.samples[pick]
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "muon", "prodigy"])
@@ -47,6 +65,19 @@ def test_loader_workers_change_nothing(tmp_path: Path) -> None:
     cut, _ = toy.go(tmp_path / "cut", toy.config(workers=2), should_stop=After(7))
     cut, _ = toy.go(tmp_path / "cut", toy.config(workers=2))
     toy.assert_same(alone, cut)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_picture_that_vanished_is_one_sentence(tmp_path: Path, workers: int) -> None:
+    config = toy.config(workers=workers)
+    whole = toy.task(config)
+    broken = dataclasses.replace(whole, samples=Vanishing(whole.samples))
+    with pytest.raises(TrainingError, match=r"^The picture 5\.png is gone\. Put it back\.$"):
+        toy.go(tmp_path, config, toy=broken)
+    run, outcome = toy.go(tmp_path, config)
+    assert outcome.reason == "finished"
+    straight, _ = toy.go(tmp_path / "straight", config)
+    toy.assert_same(straight, run)
 
 
 def test_another_seed_gives_other_weights(tmp_path: Path) -> None:

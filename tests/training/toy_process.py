@@ -8,6 +8,7 @@ from __future__ import annotations
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
@@ -20,7 +21,10 @@ from tests.training import toy
 def main(folder: str, *settings: str) -> None:
     """Trains, and writes a line to stdout for every update."""
     torch.set_num_threads(1)
-    changes = {key: int(value) for key, _, value in (s.partition("=") for s in settings)}
+    changes: dict[str, Any] = {
+        key: int(value) for key, _, value in (s.partition("=") for s in settings)
+    }
+    changes["shard"] = bool(changes.get("shard"))
     slow = changes.pop("slow", 0) / 1000
 
     def report(progress: Progress) -> None:

@@ -54,7 +54,8 @@ class Sources:
     ) -> None:
         self.config = config
         self._folder, self.cache, self._bases = folder, cache, dict(bases)
-        self._report, self._tell, self._should_stop = report, tell, should_stop
+        self.tell = tell
+        self._report, self._should_stop = report, should_stop
         self._manifest: Manifest | None = None
 
     def base(self, name: str) -> Path | None:
@@ -92,8 +93,8 @@ class Sources:
             found.write(file)
         lines = lint.table(found)
         if lines:
-            self._tell(lint.as_text(lines))
-            self._tell(f"{len(found.samples):,} pictures are used; the full list is in {file}.")
+            self.tell(lint.as_text(lines))
+            self.tell(f"{len(found.samples):,} pictures are used; the full list is in {file}.")
         if config.limit is not None:
             kept = sorted(found.samples, key=lambda s: s.id)[: config.limit]
             found = Manifest(root=found.root, samples=tuple(kept), problems=found.problems)
@@ -121,7 +122,7 @@ class Sources:
     def _unpacked(self, archive: Path) -> Path:
         into, problems = archives.kept(archive, self.cache / "archives", self._should_stop)
         for problem in problems:
-            self._tell(problem.sentence)
+            self.tell(problem.sentence)
         if not into.exists():
             raise Stopped
         return into
@@ -138,7 +139,7 @@ class Sources:
         buckets = assign(learning, self._table(), minimum=config.batch)
         sizes = [bucket.size for bucket in buckets]
         if config.data.bins is not None:
-            self._tell("\n".join(sentences(buckets)))
+            self.tell("\n".join(sentences(buckets)))
         others = [s for s in held if usable(s)]
         return buckets, assign(others, sizes, minimum=1) if others else []
 

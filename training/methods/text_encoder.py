@@ -179,6 +179,8 @@ def task(config: RunConfig, sources: Sources) -> Task:
     if config.gradient_checkpointing:
         t5.gradient_checkpointing_enable()
     samples = Spans(captions, tokenizer, config.data.tokens)
+    if not other and learning:
+        sources.tell("No held-out caption is new, so validation reads learned ones.")
     held_out = Spans(other or captions[:64], tokenizer, config.data.tokens)
     count = min(len(held_out), config.validation.pictures)
     batches = [tuple(range(i, min(i + config.batch, count))) for i in range(0, count, config.batch)]
