@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,7 +21,8 @@ class ModelSpec(BaseModel):
 
     `tokens` is the text length it was trained with; `bins` names a table of presets/sizes.toml;
     `learned_variance` says whether the second half of the output channels was trained;
-    `distilled` names the sampler that the weights were distilled to.
+    `distilled` names the sampler that the weights were distilled to. `places` says where parts lie
+    that are not in `folder`, as a T5 that several models share.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -43,6 +44,11 @@ class ModelSpec(BaseModel):
     cleaning: Literal["lower"] = "lower"
     examples: tuple[str, ...] = ()
     embedded: bool = False
+    places: Mapping[str, Path] = {}
+
+    def part(self, name: str) -> Path:
+        """The folder of a part: transformer, vae, text_encoder, tokenizer or scheduler."""
+        return self.places.get(name, self.folder / name)
 
     @property
     def default_size(self) -> sizes.Size:

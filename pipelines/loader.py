@@ -100,8 +100,9 @@ def fingerprint(model: ModelSpec) -> tuple[tuple[str, int, int], ...]:
     """Changes when a file of the model changes: (path, size, time of the last change) of each."""
     try:
         return tuple(
-            (file.relative_to(model.folder).as_posix(), stat.st_size, stat.st_mtime_ns)
-            for file in sorted(model.folder.glob("*/*"))
+            (f"{part}/{file.name}", stat.st_size, stat.st_mtime_ns)
+            for part in (*_PARTS, "tokenizer", "scheduler")
+            for file in sorted(model.part(part).glob("*"))
             if (stat := file.stat())
         )
     except OSError as error:
@@ -112,7 +113,7 @@ def weights_hash(model: ModelSpec) -> str:
     """The first 10 hex digits of the SHA-256 of the transformer's weights, as other tools do."""
     digest = hashlib.sha256()
     with faults(model, "transformer"):
-        for file in sorted((model.folder / "transformer").glob("*.safetensors")):
+        for file in sorted(model.part("transformer").glob("*.safetensors")):
             with open(file, "rb") as stream:
                 while block := stream.read(1 << 20):
                     digest.update(block)
@@ -121,7 +122,7 @@ def weights_hash(model: ModelSpec) -> str:
 
 def _part(model: ModelSpec, name: str, dtype: torch.dtype) -> Any:
     cls, class_names, weights = _PARTS[name]
-    folder = model.folder / name
+    folder = model.part(name)
     config = _config(model, folder / "config.json")
     with faults(model, name), quiet():
         found = config.get("_class_name") or config["architectures"][0]
@@ -193,7 +194,7 @@ def _numbers(name: str, value: Any) -> Iterator[tuple[str, float]]:
 
 def _betas(model: ModelSpec) -> dict[str, Any]:
     """The noise schedule, from the model's own folder: class defaults belong to other families."""
-    config = _config(model, model.folder / "scheduler" / "scheduler_config.json")
+    config = _config(model, model.part("scheduler") / "scheduler_config.json")
     missing = [name for name in _BETAS if name not in config]
     if missing:
         raise _broken(model, f"scheduler/scheduler_config.json lacks {missing[0]}")

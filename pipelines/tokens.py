@@ -44,7 +44,7 @@ def clean(text: str, how: str) -> str:
 
 def tokenize(text: str, model: ModelSpec) -> Tokens:
     """The tokens of `text` for `model`. Raises ModelError where the tokenizer cannot be read."""
-    tokenizer, control = _tokenizer(model.folder / "tokenizer" / "tokenizer.json")
+    tokenizer, control = _tokenizer(model.part("tokenizer") / "tokenizer.json")
     cleaned = clean(text, model.cleaning)
     # A control token typed by a user ("</s>", "<pad>", "<extra_id_0>") is text. Its characters are
     # kept; a space inside keeps the vocabulary from matching it as a whole.
@@ -70,7 +70,7 @@ def tokenize(text: str, model: ModelSpec) -> Tokens:
 
 def vocabulary_size(model: ModelSpec) -> int:
     """How many tokens the tokenizer of `model` knows. Raises ModelError."""
-    tokenizer, _ = _tokenizer(model.folder / "tokenizer" / "tokenizer.json")
+    tokenizer, _ = _tokenizer(model.part("tokenizer") / "tokenizer.json")
     size: int = tokenizer.get_vocab_size(with_added_tokens=True)
     return size
 

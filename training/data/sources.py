@@ -215,8 +215,8 @@ class Sources:
     def texts(self, captions: Iterable[str]) -> Store:
         """The text features of all `captions`; the encoder is loaded only if some are missing."""
         model = self.text_row
-        digest = features.weights_digest(model.folder / "text_encoder")
-        tokenizer = features.weights_digest(model.folder / "tokenizer")
+        digest = features.weights_digest(model.part("text_encoder"))
+        tokenizer = features.weights_digest(model.part("tokenizer"))
         name = features.feature_id(
             kind="text",
             encoder=digest,
@@ -227,7 +227,7 @@ class Sources:
         store = Store(self.cache / "features" / f"text-{name}")
         done = features.add_texts(
             store,
-            lambda: _loaded(T5EncoderModel, model.folder / "text_encoder").to(_device()),
+            lambda: _loaded(T5EncoderModel, model.part("text_encoder")).to(_device()),
             model,
             captions,
             report=self._report,
