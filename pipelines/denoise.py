@@ -14,12 +14,11 @@ from typing import Any
 
 import diffusers
 import torch
-from diffusers import PixArtTransformer2DModel
 from torch import Generator, Tensor
 
 from pipelines import samplers
 from pipelines.request import GenerationRequest
-from pipelines.text import PromptFeatures
+from pipelines.transformer import Predict
 
 # SA-Solver paints stochastically only in the middle of the trajectory (its paper, section 6;
 # timesteps of 1000).
@@ -50,15 +49,21 @@ class Schedule:
         order: int = self.scheduler.order
         return -(-len(self.timesteps) // order)
 
+    @property
+    def wants_variance(self) -> bool:
+        """True where the scheduler reads the variance half of the model's output."""
+        return bool(self.scheduler.config.get("variance_type") == "learned_range")
+
 
 def make_schedule(
     request: GenerationRequest,
     betas: dict[str, Any],
     *,
     learned_variance: bool,
-    device: torch.device | None = None,
 ) -> Schedule:
     """A fresh scheduler for `request`. `betas` is the noise schedule of the model.
+
+    Its timesteps stay on the processor, so that no step waits for the card to tell one.
 
     A start from a picture skips the first (1 - strength) of the steps; at least one is left.
     """
@@ -76,9 +81,9 @@ def make_schedule(
         # An attribute and not an argument: a function in the config could not be saved.
         scheduler.tau_func = lambda t: request.eta if low <= t <= high else 0
     if row.timesteps is not None:
-        scheduler.set_timesteps(timesteps=list(row.timesteps), device=device)
+        scheduler.set_timesteps(timesteps=list(row.timesteps))
     else:
-        scheduler.set_timesteps(request.steps, device=device)
+        scheduler.set_timesteps(request.steps)
     first = 0
     if request.init is not None:
         kept = max(1, min(request.steps, int(request.steps * request.strength)))
@@ -95,49 +100,38 @@ def start_latents(
     noise = torch.randn(shape, generator=generator, device="cpu")
     if clean is None:
         return noise * schedule.scheduler.init_noise_sigma
-    noised: Tensor = schedule.scheduler.add_noise(clean, noise, schedule.timesteps[:1].cpu())
+    noised: Tensor = schedule.scheduler.add_noise(clean, noise, schedule.timesteps[:1])
     return noised
 
 
 def denoise(
-    transformer: PixArtTransformer2DModel,
+    predict: Predict,
     schedule: Schedule,
     latents: Tensor,
-    features: PromptFeatures,
     *,
     guidance: float,
     generator: Generator,
 ) -> Iterator[Step]:
     """Walks the schedule, yielding after each step.
 
-    `latents` (1, C, h, w) float32 on the model's device; `features` holds [negative, prompt] where
-    guidance > 1, else [prompt]. Guidance: classifier-free (arXiv 2207.12598), on the noise only;
-    the variance half, where it is used, is the prompt's.
+    `latents` (1, C, h, w) float32 on the model's device; `predict` knows the texts [negative,
+    prompt] where guidance > 1, else [prompt]. Guidance: classifier-free (arXiv 2207.12598), on
+    the noise only; the variance half, where it is used, is the prompt's.
     """
     scheduler = schedule.scheduler
     guided = guidance > samplers.GUIDANCE_OFF
     extra = _step_arguments(scheduler, generator)
-    conditions = _micro_conditions(transformer, latents, 2 if guided else 1)
-    dtype = next(transformer.parameters()).dtype
     channels = latents.shape[1]
-    wants_variance = scheduler.config.get("variance_type") == "learned_range"
+    places = schedule.timesteps.tolist()
     for index, timestep in enumerate(schedule.timesteps):
         scaled = scheduler.scale_model_input(latents, timestep)
-        pair = torch.cat([scaled, scaled]) if guided else scaled
-        output = transformer(
-            pair.to(dtype),
-            encoder_hidden_states=features.embeds,
-            encoder_attention_mask=features.mask,
-            timestep=timestep.to(latents.device).expand(len(pair)),
-            added_cond_kwargs=conditions,
-            return_dict=False,
-        )[0].float()
+        output = predict(scaled, places[index])
         noise = output[:, :channels]
         if guided:
             without, with_prompt = noise.chunk(2)
             noise = without + guidance * (with_prompt - without)
-        denoised = _clean(scheduler, scaled, noise, timestep)
-        if wants_variance:
+        denoised = _clean(scheduler, scaled, noise, places[index])
+        if schedule.wants_variance:
             noise = torch.cat([noise, output[-1:, channels:]], dim=1)
         result = scheduler.step(noise, timestep, latents, **extra, return_dict=False)
         # One-step models: the scheduler's second value is the prediction of the clean latents.
@@ -156,26 +150,12 @@ def _step_arguments(scheduler: Any, generator: Generator) -> dict[str, Any]:
     return {"generator": generator} if "generator" in known else {}
 
 
-def _micro_conditions(
-    transformer: PixArtTransformer2DModel, latents: Tensor, rows: int
-) -> dict[str, Tensor | None]:
-    """Original size and aspect ratio, for the models that were trained with them (1024 px)."""
-    if not transformer.config.use_additional_conditions:
-        return {"resolution": None, "aspect_ratio": None}
-    height, width = (8 * side for side in latents.shape[-2:])
-    dtype = next(transformer.parameters()).dtype
-    size = torch.tensor([[height, width]], dtype=dtype, device=latents.device)
-    ratio = torch.tensor([[height / width]], dtype=dtype, device=latents.device)
-    return {"resolution": size.repeat(rows, 1), "aspect_ratio": ratio.repeat(rows, 1)}
-
-
-def _clean(scheduler: Any, scaled: Tensor, noise: Tensor, timestep: Tensor) -> Tensor:
+def _clean(scheduler: Any, scaled: Tensor, noise: Tensor, position: float) -> Tensor:
     """The clean latents that `noise` implies: x0 = (x_t - sqrt(1 - a) eps) / sqrt(a).
 
     Timesteps may lie between the trained ones; a (the cumulative product) is interpolated.
     """
     table = scheduler.alphas_cumprod
-    position = float(timestep)
     low = int(position)
     high = min(low + 1, len(table) - 1)
     a = torch.lerp(table[low].double(), table[high].double(), position - low).item()

@@ -22,7 +22,8 @@ from pipelines.memory import Machine
 from pipelines.preview import Preview
 from pipelines.progress import Progress, Report, ShouldStop, Stage
 from pipelines.request import GenerationRequest
-from pipelines.text import PromptFeatures, TextEncoder
+from pipelines.text import TextEncoder
+from pipelines.transformer import Transformer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +43,7 @@ class Picture:
 class _Loaded:
     parts: Components
     text: TextEncoder
+    transformer: Transformer
     preview: Preview
     fingerprint: object
     weights: str
@@ -80,6 +82,7 @@ class Engine:
             self._loaded = _Loaded(
                 parts=parts,
                 text=TextEncoder(model, parts.text_encoder),
+                transformer=Transformer(parts.transformer),
                 preview=preview,
                 fingerprint=fingerprint,
                 weights=loader.weights_hash(model),
@@ -125,7 +128,7 @@ class Engine:
                     return
                 yield picture
 
-    def _features(self, loaded: _Loaded, request: GenerationRequest) -> PromptFeatures:
+    def _features(self, loaded: _Loaded, request: GenerationRequest) -> list[Tensor]:
         prompt, negative = styles.find(request.style).apply(request.prompt, request.negative)
         return loaded.text.conditions(prompt, negative if request.guided else None)
 
@@ -160,7 +163,7 @@ class Engine:
 def _paint(
     loaded: _Loaded,
     request: GenerationRequest,
-    features: PromptFeatures,
+    features: list[Tensor],
     clean: Tensor | None,
     *,
     report: Report,
@@ -173,17 +176,17 @@ def _paint(
         request,
         parts.betas,
         learned_variance=parts.model.learned_variance,
-        device=parts.device,
     )
     generator = torch.Generator("cpu").manual_seed(request.seed)
     channels = parts.transformer.config.in_channels
     shape = (1, channels, request.height // 8, request.width // 8)
     start = start_latents(schedule, shape, generator, clean).to(parts.device)
+    predict = loaded.transformer.predictor(
+        features, (shape[2], shape[3]), variance=schedule.wants_variance
+    )
     step: Step | None = None
     report(Progress(stage=Stage.DENOISING, done=0, total=schedule.steps))
-    for step in denoise(
-        parts.transformer, schedule, start, features, guidance=request.guidance, generator=generator
-    ):
+    for step in denoise(predict, schedule, start, guidance=request.guidance, generator=generator):
         if should_stop():
             return None
         report(

@@ -47,10 +47,10 @@ class TextEncoder:
         self._cache.move_to_end(ids)
         return self._cache[ids]
 
-    def conditions(self, prompt: str, negative: str | None) -> PromptFeatures:
-        """Features for one picture: [prompt], or [negative, prompt] where guidance is computed."""
+    def conditions(self, prompt: str, negative: str | None) -> list[Tensor]:
+        """Features (T, C) of the prompt, or of negative and prompt where guidance is computed."""
         texts = [prompt] if negative is None else [negative, prompt]
-        return batch([self.features(text) for text in texts])
+        return [self.features(text) for text in texts]
 
 
 def batch(features: list[Tensor]) -> PromptFeatures:

@@ -11,12 +11,12 @@ from diffusers import AutoencoderKL, DDIMScheduler, DiTTransformer2DModel, PixAr
 from PIL import Image
 from torch import Tensor
 
-from pipelines import text
 from pipelines.denoise import denoise, make_schedule, start_latents
 from pipelines.latents import PIXELS_PER_LATENT, decode, to_picture
 from pipelines.request import GenerationRequest
 from pipelines.samplers import DEFAULT_SAMPLER
 from pipelines.sizes import Size
+from pipelines.transformer import Transformer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +39,7 @@ def paint(
 ) -> list[Image.Image]:
     """One picture per features (T, C), with `null` as what guidance steers away from."""
     device = next(transformer.parameters()).device
+    net = Transformer(transformer)
     found = []
     for index, one in enumerate(features):
         request = GenerationRequest(
@@ -51,15 +52,15 @@ def paint(
             height=wish.size.height,
             seed=wish.seed + index,
         )
-        walk = make_schedule(request, schedule, learned_variance=False, device=device)
+        walk = make_schedule(request, schedule, learned_variance=False)
         generator = torch.Generator("cpu").manual_seed(request.seed)
         shape = _latent_shape(transformer.config.in_channels, wish.size)
         latents = start_latents(walk, shape, generator, None).to(device)
         pair = [null, one] if request.guided else [one]
-        together = text.batch([part.to(device) for part in pair])
-        for step in denoise(
-            transformer, walk, latents, together, guidance=request.guidance, generator=generator
-        ):
+        predict = net.predictor(
+            [part.to(device) for part in pair], (latents.shape[2], latents.shape[3])
+        )
+        for step in denoise(predict, walk, latents, guidance=request.guidance, generator=generator):
             latents = step.latents
         found.append(to_picture(decode(vae, latents).cpu()))
     return found

@@ -18,7 +18,16 @@ PACKAGES = ("lora_manager", "pipelines", "training", "app")
 HEAVY = ("torch", "diffusers", "transformers", "peft", "gradio")
 # Modules of light packages that do load the heavy five; every other module is light.
 HEAVY_MODULES = {
-    "pipelines": {"denoise", "engine", "latents", "loader", "preview", "text"},
+    "pipelines": {
+        "denoise",
+        "engine",
+        "kernels",
+        "latents",
+        "loader",
+        "preview",
+        "text",
+        "transformer",
+    },
     "training": {
         "batches",
         "checkpoint",

@@ -210,11 +210,13 @@ def test_numbers_that_are_no_picture_are_said(engine: Engine, catalog: Catalog) 
     bias = parts.transformer.proj_out.bias
     kept = bias.clone()
     try:
-        bias.data.fill_(float("nan"))
+        with torch.no_grad():
+            bias.fill_(float("nan"))
         with pytest.raises(ModelError, match="no picture"):
             paint(engine, catalog, model="tiny", steps=2)
     finally:
-        bias.data.copy_(kept)
+        with torch.no_grad():
+            bias.copy_(kept)
     assert paint(engine, catalog, model="tiny", steps=2)
 
 

@@ -122,8 +122,8 @@ def test_the_null_caption_has_its_own_mask(engine: Engine) -> None:
     text = engine.load("nano", lambda progress: None).text
     with torch.inference_mode():
         features = text.conditions("a red apple", "")
-    assert features.mask[0].tolist() == [1, *[0] * (features.mask.shape[1] - 1)]
-    assert features.mask[1].all()
+    # One token, its end; nothing is padded, so nothing needs a mask.
+    assert len(features[0]) == 1 < len(features[1])
 
 
 def test_batching_pads_with_zeros_behind_the_mask() -> None:
