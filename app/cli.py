@@ -20,6 +20,7 @@ import typer
 from typer.exceptions import TyperException
 
 from app import metadata
+from app.bench_cli import bench
 from app.gallery import Gallery, PictureFile
 from app.runner import LocalRunner
 from app.settings import VERSION, Settings, make_folder, user_path, workspace_path
@@ -46,6 +47,7 @@ app = typer.Typer(
 )
 
 app.add_typer(train, name="train")
+app.command()(bench)
 
 # Every value arrives as text and is checked by the request itself, so that the command line, the
 # form and the API have the same limits and say the same sentences.

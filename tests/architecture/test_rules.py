@@ -19,6 +19,7 @@ HEAVY = ("torch", "diffusers", "transformers", "peft", "gradio")
 # Modules of light packages that do load the heavy five; every other module is light.
 HEAVY_MODULES = {
     "pipelines": {
+        "benchmark",
         "denoise",
         "engine",
         "kernels",
