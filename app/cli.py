@@ -279,8 +279,11 @@ def _paint(
     share_processor()
     # Here and not above: only a command that paints pays for loading torch.
     from pipelines.engine import Engine
+    from pipelines.prompt_cache import PromptCache
 
-    runner = LocalRunner(Engine(catalog, inputs=settings.inputs), gallery)
+    runner = LocalRunner(
+        Engine(catalog, inputs=settings.inputs, prompts=PromptCache(settings.prompts)), gallery
+    )
 
     weights = ""
 

@@ -322,9 +322,13 @@ def embedded(clock: Clock) -> Result:
 
 def _text_calls(engine: Engine, request: GenerationRequest) -> int:
     """How often T5 runs while `request` is painted."""
-    encoder = engine.load(request.model, lambda progress: None).parts.text_encoder
     calls: list[int] = []
-    handle = encoder.register_forward_pre_hook(lambda *_: calls.append(1))
+
+    def count(module: nn.Module, *_: object) -> None:
+        if isinstance(module, T5EncoderModel):
+            calls.append(1)
+
+    handle = nn.modules.module.register_module_forward_pre_hook(count)
     try:
         list(engine.generate(request, lambda progress: None, lambda: False))
     finally:

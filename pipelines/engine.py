@@ -21,6 +21,7 @@ from pipelines.loader import Components
 from pipelines.memory import Machine
 from pipelines.preview import Preview
 from pipelines.progress import Progress, Report, ShouldStop, Stage
+from pipelines.prompt_cache import PromptCache
 from pipelines.request import GenerationRequest
 from pipelines.text import TextEncoder
 from pipelines.transformer import Transformer
@@ -52,13 +53,21 @@ class _Loaded:
 class Engine:
     """Owns the device. Not safe for threads: one engine, one thread.
 
-    `inputs` is the folder of kept pictures that requests may start from; `machine` what to run on,
-    by default the best that is found.
+    `inputs` is the folder of kept pictures that requests may start from; `prompts` keeps encoded
+    prompts on disk; `machine` is what to run on, by default the best that is found.
     """
 
-    def __init__(self, catalog: Catalog, *, inputs: Path, machine: Machine | None = None) -> None:
+    def __init__(
+        self,
+        catalog: Catalog,
+        *,
+        inputs: Path,
+        prompts: PromptCache | None = None,
+        machine: Machine | None = None,
+    ) -> None:
         self._catalog = catalog
         self._inputs = inputs
+        self._prompts = prompts
         self._loaded: _Loaded | None = None
         self.machine = machine or loader.probe()
 
@@ -76,12 +85,18 @@ class Engine:
         report(Progress(stage=Stage.LOADING))
         self.unload()
         with self._memory_faults():
-            parts = loader.load(model, memory.plan(self.machine))
+            plan = memory.plan(self.machine)
+            parts = loader.load(model, plan)
             with loader.faults(model, "vae"):
                 preview = Preview(parts.vae)
             self._loaded = _Loaded(
                 parts=parts,
-                text=TextEncoder(model, parts.text_encoder),
+                text=TextEncoder(
+                    model,
+                    lambda: loader.text_encoder(model, plan),
+                    identity=loader.text_identity(model, plan),
+                    cache=self._prompts,
+                ),
                 transformer=Transformer(parts.transformer),
                 preview=preview,
                 fingerprint=fingerprint,

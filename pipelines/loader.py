@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from diffusers import AutoencoderKL, PixArtTransformer2DModel
 from safetensors import SafetensorError, safe_open
-from transformers import T5EncoderModel
+from transformers import T5Config, T5EncoderModel
 
 from pipelines.catalog import ModelSpec
 from pipelines.errors import ModelError, StudioError, printable
@@ -61,12 +61,14 @@ _BETA_SCHEDULES = ("linear", "scaled_linear", "squaredcos_cap_v2")
 
 @dataclass(frozen=True, kw_only=True)
 class Components:
-    """A model in memory. `betas` is its noise schedule as scheduler arguments."""
+    """What paints, in memory; the text encoder comes and goes by itself.
+
+    `betas` is the model's noise schedule as scheduler arguments.
+    """
 
     model: ModelSpec
     transformer: PixArtTransformer2DModel
     vae: AutoencoderKL
-    text_encoder: T5EncoderModel
     betas: dict[str, Any]
     device: torch.device
 
@@ -85,15 +87,41 @@ def probe() -> Machine:
 
 
 def load(model: ModelSpec, plan: DevicePlan) -> Components:
-    """Reads every part of `model`. Raises ModelError that names the part and the fault."""
+    """Reads all of `model` but the text encoder, whose configuration and files are only looked at.
+
+    Raises ModelError that names the part and the fault.
+    """
     dtype = getattr(torch, plan.precision)
     device = torch.device(plan.device)
     with faults(model, "scheduler"):
         betas = _betas(model)
-    parts = {name: _part(model, name, dtype).to(device) for name in _PARTS}
+    text = _text_config(model)
+    parts = {name: _part(model, name, dtype).to(device) for name in ("transformer", "vae")}
     with faults(model, "configuration"):
-        _check_fit(model, parts)
+        _check_fit(model, parts, text)
     return Components(model=model, betas=betas, device=device, **parts)
+
+
+def text_encoder(model: ModelSpec, plan: DevicePlan) -> T5EncoderModel:
+    """T5 as the plan wants it. Raises ModelError."""
+    net = _part(model, "text_encoder", getattr(torch, plan.precision))
+    return net.to(torch.device(plan.device))
+
+
+def text_identity(model: ModelSpec, plan: DevicePlan) -> str:
+    """Names the encoder's files, the tokenizer's, and the precision."""
+    own = [f for f in fingerprint(model) if f[0].startswith(("text_encoder/", "tokenizer/"))]
+    return json.dumps([own, plan.precision, plan.device])
+
+
+def _text_config(model: ModelSpec) -> T5Config:
+    """The text encoder's configuration, with its weight files looked at but not read."""
+    folder = model.part("text_encoder")
+    _check_class(model, "text_encoder", _config(model, folder / "config.json"))
+    with faults(model, "text_encoder"), quiet():
+        config: T5Config = T5Config.from_pretrained(folder, local_files_only=True)
+        _check_weights(model, folder, _PARTS["text_encoder"][2])
+        return config
 
 
 def fingerprint(model: ModelSpec) -> tuple[tuple[str, int, int], ...]:
@@ -121,13 +149,10 @@ def weights_hash(model: ModelSpec) -> str:
 
 
 def _part(model: ModelSpec, name: str, dtype: torch.dtype) -> Any:
-    cls, class_names, weights = _PARTS[name]
+    cls, _, weights = _PARTS[name]
     folder = model.part(name)
-    config = _config(model, folder / "config.json")
+    _check_class(model, name, _config(model, folder / "config.json"))
     with faults(model, name), quiet():
-        found = config.get("_class_name") or config["architectures"][0]
-        if found not in class_names:
-            raise _broken(model, f"its {name} is a “{printable(found)}”, not a {class_names[0]}")
         _check_weights(model, folder, weights)
         # transformers and diffusers name the same argument differently.
         wish = {"dtype": dtype} if cls is T5EncoderModel else {"torch_dtype": dtype}
@@ -140,6 +165,14 @@ def _part(model: ModelSpec, name: str, dtype: torch.dtype) -> Any:
                 first = printable(sorted(map(str, report[kind]))[0], 120)
                 raise _broken(model, f"its {name} has {kind.replace('_', ' ')} ({first})")
         return net.eval().requires_grad_(False)
+
+
+def _check_class(model: ModelSpec, name: str, config: dict[str, Any]) -> None:
+    _, class_names, _ = _PARTS[name]
+    with faults(model, name):
+        found = config.get("_class_name") or config["architectures"][0]
+    if found not in class_names:
+        raise _broken(model, f"its {name} is a “{printable(found)}”, not a {class_names[0]}")
 
 
 def _check_weights(model: ModelSpec, folder: Path, weights: str) -> None:
@@ -211,9 +244,9 @@ def _betas(model: ModelSpec) -> dict[str, Any]:
     return betas | {"prediction_type": "epsilon"}
 
 
-def _check_fit(model: ModelSpec, parts: dict[str, Any]) -> None:
+def _check_fit(model: ModelSpec, parts: dict[str, Any], text: T5Config) -> None:
     """Parts that load each by itself but cannot paint together."""
-    transformer, vae, text = (parts[name].config for name in _PARTS)
+    transformer, vae = parts["transformer"].config, parts["vae"].config
     pairs = (
         ("text encoder", text.d_model, transformer.caption_channels),
         ("VAE", vae.latent_channels, transformer.in_channels),

@@ -7,6 +7,7 @@ kept without padding; padding appears only where two texts of different length s
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -14,6 +15,7 @@ from torch import Tensor
 from transformers import T5EncoderModel
 
 from pipelines.catalog import ModelSpec
+from pipelines.prompt_cache import PromptCache
 from pipelines.tokens import tokenize
 
 MAX_CACHED = 64
@@ -28,24 +30,60 @@ class PromptFeatures:
 
 
 class TextEncoder:
-    """The text side of one model, with the features of the last prompts."""
+    """The text side of one model. T5 is loaded by the first text that is not known yet.
 
-    def __init__(self, model: ModelSpec, encoder: T5EncoderModel) -> None:
+    `load` gives the encoder, `identity` names it and its precision for the cache on disk.
+    """
+
+    def __init__(
+        self,
+        model: ModelSpec,
+        load: Callable[[], T5EncoderModel],
+        *,
+        identity: str,
+        cache: PromptCache | None = None,
+    ) -> None:
         self._model = model
-        self._encoder = encoder
-        self._cache: OrderedDict[tuple[int, ...], Tensor] = OrderedDict()
+        self._load = load
+        self._identity = identity
+        self._on_disk = cache
+        self._encoder: T5EncoderModel | None = None
+        self._known: OrderedDict[tuple[int, ...], Tensor] = OrderedDict()
+
+    @property
+    def is_loaded(self) -> bool:
+        """True while T5 takes memory."""
+        return self._encoder is not None
+
+    def release(self) -> None:
+        """Frees T5; what is known stays known."""
+        self._encoder = None
 
     def features(self, text: str) -> Tensor:
         """The features (T, C) of the tokens that the model reads. Raises ModelError."""
         ids = tokenize(text, self._model).ids
-        if ids not in self._cache:
-            device = next(self._encoder.parameters()).device
-            batch = torch.tensor([ids], device=device)
-            self._cache[ids] = self._encoder(batch).last_hidden_state[0]
-            if len(self._cache) > MAX_CACHED:
-                self._cache.popitem(last=False)
-        self._cache.move_to_end(ids)
-        return self._cache[ids]
+        if ids not in self._known:
+            self._known[ids] = self._found(ids)
+            if len(self._known) > MAX_CACHED:
+                self._known.popitem(last=False)
+        self._known.move_to_end(ids)
+        return self._known[ids]
+
+    def _found(self, ids: tuple[int, ...]) -> Tensor:
+        if self._on_disk is None:
+            return self._encoded(ids)
+        features = self._on_disk.find(ids, self._identity)
+        if features is None:
+            features = self._encoded(ids)
+            self._on_disk.keep(ids, self._identity, features)
+        return features
+
+    def _encoded(self, ids: tuple[int, ...]) -> Tensor:
+        if self._encoder is None:
+            self._encoder = self._load()
+        device = next(self._encoder.parameters()).device
+        result: Tensor = self._encoder(torch.tensor([ids], device=device)).last_hidden_state[0]
+        return result
 
     def conditions(self, prompt: str, negative: str | None) -> list[Tensor]:
         """Features (T, C) of the prompt, or of negative and prompt where guidance is computed."""

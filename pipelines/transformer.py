@@ -128,7 +128,7 @@ class Transformer:
 
     def _heard(self, weights: _Weights, text: Tensor) -> list[_Heard]:
         net = self._net
-        caption = text.unsqueeze(0).to(_dtype(net))
+        caption = text.unsqueeze(0).to(net.scale_shift_table)
         if net.caption_projection is not None:
             caption = net.caption_projection(caption)
         heads = net.config.num_attention_heads

@@ -26,6 +26,7 @@ HEAVY_MODULES = {
         "latents",
         "loader",
         "preview",
+        "prompt_cache",
         "text",
         "transformer",
     },

@@ -1,0 +1,117 @@
+"""Encoded prompts on disk: found again, never wrong, never too many, never in the way."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import T5EncoderModel
+
+from pipelines import files
+from pipelines.catalog import Catalog
+from pipelines.engine import Engine
+from pipelines.prompt_cache import PromptCache
+from pipelines.request import complete
+from tests.pipelines.conftest import CPU
+
+IDS = (5, 9, 1)
+
+
+def features(value: float = 1.0, tokens: int = 3) -> torch.Tensor:
+    return torch.full((tokens, 4), value, dtype=torch.bfloat16)
+
+
+def only(folder: Path) -> Path:
+    (file,) = folder.iterdir()
+    return file
+
+
+def test_what_was_kept_is_found_to_the_bit(tmp_path: Path) -> None:
+    cache = PromptCache(tmp_path / "prompts")
+    assert cache.find(IDS, "t5") is None
+    cache.keep(IDS, "t5", features())
+    again = PromptCache(tmp_path / "prompts").find(IDS, "t5")
+    assert again is not None
+    assert again.dtype == torch.bfloat16
+    assert torch.equal(again, features())
+    assert cache.find(IDS, "t5 in int8") is None
+    assert cache.find((5, 1), "t5") is None
+
+
+@pytest.mark.parametrize("damage", ["cut", "empty", "other shape", "not finite", "no tensors"])
+def test_a_damaged_file_is_made_again(tmp_path: Path, damage: str) -> None:
+    cache = PromptCache(tmp_path)
+    cache.keep(IDS, "t5", features())
+    file = only(tmp_path)
+    if damage in ("other shape", "not finite"):
+        other = PromptCache(tmp_path / "other")
+        wrong = features(tokens=2) if damage == "other shape" else features(float("nan"))
+        other.keep(IDS, "t5", wrong)
+        file.write_bytes(only(tmp_path / "other").read_bytes())
+    else:
+        data = file.read_bytes()
+        file.write_bytes({"cut": data[:-3], "empty": b"", "no tensors": b"x" * 99}[damage])
+    assert cache.find(IDS, "t5") is None
+    assert not file.exists()
+    cache.keep(IDS, "t5", features())
+    assert cache.find(IDS, "t5") is not None
+
+
+def test_the_least_used_go_first(tmp_path: Path) -> None:
+    cache = PromptCache(tmp_path)
+    for number in range(6):
+        cache.keep((number, 1, 2), "t5", features())
+        for age, file in enumerate(sorted(tmp_path.iterdir(), key=os.path.getmtime)):
+            os.utime(file, (age, age))
+    one = cache.size // 6
+    cache.find((0, 1, 2), "t5")
+    small = PromptCache(tmp_path, max_bytes=3 * one)
+    small.keep((9, 1, 2), "t5", features())
+    assert small.size <= 3 * one
+    kept = {n for n in (*range(6), 9) if cache.find((n, 1, 2), "t5") is not None}
+    assert kept == {0, 5, 9}
+
+
+def test_one_prompt_or_all_can_be_forgotten(tmp_path: Path) -> None:
+    cache = PromptCache(tmp_path)
+    for number in range(3):
+        cache.keep((number, 1, 2), "t5", features())
+    cache.forget((1, 1, 2), "t5")
+    assert cache.find((1, 1, 2), "t5") is None
+    assert cache.clear() == 2
+    assert cache.size == 0
+
+
+def test_a_full_disk_only_costs_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(files, "write", full)
+    cache = PromptCache(tmp_path)
+    cache.keep(IDS, "t5", features())
+    assert cache.find(IDS, "t5") is None
+
+
+def test_the_second_run_of_a_prompt_never_loads_the_text_encoder(
+    catalog: Catalog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    request = complete({"prompt": "a red apple", "model": "tiny", "steps": 2}, catalog)
+
+    def paint(prompts: PromptCache | None) -> list[bytes]:
+        engine = Engine(catalog, inputs=tmp_path, prompts=prompts, machine=CPU)
+        made = engine.generate(request, lambda progress: None, lambda: False)
+        return [picture.image.tobytes() for picture in made]
+
+    cache = PromptCache(tmp_path / "prompts")
+    first = paint(cache)
+    assert first == paint(None)
+
+    def never(*_: object, **__: object) -> None:
+        raise AssertionError("the text encoder was loaded")
+
+    monkeypatch.setattr(T5EncoderModel, "from_pretrained", never)
+    assert paint(PromptCache(tmp_path / "prompts")) == first
+    with pytest.raises(Exception, match="was loaded"):
+        paint(None)
