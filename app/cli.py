@@ -279,11 +279,8 @@ def _paint(
     share_processor()
     # Here and not above: only a command that paints pays for loading torch.
     from pipelines.engine import Engine
-    from pipelines.prompt_cache import PromptCache
 
-    runner = LocalRunner(
-        Engine(catalog, inputs=settings.inputs, prompts=PromptCache(settings.prompts)), gallery
-    )
+    runner = LocalRunner(Engine(catalog, inputs=settings.inputs, cache=settings.cache), gallery)
 
     weights = ""
 

@@ -48,6 +48,9 @@ class Painted(Protocol):
     @property
     def weights(self) -> str: ...
 
+    @property
+    def notes(self) -> tuple[str, ...]: ...
+
 
 class Gallery:
     """The folder of painted pictures: one folder a day, or everything flat in `root`."""
@@ -67,7 +70,7 @@ class Gallery:
         now = datetime.now().astimezone()
         folder = make_folder(self._root / f"{now:%Y-%m-%d}" if self._by_day else self._root)
         buffer = BytesIO()
-        chunks = metadata.chunks(picture.request, weights=picture.weights)
+        chunks = metadata.chunks(picture.request, weights=picture.weights, notes=picture.notes)
         picture.image.save(buffer, format="PNG", pnginfo=chunks)
         name = f"{now:%H%M%S}-{picture.request.seed}-{secrets.token_hex(3)}.png"
         files.write(folder / name, buffer.getvalue())

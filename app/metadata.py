@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,17 +28,22 @@ MAX_RECIPE = 200_000
 MAX_FILE_BYTES = 200_000_000
 
 
-def chunks(request: GenerationRequest, *, weights: str = "") -> PngImagePlugin.PngInfo:
+def chunks(
+    request: GenerationRequest, *, weights: str = "", notes: Sequence[str] = ()
+) -> PngImagePlugin.PngInfo:
     """The text chunks of a picture painted from `request` (one picture: count 1).
 
-    `weights` is the hash of the weights that painted it.
+    `weights` is the hash of the weights that painted it, `notes` say what was done for lack of
+    memory.
     """
-    recipe = {
+    recipe: dict[str, Any] = {
         "version": FORMAT_VERSION,
         "studio": VERSION,
         "weights": weights,
         "request": request.model_dump(mode="json"),
     }
+    if notes:
+        recipe["notes"] = list(notes)
     info = PngImagePlugin.PngInfo()
     info.add_itxt(CHUNK, json.dumps(recipe, ensure_ascii=False))
     # iTXt: the older chunk kind cannot carry more than Latin-1.

@@ -51,13 +51,12 @@ class _Painter:
         share_processor()
         # Here and not above: only this process may load torch.
         from pipelines.engine import Engine
-        from pipelines.prompt_cache import PromptCache
 
         catalog = Catalog(user_models=self._settings.models)
         engine = Engine(
             catalog,
             inputs=self._settings.inputs,
-            prompts=PromptCache(self._settings.prompts),
+            cache=self._settings.cache,
         )
         runner = LocalRunner(engine, Gallery(self._settings.outputs))
         self._send(event="phase", phase="loading", device=engine.machine.name)

@@ -50,11 +50,6 @@ class Settings:
         return self.workspace / "cache"
 
     @property
-    def prompts(self) -> Path:
-        """Encoded prompts, one file each."""
-        return self.cache / "prompts"
-
-    @property
     def logs(self) -> Path:
         """What went wrong, for reports."""
         return self.workspace / "logs"

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import gc
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -13,48 +11,37 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from pipelines import latents, loader, memory, pictures, styles
+from pipelines import latents, loader, memory, numbers, pictures, styles
 from pipelines.catalog import Catalog
 from pipelines.denoise import Step, denoise, make_schedule, start_latents
 from pipelines.errors import ModelError, OutOfMemoryError
-from pipelines.loader import Components
-from pipelines.memory import Machine
-from pipelines.preview import Preview
+from pipelines.loaded import Loaded, free
+from pipelines.memory import DevicePlan, Machine, Wish
 from pipelines.progress import Progress, Report, ShouldStop, Stage
-from pipelines.prompt_cache import PromptCache
 from pipelines.request import GenerationRequest
-from pipelines.text import TextEncoder
-from pipelines.transformer import Transformer
 
 
 @dataclass(frozen=True, kw_only=True)
 class Picture:
     """Finished pixels and the request that paints exactly them again.
 
-    `weights` is the hash of the model's weights, `seconds` what the painting took.
+    `weights` is the hash of the model's weights, `seconds` what the painting took; `notes` say
+    what was done for lack of memory.
     """
 
     image: Image.Image
     request: GenerationRequest
     seconds: float
     weights: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Loaded:
-    parts: Components
-    text: TextEncoder
-    transformer: Transformer
-    preview: Preview
-    fingerprint: object
-    weights: str
+    notes: tuple[str, ...] = ()
 
 
 class Engine:
     """Owns the device. Not safe for threads: one engine, one thread.
 
-    `inputs` is the folder of kept pictures that requests may start from; `prompts` keeps encoded
-    prompts on disk; `machine` is what to run on, by default the best that is found.
+    `inputs` is the folder of kept pictures that requests may start from; `cache` keeps encoded
+    prompts and quantised encoders on disk; `machine` is what to run on, by default the best that
+    is found.
     """
 
     def __init__(
@@ -62,54 +49,44 @@ class Engine:
         catalog: Catalog,
         *,
         inputs: Path,
-        prompts: PromptCache | None = None,
+        cache: Path | None = None,
         machine: Machine | None = None,
     ) -> None:
         self._catalog = catalog
         self._inputs = inputs
-        self._prompts = prompts
-        self._loaded: _Loaded | None = None
+        self._cache = cache
+        self._loaded: Loaded | None = None
+        self._is_given = machine is not None
         self.machine = machine or loader.probe()
 
-    def load(self, model_id: str, report: Report) -> _Loaded:
-        """Makes `model_id` the loaded model.
+    def load(self, model_id: str, report: Report) -> Loaded:
+        """Makes `model_id` the loaded model, ready to paint its default size.
 
         Raises UnknownNameError, ModelError, OutOfMemoryError.
         """
-        model = self._catalog.find(model_id)
-        # A model that was installed again has the same row and other files.
-        fingerprint = loader.fingerprint(model)
-        loaded = self._loaded
-        if loaded and (loaded.parts.model, loaded.fingerprint) == (model, fingerprint):
-            return loaded
-        report(Progress(stage=Stage.LOADING))
+        size = self._catalog.find(model_id).default_size
+        wish = Wish(width=size.width, height=size.height)
+        with torch.inference_mode():
+            loaded = self._open(model_id, self.plan(model_id, wish), report)
+            try:
+                loaded.read(report)
+            except Exception as error:
+                if not memory.is_out_of_memory(error):
+                    raise
+            else:
+                return loaded
         self.unload()
-        with self._memory_faults():
-            plan = memory.plan(self.machine)
-            parts = loader.load(model, plan)
-            with loader.faults(model, "vae"):
-                preview = Preview(parts.vae)
-            self._loaded = _Loaded(
-                parts=parts,
-                text=TextEncoder(
-                    model,
-                    lambda: loader.text_encoder(model, plan),
-                    identity=loader.text_identity(model, plan),
-                    cache=self._prompts,
-                ),
-                transformer=Transformer(parts.transformer),
-                preview=preview,
-                fingerprint=fingerprint,
-                weights=loader.weights_hash(model),
-            )
-        return self._loaded
+        raise _too_little()
+
+    def plan(self, model_id: str, wish: Wish) -> DevicePlan:
+        """How `model_id` would paint `wish` with what is free now. Raises StudioError."""
+        return memory.plan(self._machine_now(), numbers.of(self._catalog.find(model_id)), wish)
 
     def unload(self) -> None:
         """Frees the loaded model."""
+        device = torch.device(self.machine.device)
         self._loaded = None
-        gc.collect()
-        if self.machine.device == "cuda":
-            torch.cuda.empty_cache()
+        free(device)
 
     def generate(
         self, request: GenerationRequest, report: Report, should_stop: ShouldStop
@@ -117,115 +94,178 @@ class Engine:
         """Paints the pictures of `request` one after another.
 
         Each is painted alone, so that it does not depend on its neighbours: picture i is the
-        picture of seed + i to the last bit. Ends early once `should_stop()` is true. Raises
-        StudioError.
+        picture of seed + i to the last bit. Where the memory does not suffice, the same picture is
+        begun again in the next cheaper way, and says so. Ends early once `should_stop()` is true.
+        Raises StudioError.
         """
-        loaded = self.load(request.model, report)
+        wish = Wish(width=request.width, height=request.height, rows=1 + request.guided)
+        sizes = numbers.of(self._catalog.find(request.model))
+        way = memory.plan(self._machine_now(), sizes, wish)
         clock = _Clock(request.count)
-        with torch.inference_mode(), self._memory_faults():
-            if should_stop():
+        notes: list[str] = []
+        index = 0
+        while index < request.count and not should_stop():
+            try:
+                with torch.inference_mode():
+                    loaded = self._open(request.model, way, report)
+                    job = _Job(loaded, way, request, self._inputs)
+                    picture = job.paint(index, clock.watch(report, index), report, should_stop)
+            except Exception as error:
+                if not memory.is_out_of_memory(error):
+                    raise
+                failed = True
+            else:
+                failed = False
+            # Outside the handler: the error held the frames, and they held the tensors.
+            if failed:
+                way = self._next_way(sizes, wish, way, notes)
+                report(Progress(stage=Stage.LOADING, note=notes[-1]))
+                continue
+            if picture is None:
                 return
-            report(Progress(stage=Stage.ENCODING, pictures=request.count))
-            features = self._features(loaded, request)
-            clean = self._clean_start(loaded, request)
-            for index in range(request.count):
-                if should_stop():
-                    return
-                picture = _paint(
-                    loaded,
-                    request.single(index),
-                    features,
-                    clean,
-                    report=clock.watch(report, index),
-                    should_stop=should_stop,
-                )
-                if picture is None:
-                    return
-                yield picture
+            yield replace(picture, notes=tuple(notes))
+            index += 1
 
-    def _features(self, loaded: _Loaded, request: GenerationRequest) -> list[Tensor]:
+    def _next_way(
+        self, sizes: memory.Numbers, wish: Wish, failed: DevicePlan, notes: list[str]
+    ) -> DevicePlan:
+        """The next rung of the ladder. Raises OutOfMemoryError below the last one."""
+        self.unload()
+        way = memory.cheaper(self.machine, sizes, wish, failed)
+        if way is None:
+            raise _too_little()
+        notes.append(f"Memory ran out, so it was painted again: {memory.words(way)}.")
+        return way
+
+    def _machine_now(self) -> Machine:
+        """The machine with what is free now, counting what the loaded model would give back."""
+        if self._is_given or self._loaded is not None:
+            return self.machine
+        self.machine = loader.probe()
+        return self.machine
+
+    def _open(self, model_id: str, way: DevicePlan, report: Report) -> Loaded:
+        model = self._catalog.find(model_id)
+        # A model that was installed again has the same row and other files.
+        now = (model, loader.fingerprint(model), *_lasting(way))
+        loaded = self._loaded
+        if loaded is not None:
+            if (loaded.model, loaded.fingerprint, *_lasting(loaded.plan)) == now:
+                return loaded
+        report(Progress(stage=Stage.LOADING))
+        self.unload()
+        self._loaded = Loaded(model, way, self._cache)
+        return self._loaded
+
+
+def _lasting(way: DevicePlan) -> tuple[object, ...]:
+    """What of a plan decides how weights are held; the rest may change from picture to picture."""
+    return (way.device, way.precision, way.text, way.text_precision, way.keeps_text)
+
+
+def _too_little() -> OutOfMemoryError:
+    return OutOfMemoryError(
+        "There is not enough memory for this picture.",
+        "Choose a smaller size, or close other programs that use the card.",
+    )
+
+
+class _Job:
+    """One request on one loaded model under one plan."""
+
+    def __init__(
+        self, loaded: Loaded, way: DevicePlan, request: GenerationRequest, inputs: Path
+    ) -> None:
+        self._loaded, self._way, self._request, self._inputs = loaded, way, request, inputs
+
+    def paint(
+        self, index: int, report: Report, plain: Report, should_stop: ShouldStop
+    ) -> Picture | None:
+        """Picture `index`, or None when it was stopped. `plain` tells what is not of a picture."""
+        texts = self._texts(plain)
+        loaded, request = self._loaded, self._request.single(index)
+        if should_stop():
+            return None
+        loaded.read(plain)
+        started = time.perf_counter()
+        clean = self._clean_start()
+        end = self._denoised(request, texts, clean, report, should_stop)
+        if end is None:
+            return None
+        report(Progress(stage=Stage.DECODING))
+        loaded.before_decoding(self._way)
+        pixels = latents.decode(loaded.vae, end, tile=self._way.tile)
+        if not torch.isfinite(pixels).all():
+            raise ModelError(
+                "The model painted numbers that are no picture (NaN or infinity).",
+                "Try another sampler, more steps or less guidance.",
+            )
+        return Picture(
+            image=latents.to_picture(pixels),
+            request=request,
+            seconds=time.perf_counter() - started,
+            weights=loaded.weights,
+        )
+
+    def _texts(self, report: Report) -> list[Tensor]:
+        """The features of [negative, prompt], or [prompt] without guidance."""
+        request, loaded = self._request, self._loaded
         prompt, negative = styles.find(request.style).apply(request.prompt, request.negative)
-        return loaded.text.conditions(prompt, negative if request.guided else None)
+        texts = [negative, prompt] if request.guided else [prompt]
+        if not loaded.text.knows(*texts):
+            report(Progress(stage=Stage.ENCODING, pictures=request.count))
+            loaded.before_text(self._way)
+            with loader.faults(loaded.model, "text encoder"):
+                found = [loaded.text.features(text) for text in texts]
+            loaded.after_text()
+            return found
+        return [loaded.text.features(text) for text in texts]
 
-    def _clean_start(self, loaded: _Loaded, request: GenerationRequest) -> Tensor | None:
+    def _clean_start(self) -> Tensor | None:
         """The latents of the picture to start from, or None."""
+        request = self._request
         if request.init is None:
             return None
         picture = pictures.load(pictures.find(request.init, self._inputs))
         fitted = latents.fit(picture, request.width, request.height)
-        return latents.encode(loaded.parts.vae, latents.to_tensor(fitted)).cpu()
+        return latents.encode(self._loaded.vae, latents.to_tensor(fitted)).cpu()
 
-    @contextmanager
-    def _memory_faults(self) -> Iterator[None]:
-        """Maps lack of memory to OutOfMemoryError and gives back what is only cached."""
-        try:
-            yield
-        except Exception as error:
-            if not memory.is_out_of_memory(error):
-                raise
-        else:
-            return
-        # Outside the handler: the error held the frames, and they held the tensors.
-        gc.collect()
-        if self.machine.device == "cuda":
-            torch.cuda.empty_cache()
-        raise OutOfMemoryError(
-            "There is not enough memory for this picture.",
-            "Choose a smaller size, or close other programs that use the card.",
+    def _denoised(
+        self,
+        request: GenerationRequest,
+        texts: list[Tensor],
+        clean: Tensor | None,
+        report: Report,
+        should_stop: ShouldStop,
+    ) -> Tensor | None:
+        """The latents after the last step, or None when it was stopped."""
+        loaded = self._loaded
+        schedule = make_schedule(
+            request, loaded.betas, learned_variance=loaded.model.learned_variance
         )
-
-
-def _paint(
-    loaded: _Loaded,
-    request: GenerationRequest,
-    features: list[Tensor],
-    clean: Tensor | None,
-    *,
-    report: Report,
-    should_stop: ShouldStop,
-) -> Picture | None:
-    """One picture, or None when it was stopped."""
-    started = time.perf_counter()
-    parts = loaded.parts
-    schedule = make_schedule(
-        request,
-        parts.betas,
-        learned_variance=parts.model.learned_variance,
-    )
-    generator = torch.Generator("cpu").manual_seed(request.seed)
-    channels = parts.transformer.config.in_channels
-    shape = (1, channels, request.height // 8, request.width // 8)
-    start = start_latents(schedule, shape, generator, clean).to(parts.device)
-    predict = loaded.transformer.predictor(
-        features, (shape[2], shape[3]), variance=schedule.wants_variance
-    )
-    step: Step | None = None
-    report(Progress(stage=Stage.DENOISING, done=0, total=schedule.steps))
-    for step in denoise(predict, schedule, start, guidance=request.guidance, generator=generator):
-        if should_stop():
-            return None
-        report(
-            Progress(
-                stage=Stage.DENOISING,
-                done=step.done,
-                total=step.total,
-                preview=loaded.preview.jpeg(step.denoised),
+        generator = torch.Generator("cpu").manual_seed(request.seed)
+        transformer, preview = loaded.transformer, loaded.preview
+        size = (request.height // 8, request.width // 8)
+        shape = (1, transformer.net.config.in_channels, *size)
+        start = start_latents(schedule, shape, generator, clean).to(loaded.device)
+        predict = transformer.predictor(texts, size, variance=schedule.wants_variance)
+        report(Progress(stage=Stage.DENOISING, done=0, total=schedule.steps))
+        step: Step | None = None
+        for step in denoise(
+            predict, schedule, start, guidance=request.guidance, generator=generator
+        ):
+            if should_stop():
+                return None
+            report(
+                Progress(
+                    stage=Stage.DENOISING,
+                    done=step.done,
+                    total=step.total,
+                    preview=preview.jpeg(step.denoised),
+                )
             )
-        )
-    assert step is not None, "a schedule has at least one step"
-    report(Progress(stage=Stage.DECODING))
-    pixels = latents.decode(parts.vae, step.latents)
-    if not torch.isfinite(pixels).all():
-        raise ModelError(
-            "The model painted numbers that are no picture (NaN or infinity).",
-            "Try another sampler, more steps or less guidance.",
-        )
-    return Picture(
-        image=latents.to_picture(pixels),
-        request=request,
-        seconds=time.perf_counter() - started,
-        weights=loaded.weights,
-    )
+        assert step is not None, "a schedule has at least one step"
+        return step.latents
 
 
 class _Clock:
@@ -240,6 +280,9 @@ class _Clock:
 
         def fill(progress: Progress) -> None:
             left = None
+            if progress.stage is Stage.DENOISING and not index + progress.done:
+                # Loading happens once and says nothing about what is left.
+                self._started = time.perf_counter()
             share = progress.done / progress.total if progress.total else 0.0
             if progress.stage is Stage.DECODING:
                 share = 1.0

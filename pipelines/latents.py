@@ -36,8 +36,21 @@ def encode(vae: AutoencoderKL, pixels: Tensor) -> Tensor:
     return posterior.mode().float() * vae.config.scaling_factor
 
 
-def decode(vae: AutoencoderKL, latents: Tensor) -> Tensor:
-    """Scaled latents (B, 4, h, w) -> (B, 3, 8h, 8w) in about [-1, 1]."""
+def decode(vae: AutoencoderKL, latents: Tensor, *, tile: int | None = None) -> Tensor:
+    """Scaled latents (B, 4, h, w) -> (B, 3, 8h, 8w) in about [-1, 1].
+
+    `tile`: pieces of so many pixels a side, blended; it needs less memory, and is not the same
+    picture, because each piece is normalised by itself.
+    """
     weight = next(vae.parameters())
     unscaled = (latents / vae.config.scaling_factor).to(weight.device, weight.dtype)
-    return vae.decode(unscaled, return_dict=False)[0].float()
+    if tile is None:
+        return vae.decode(unscaled, return_dict=False)[0].float()
+    kept = (vae.tile_sample_min_size, vae.tile_latent_min_size)
+    vae.tile_sample_min_size, vae.tile_latent_min_size = tile, tile // PIXELS_PER_LATENT
+    vae.enable_tiling()
+    try:
+        return vae.decode(unscaled, return_dict=False)[0].float()
+    finally:
+        vae.disable_tiling()
+        vae.tile_sample_min_size, vae.tile_latent_min_size = kept

@@ -8,10 +8,10 @@ import logging
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
 from diffusers import AutoencoderKL, PixArtTransformer2DModel
 from safetensors import SafetensorError, safe_open
@@ -59,69 +59,59 @@ _BETAS = ("beta_start", "beta_end", "beta_schedule", "num_train_timesteps")
 _BETA_SCHEDULES = ("linear", "scaled_linear", "squaredcos_cap_v2")
 
 
-@dataclass(frozen=True, kw_only=True)
-class Components:
-    """What paints, in memory; the text encoder comes and goes by itself.
-
-    `betas` is the model's noise schedule as scheduler arguments.
-    """
-
-    model: ModelSpec
-    transformer: PixArtTransformer2DModel
-    vae: AutoencoderKL
-    betas: dict[str, Any]
-    device: torch.device
-
-
 def probe() -> Machine:
-    """The best device of this machine."""
+    """The best device of this machine, and how much memory is free now."""
+    ram = psutil.virtual_memory()
+    memory = {"ram_total": int(ram.total), "ram_free": int(ram.available)}
     if torch.cuda.is_available():
+        free, total = torch.cuda.mem_get_info()
+        # What this process holds only for later is free for a plan.
+        own = torch.cuda.memory_reserved()
         return Machine(
             device="cuda",
             name=torch.cuda.get_device_name(),
             bf16=torch.cuda.is_bf16_supported(including_emulation=False),
+            vram_total=total,
+            vram_free=min(total, free + own),
+            **memory,
         )
     if torch.backends.mps.is_available():
-        return Machine(device="mps", name="Apple GPU", bf16=False)
-    return Machine(device="cpu", name="CPU", bf16=False)
+        return Machine(device="mps", name="Apple GPU", bf16=False, **memory)
+    bf16 = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return Machine(device="cpu", name="CPU", bf16=bool(bf16), **memory)
 
 
-def load(model: ModelSpec, plan: DevicePlan) -> Components:
-    """Reads all of `model` but the text encoder, whose configuration and files are only looked at.
+def check(model: ModelSpec) -> dict[str, Any]:
+    """Everything that can be known of a model without reading its weights.
 
-    Raises ModelError that names the part and the fault.
+    Returns its noise schedule as scheduler arguments. Raises ModelError.
     """
-    dtype = getattr(torch, plan.precision)
-    device = torch.device(plan.device)
     with faults(model, "scheduler"):
         betas = _betas(model)
-    text = _text_config(model)
-    parts = {name: _part(model, name, dtype).to(device) for name in ("transformer", "vae")}
+    parts = {}
+    for name, (cls, _, _) in _PARTS.items():
+        folder = _checked_folder(model, name)
+        # Nets without numbers: only their configuration is asked.
+        with faults(model, name), quiet(), torch.device("meta"):
+            if cls is T5EncoderModel:
+                parts[name] = cls(T5Config.from_pretrained(folder, local_files_only=True))
+            else:
+                parts[name] = cls.from_config(cls.load_config(folder, local_files_only=True))
     with faults(model, "configuration"):
-        _check_fit(model, parts, text)
-    return Components(model=model, betas=betas, device=device, **parts)
+        _check_fit(model, parts)
+    return betas
 
 
-def text_encoder(model: ModelSpec, plan: DevicePlan) -> T5EncoderModel:
-    """T5 as the plan wants it. Raises ModelError."""
-    net = _part(model, "text_encoder", getattr(torch, plan.precision))
+def transformer(model: ModelSpec, plan: DevicePlan) -> PixArtTransformer2DModel:
+    """The transformer with its weights, on the plan's device. Raises ModelError."""
+    net: PixArtTransformer2DModel = part(model, "transformer", getattr(torch, plan.precision))
     return net.to(torch.device(plan.device))
 
 
-def text_identity(model: ModelSpec, plan: DevicePlan) -> str:
-    """Names the encoder's files, the tokenizer's, and the precision."""
-    own = [f for f in fingerprint(model) if f[0].startswith(("text_encoder/", "tokenizer/"))]
-    return json.dumps([own, plan.precision, plan.device])
-
-
-def _text_config(model: ModelSpec) -> T5Config:
-    """The text encoder's configuration, with its weight files looked at but not read."""
-    folder = model.part("text_encoder")
-    _check_class(model, "text_encoder", _config(model, folder / "config.json"))
-    with faults(model, "text_encoder"), quiet():
-        config: T5Config = T5Config.from_pretrained(folder, local_files_only=True)
-        _check_weights(model, folder, _PARTS["text_encoder"][2])
-        return config
+def vae(model: ModelSpec, plan: DevicePlan) -> AutoencoderKL:
+    """The VAE with its weights, on the plan's device. Raises ModelError."""
+    net: AutoencoderKL = part(model, "vae", getattr(torch, plan.precision))
+    return net.to(torch.device(plan.device))
 
 
 def fingerprint(model: ModelSpec) -> tuple[tuple[str, int, int], ...]:
@@ -148,14 +138,17 @@ def weights_hash(model: ModelSpec) -> str:
     return digest.hexdigest()[:10]
 
 
-def _part(model: ModelSpec, name: str, dtype: torch.dtype) -> Any:
-    cls, _, weights = _PARTS[name]
-    folder = model.part(name)
-    _check_class(model, name, _config(model, folder / "config.json"))
-    with faults(model, name), quiet():
-        _check_weights(model, folder, weights)
+def part(model: ModelSpec, name: str, dtype: torch.dtype, **wish: Any) -> Any:
+    """A part with its weights, in `dtype`, in main memory. Raises ModelError.
+
+    `wish` goes to the library that reads it.
+    """
+    cls = _PARTS[name][0]
+    folder = _checked_folder(model, name)
+    # Weights are no inference tensors: a change of theirs must be seen (`Transformer`).
+    with faults(model, name), quiet(), torch.inference_mode(False):
         # transformers and diffusers name the same argument differently.
-        wish = {"dtype": dtype} if cls is T5EncoderModel else {"torch_dtype": dtype}
+        wish["dtype" if cls is T5EncoderModel else "torch_dtype"] = dtype
         net, report = cls.from_pretrained(
             folder, local_files_only=True, use_safetensors=True, output_loading_info=True, **wish
         )
@@ -167,12 +160,17 @@ def _part(model: ModelSpec, name: str, dtype: torch.dtype) -> Any:
         return net.eval().requires_grad_(False)
 
 
-def _check_class(model: ModelSpec, name: str, config: dict[str, Any]) -> None:
-    _, class_names, _ = _PARTS[name]
+def _checked_folder(model: ModelSpec, name: str) -> Path:
+    """The folder of a part whose configuration and headers of weights are sound."""
+    _, class_names, weights = _PARTS[name]
+    folder = model.part(name)
+    config = _config(model, folder / "config.json")
     with faults(model, name):
         found = config.get("_class_name") or config["architectures"][0]
-    if found not in class_names:
-        raise _broken(model, f"its {name} is a “{printable(found)}”, not a {class_names[0]}")
+        if found not in class_names:
+            raise _broken(model, f"its {name} is a “{printable(found)}”, not a {class_names[0]}")
+        _check_weights(model, folder, weights)
+    return folder
 
 
 def _check_weights(model: ModelSpec, folder: Path, weights: str) -> None:
@@ -244,9 +242,9 @@ def _betas(model: ModelSpec) -> dict[str, Any]:
     return betas | {"prediction_type": "epsilon"}
 
 
-def _check_fit(model: ModelSpec, parts: dict[str, Any], text: T5Config) -> None:
+def _check_fit(model: ModelSpec, parts: dict[str, Any]) -> None:
     """Parts that load each by itself but cannot paint together."""
-    transformer, vae = parts["transformer"].config, parts["vae"].config
+    transformer, vae, text = (parts[name].config for name in _PARTS)
     pairs = (
         ("text encoder", text.d_model, transformer.caption_channels),
         ("VAE", vae.latent_channels, transformer.in_channels),

@@ -1,30 +1,111 @@
-"""Where and in which precision a model runs. `plan` is a pure function of measured facts."""
+"""Where, in which precision and in which order a model runs: `plan`, a pure function of numbers.
+
+The same plan is read by the loader, shown before a run, and made cheaper rung by rung when the
+memory does not suffice after all. Exact ways come before those that change the picture (a quantised
+T5, tiles). Sizes: docs/memory.md, from counted parameters and measured activations.
+"""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import product
 from typing import Literal
 
 Device = Literal["cuda", "mps", "cpu"]
 Precision = Literal["float32", "bfloat16", "float16"]
+TextMode = Literal["resident", "streamed", "cpu", "int8", "nf4"]
+
+GIB = 2**30
+# What CUDA itself takes for a process.
+CONTEXT = GIB // 2
+# Small models gain nothing from bf16 on a processor.
+_LARGE = 100_000_000
+_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+# Tensors of the transformer's width that live at once, per token and row.
+_LIVE = 12
+# Tensors of the VAE's second width at full size that live at once.
+_LIVE_DECODER = 3
+# 4-bit weights with their scales, per parameter (64 share one float32).
+_NF4 = 0.5625
+_TILES = (512, 256)
+# What the rest of the process needs of the main memory.
+_RAM_SPARE = 2 * GIB
 
 
 @dataclass(frozen=True, kw_only=True)
 class Machine:
-    """What was found on this machine. `name` is the card's or processor's name for people."""
+    """What was found on this machine. `name` is the card's or processor's name for people.
+
+    Memory in bytes; 0 where it is not known, which counts as enough.
+    """
 
     device: Device
     name: str
     bf16: bool
+    vram_total: int = 0
+    vram_free: int = 0
+    ram_total: int = 0
+    ram_free: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Numbers:
+    """What decides a model's sizes: parameters of its parts, and two widths.
+
+    `text_kept` are the parameters that quantisation leaves alone, `text_block` those of one block;
+    `vae_width` is the number of channels at full size while a picture is decoded.
+    """
+
+    transformer: int
+    text: int
+    text_kept: int
+    text_block: int
+    vae: int
+    width: int
+    vae_width: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wish:
+    """What is to be painted: pixels, rows of a step (2 with guidance), and a chosen text mode."""
+
+    width: int
+    height: int
+    rows: int = 2
+    text: TextMode | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class DevicePlan:
-    """Read by the loader and shown to the user."""
+    """How a model runs. `peaks` are the predicted bytes on the device in each stage.
+
+    `keeps_text`: T5 stays loaded. `one_by_one`: the transformer waits outside while T5 works.
+    `decodes_alone`: it leaves before the picture is decoded. `tile`: side of the pieces that are
+    decoded one after another, None for the whole picture.
+    """
 
     device: Device
     precision: Precision
+    text: TextMode = "resident"
+    text_precision: Precision = "float32"
+    keeps_text: bool = True
+    one_by_one: bool = False
+    decodes_alone: bool = False
+    tile: int | None = None
+    peaks: tuple[int, int, int] = (0, 0, 0)
+    ram: int = 0
+
+    @property
+    def peak(self) -> int:
+        """The largest of the peaks."""
+        return max(self.peaks)
+
+    @property
+    def is_exact(self) -> bool:
+        """True where the picture is that of the plan with the most memory."""
+        return self.text not in ("int8", "nf4") and self.tile is None
 
 
 def share_processor() -> None:
@@ -46,8 +127,171 @@ def is_out_of_memory(error: BaseException) -> bool:
     )
 
 
-def plan(machine: Machine) -> DevicePlan:
-    """bf16 on every GPU that has it; fp32 on processors, where half precision is slow or absent."""
+def precision(machine: Machine, numbers: Numbers) -> Precision:
+    """bf16 where the device multiplies it itself and there is something to gain.
+
+    Cards without it get fp16; processors and Apple's GPUs fp32.
+    """
     if machine.device == "cpu":
-        return DevicePlan(device="cpu", precision="float32")
-    return DevicePlan(device=machine.device, precision="bfloat16" if machine.bf16 else "float32")
+        return "bfloat16" if machine.bf16 and numbers.transformer >= _LARGE else "float32"
+    if machine.bf16:
+        return "bfloat16"
+    return "float16" if machine.device == "cuda" else "float32"
+
+
+def plan(machine: Machine, numbers: Numbers, wish: Wish) -> DevicePlan:
+    """The first way that fits into what is free, else the one that needs least."""
+    ways = list(_ways(machine, numbers, wish))
+    for way in ways:
+        if _fits(machine, way):
+            return way
+    return min(ways, key=lambda way: (way.peak, way.ram))
+
+
+def fits(machine: Machine, way: DevicePlan) -> bool:
+    """False where the forecast says that the memory will not suffice."""
+    return _fits(machine, way)
+
+
+def cheaper(
+    machine: Machine, numbers: Numbers, wish: Wish, failed: DevicePlan
+) -> DevicePlan | None:
+    """The next rung after a plan for which the memory did not suffice, or None at the end.
+
+    It must need less where the failed one needed most: the device for a lack there.
+    """
+    ways = list(_ways(machine, numbers, wish))
+    behind = ways[ways.index(failed) + 1 :] if failed in ways else ways
+    return next((way for way in behind if way.peak < failed.peak), None)
+
+
+def _fits(machine: Machine, way: DevicePlan) -> bool:
+    free = machine.ram_free if machine.device != "cuda" else machine.vram_free
+    enough = not free or way.peak <= free
+    return enough and (not machine.ram_free or not way.ram or way.ram <= machine.ram_free)
+
+
+def _ways(machine: Machine, numbers: Numbers, wish: Wish) -> Iterator[DevicePlan]:
+    """Every way to run, the best first: first all that are exact."""
+    texts = [wish.text] if wish.text else list(_text_modes(machine))
+    exact = [text for text in texts if text not in ("int8", "nf4")]
+    rough = [text for text in texts if text in ("int8", "nf4")]
+    if "resident" in texts:
+        yield _way(machine, numbers, wish, text="resident", keeps_text=True)
+    for group, tiles in ((exact, (None,)), (rough, (None,)), (exact, _TILES), (rough, _TILES)):
+        for tile, text in product(tiles, group):
+            for alone, one_by_one in ((False, False), (True, False), (True, True)):
+                yield _way(
+                    machine,
+                    numbers,
+                    wish,
+                    text=text,
+                    decodes_alone=alone,
+                    one_by_one=one_by_one,
+                    tile=tile,
+                )
+
+
+def _text_modes(machine: Machine) -> tuple[TextMode, ...]:
+    if machine.device == "cuda":
+        return ("streamed", "cpu", "resident", "int8", "nf4")
+    return ("resident", "int8", "nf4")
+
+
+def _way(
+    machine: Machine,
+    numbers: Numbers,
+    wish: Wish,
+    *,
+    text: TextMode,
+    keeps_text: bool = False,
+    one_by_one: bool = False,
+    decodes_alone: bool = False,
+    tile: int | None = None,
+) -> DevicePlan:
+    own = precision(machine, numbers)
+    text_precision: Precision = own
+    if text in ("int8", "nf4", "cpu") or own == "float16":
+        # T5 leaves the range of fp16; bf16 is right everywhere, only slow on old cards.
+        text_precision = "bfloat16"
+    size = _BYTES[own]
+    transformer, vae = numbers.transformer * size, numbers.vae * size
+    context = CONTEXT if machine.device == "cuda" else 0
+    t5 = _text_bytes(numbers, text, _BYTES[text_precision])
+    on_device = 0 if text == "cpu" else t5
+    kept = on_device if keeps_text else 0
+    tokens = wish.width * wish.height // 256
+    step = _LIVE * wish.rows * tokens * numbers.width * size
+    decoded = min(wish.width * wish.height, tile * tile) if tile else wish.width * wish.height
+    picture = _LIVE_DECODER * numbers.vae_width * decoded * size
+    peaks = (
+        context + on_device + (0 if one_by_one else transformer + vae),
+        context + kept + transformer + vae + step,
+        context + kept + vae + picture + (0 if decodes_alone else transformer),
+    )
+    return DevicePlan(
+        device=machine.device,
+        precision=own,
+        text=text,
+        text_precision=text_precision,
+        keeps_text=keeps_text,
+        one_by_one=one_by_one,
+        decodes_alone=decodes_alone,
+        tile=tile,
+        peaks=peaks,
+        ram=_ram(machine, numbers, text, text_precision),
+    )
+
+
+def _text_bytes(numbers: Numbers, text: TextMode, size: int) -> int:
+    """What T5 takes where it works."""
+    if text == "streamed":
+        # One block works while the next one arrives.
+        return 2 * numbers.text_block * size
+    if text in ("int8", "nf4"):
+        small = (numbers.text - numbers.text_kept) * (1.0 if text == "int8" else _NF4)
+        return int(small) + numbers.text_kept * size
+    return numbers.text * size
+
+
+def _ram(machine: Machine, numbers: Numbers, text: TextMode, text_precision: Precision) -> int:
+    """Main memory that a card's plan needs besides; on processors the peaks say it all."""
+    if machine.device != "cuda":
+        return 0
+    if text in ("streamed", "cpu"):
+        return numbers.text * _BYTES[text_precision] + _RAM_SPARE
+    return _RAM_SPARE
+
+
+_TEXT_WORDS: dict[TextMode, str] = {
+    "resident": "",
+    "streamed": "T5 streamed",
+    "cpu": "T5 on the processor",
+    "int8": "T5 in 8 bits",
+    "nf4": "T5 in 4 bits",
+}
+
+
+def words(way: DevicePlan) -> str:
+    """What is special about a plan, in a few words; "" where nothing is."""
+    found = [
+        _TEXT_WORDS[way.text],
+        "one part at a time" if way.one_by_one else "",
+        "transformer set aside for decoding" if way.decodes_alone and not way.one_by_one else "",
+        f"decoded in tiles of {way.tile} px" if way.tile else "",
+    ]
+    return ", ".join(filter(None, found))
+
+
+def forecast(machine: Machine, way: DevicePlan) -> str:
+    """One sentence for people: what a run needs, what is free, and how it is made to fit."""
+    free = machine.vram_free if machine.device == "cuda" else machine.ram_free
+    told = f"needs {way.peak / 1e9:.1f} GB"
+    if free:
+        told += f", {free / 1e9:.1f} GB are free"
+    special = words(way)
+    if special:
+        told += f"; {special}"
+    if not _fits(machine, way):
+        told += "; it may not suffice"
+    return told

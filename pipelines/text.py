@@ -32,7 +32,8 @@ class PromptFeatures:
 class TextEncoder:
     """The text side of one model. T5 is loaded by the first text that is not known yet.
 
-    `load` gives the encoder, `identity` names it and its precision for the cache on disk.
+    `load` gives the encoder, which works on `device`; `identity` names it and its precision for
+    the cache on disk.
     """
 
     def __init__(
@@ -40,11 +41,13 @@ class TextEncoder:
         model: ModelSpec,
         load: Callable[[], T5EncoderModel],
         *,
+        device: torch.device,
         identity: str,
         cache: PromptCache | None = None,
     ) -> None:
         self._model = model
         self._load = load
+        self._device = device
         self._identity = identity
         self._on_disk = cache
         self._encoder: T5EncoderModel | None = None
@@ -54,6 +57,17 @@ class TextEncoder:
     def is_loaded(self) -> bool:
         """True while T5 takes memory."""
         return self._encoder is not None
+
+    def knows(self, *texts: str) -> bool:
+        """True where T5 is not needed for `texts`."""
+        return all(self._known_ids(tokenize(text, self._model).ids) for text in texts)
+
+    def _known_ids(self, ids: tuple[int, ...]) -> bool:
+        if ids not in self._known and self._on_disk is not None:
+            features = self._on_disk.find(ids, self._identity)
+            if features is not None:
+                self._known[ids] = features
+        return ids in self._known
 
     def release(self) -> None:
         """Frees T5; what is known stays known."""
@@ -81,8 +95,8 @@ class TextEncoder:
     def _encoded(self, ids: tuple[int, ...]) -> Tensor:
         if self._encoder is None:
             self._encoder = self._load()
-        device = next(self._encoder.parameters()).device
-        result: Tensor = self._encoder(torch.tensor([ids], device=device)).last_hidden_state[0]
+        batch = torch.tensor([ids], device=self._device)
+        result: Tensor = self._encoder(batch).last_hidden_state[0]
         return result
 
     def conditions(self, prompt: str, negative: str | None) -> list[Tensor]:

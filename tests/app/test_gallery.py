@@ -25,6 +25,7 @@ class Painted:
     request: GenerationRequest
     seconds: float = 0.5
     weights: str = "0123456789"
+    notes: tuple[str, ...] = ()
 
 
 def painted() -> Painted:

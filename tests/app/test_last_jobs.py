@@ -25,6 +25,7 @@ class Painted:
     request: GenerationRequest
     seconds: float = 0.5
     weights: str = "a1"
+    notes: tuple[str, ...] = ()
 
 
 class Painter:

@@ -189,7 +189,7 @@ def test_a_model_that_is_installed_again_is_loaded_again(whole: Path, tmp_path: 
     second = engine.load("mine", lambda progress: None)
     assert second.weights != first.weights
     assert not torch.equal(
-        second.parts.transformer.proj_out.weight, first.parts.transformer.proj_out.weight
+        second.transformer.net.proj_out.weight, first.transformer.net.proj_out.weight
     )
 
 

@@ -29,8 +29,7 @@ def final_latents(
 ) -> Tensor:
     """The latents that the engine's own loop ends with, before the VAE."""
     loaded = engine.load(request.model, lambda progress: None)
-    parts = loaded.parts
-    schedule = make_schedule(request, parts.betas, learned_variance=parts.model.learned_variance)
+    schedule = make_schedule(request, loaded.betas, learned_variance=loaded.model.learned_variance)
     generator = torch.Generator("cpu").manual_seed(request.seed)
     start = start_latents(
         schedule, (1, 4, request.height // 8, request.width // 8), generator, None
@@ -112,7 +111,7 @@ def test_final_latents_equal_the_stock_pipeline(
 
 def test_size_conditions_reach_the_model(engine: Engine, catalog: Catalog) -> None:
     """The 1024 parity above would also hold if both ignored the size: it must matter."""
-    net = engine.load("tiny-1024", lambda progress: None).parts.transformer
+    net = engine.load("tiny-1024", lambda progress: None).transformer.net
     assert net.config.use_additional_conditions
     latents = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0))
     outputs = [
@@ -192,9 +191,7 @@ def test_iddpm_equals_the_learned_range_posterior(
     loaded = engine.load("tiny", lambda progress: None)
     with torch.inference_mode():
         features = batch(loaded.text.conditions(PROMPT, ""))
-    expected = learned_range_reference(
-        loaded.parts.transformer, features, request, request.guidance
-    )
+    expected = learned_range_reference(loaded.transformer.net, features, request, request.guidance)
     assert np.abs(ours - expected).max() <= 1e-3 * np.abs(expected).max()
 
 
@@ -205,7 +202,7 @@ def test_iddpm_uses_the_variance_half(engine: Engine, catalog: Catalog) -> None:
     loaded = engine.load("tiny", lambda progress: None)
     ends = []
     for learned in (True, False):
-        schedule = make_schedule(request, loaded.parts.betas, learned_variance=learned)
+        schedule = make_schedule(request, loaded.betas, learned_variance=learned)
         generator = torch.Generator("cpu").manual_seed(5)
         start = start_latents(schedule, (1, 4, 8, 8), generator, None)
         with torch.inference_mode():

@@ -99,19 +99,18 @@ def test_the_second_run_of_a_prompt_never_loads_the_text_encoder(
 ) -> None:
     request = complete({"prompt": "a red apple", "model": "tiny", "steps": 2}, catalog)
 
-    def paint(prompts: PromptCache | None) -> list[bytes]:
-        engine = Engine(catalog, inputs=tmp_path, prompts=prompts, machine=CPU)
+    def paint(cache: Path | None) -> list[bytes]:
+        engine = Engine(catalog, inputs=tmp_path, cache=cache, machine=CPU)
         made = engine.generate(request, lambda progress: None, lambda: False)
         return [picture.image.tobytes() for picture in made]
 
-    cache = PromptCache(tmp_path / "prompts")
-    first = paint(cache)
+    first = paint(tmp_path)
     assert first == paint(None)
 
     def never(*_: object, **__: object) -> None:
         raise AssertionError("the text encoder was loaded")
 
     monkeypatch.setattr(T5EncoderModel, "from_pretrained", never)
-    assert paint(PromptCache(tmp_path / "prompts")) == first
+    assert paint(tmp_path) == first
     with pytest.raises(Exception, match="was loaded"):
         paint(None)

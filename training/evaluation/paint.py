@@ -44,7 +44,7 @@ class Painter:
         self._catalog, self.model = _find(model, workspace_models)
         self._engine = Engine(self._catalog, inputs=inputs)
         self._should_stop = should_stop
-        self.vae: AutoencoderKL = self._engine.load(self.model.id, report).parts.vae
+        self.vae: AutoencoderKL = self._engine.load(self.model.id, report).vae
 
     def __call__(self, prompt: str, seed: int) -> Image.Image | None:
         """The picture of `prompt` at the model's default size; None where it was stopped."""

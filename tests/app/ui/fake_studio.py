@@ -39,6 +39,7 @@ class FakePicture:
     request: GenerationRequest
     seconds: float
     weights: str = ""
+    notes: tuple[str, ...] = ()
 
 
 def gradient(seed: int, width: int, height: int) -> Image.Image:

@@ -1,0 +1,65 @@
+"""How large the parts of a model are, from its configurations and the headers of its weights."""
+
+from __future__ import annotations
+
+import json
+from math import prod
+from pathlib import Path
+from typing import Any
+
+from pipelines import headers
+from pipelines.catalog import ModelSpec
+from pipelines.errors import ModelError, printable
+from pipelines.memory import Numbers
+
+_MAX_CONFIG_BYTES = 100_000
+
+
+def of(model: ModelSpec) -> Numbers:
+    """The numbers of `model`. Raises ModelError where a part is missing or damaged."""
+    text = _config(model.part("text_encoder"))
+    transformer = _config(model.part("transformer"))
+    channels = _config(model.part("vae"))["block_out_channels"]
+    try:
+        block, embedding = _t5(text)
+        layers = int(text["num_layers"])
+        return Numbers(
+            transformer=_count(model.part("transformer")),
+            text=layers * block + embedding,
+            text_kept=layers * int(text["d_model"]) * int(text["d_ff"]) + embedding,
+            text_block=block,
+            vae=_count(model.part("vae")),
+            width=int(transformer["num_attention_heads"]) * int(transformer["attention_head_dim"]),
+            vae_width=int(channels[min(1, len(channels) - 1)]),
+        )
+    except (KeyError, TypeError, ValueError, IndexError) as error:
+        raise ModelError(
+            f"The configuration of “{model.id}” is incomplete ({printable(error, 80)}).",
+            "Install it again, or choose another model.",
+        ) from None
+
+
+def _t5(config: dict[str, Any]) -> tuple[int, int]:
+    """Parameters of a block of T5's encoder, and of its embedding. Source: arXiv 1910.10683."""
+    width, inner = int(config["d_model"]), int(config["d_kv"]) * int(config["num_heads"])
+    gates = 3 if str(config.get("feed_forward_proj", "")).startswith("gated") else 2
+    block = 4 * width * inner + gates * width * int(config["d_ff"]) + 2 * width
+    return block, int(config["vocab_size"]) * width
+
+
+def _count(folder: Path) -> int:
+    files = sorted(folder.glob("*.safetensors"))
+    return sum(prod(entry.shape) for f in files for entry in headers.read(f).tensors.values())
+
+
+def _config(folder: Path) -> dict[str, Any]:
+    file = folder / "config.json"
+    try:
+        if file.stat().st_size > _MAX_CONFIG_BYTES:
+            raise ValueError("it is too large")
+        config = json.loads(file.read_text("utf-8"))
+        if not isinstance(config, dict):
+            raise ValueError("it is no table")
+    except (OSError, ValueError, RecursionError) as error:
+        raise ModelError(f"{file} cannot be read ({printable(error, 80)}).") from None
+    return config

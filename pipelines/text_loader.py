@@ -1,0 +1,134 @@
+"""T5 in the way that a plan wants: whole, in blocks that come and go, or with quantised weights."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from pathlib import Path
+
+import torch
+from transformers import BitsAndBytesConfig, T5EncoderModel
+
+from pipelines import loader
+from pipelines.catalog import ModelSpec
+from pipelines.errors import ModelError, OutOfMemoryError, printable
+from pipelines.memory import DevicePlan, is_out_of_memory
+
+_QUANTISED = ("int8", "nf4")
+_DRAFT = ".draft"
+
+
+def device(plan: DevicePlan) -> torch.device:
+    """Where the encoder works."""
+    return torch.device("cpu" if plan.text == "cpu" else plan.device)
+
+
+def identity(model: ModelSpec, plan: DevicePlan) -> str:
+    """Names the encoder's files, the tokenizer's, and how its numbers are computed."""
+    files = loader.fingerprint(model)
+    own = [f for f in files if f[0].startswith(("text_encoder/", "tokenizer/"))]
+    weights = plan.text if plan.text in _QUANTISED else "plain"
+    return json.dumps([own, weights, plan.text_precision, device(plan).type])
+
+
+def load(model: ModelSpec, plan: DevicePlan, cache: Path | None) -> T5EncoderModel:
+    """The encoder as `plan` says. Quantised weights are kept below `cache` for the next time.
+
+    Raises ModelError, OutOfMemoryError.
+    """
+    _check_room(model, plan)
+    if plan.text in _QUANTISED:
+        return _quantised(model, plan, cache)
+    net: T5EncoderModel = loader.part(model, "text_encoder", getattr(torch, plan.text_precision))
+    if plan.text == "streamed":
+        return _streamed(net, device(plan))
+    moved: T5EncoderModel = net.to(device(plan))  # type: ignore[arg-type]
+    return moved
+
+
+def _check_room(model: ModelSpec, plan: DevicePlan) -> None:
+    """Before T5 is read: a system that runs out of memory kills the process without a word."""
+    machine = loader.probe()
+    needed = plan.ram if machine.device == "cuda" else plan.peaks[0]
+    if plan.device == machine.device and needed > machine.ram_total > 0:
+        raise OutOfMemoryError(
+            f"The text encoder of “{model.id}” needs {needed / 1e9:.1f} GB of memory, this"
+            f" computer has {machine.ram_total / 1e9:.1f} GB.",
+            "Choose a quantised text encoder, or a smaller model.",
+        )
+
+
+def _streamed(net: T5EncoderModel, target: torch.device) -> T5EncoderModel:
+    """Blocks wait in main memory and come to the card one by one: exact, with little memory there.
+
+    Source: diffusers' group offloading.
+    """
+    from diffusers.hooks import apply_group_offloading
+
+    apply_group_offloading(
+        net.encoder,
+        onload_device=target,
+        offload_device=torch.device("cpu"),
+        offload_type="block_level",
+        num_blocks_per_group=1,
+        use_stream=target.type == "cuda",
+    )
+    return net
+
+
+def _quantised(model: ModelSpec, plan: DevicePlan, cache: Path | None) -> T5EncoderModel:
+    _check_library()
+    where = {"": device(plan)}
+    dtype = getattr(torch, plan.text_precision)
+    kept = None if cache is None else cache / _name(model, plan)
+    if kept is not None and (kept / "config.json").is_file():
+        try:
+            with loader.quiet():
+                found: T5EncoderModel = T5EncoderModel.from_pretrained(
+                    kept, local_files_only=True, use_safetensors=True, dtype=dtype, device_map=where
+                )
+            return found.eval().requires_grad_(False)
+        # Whatever a damaged copy makes the libraries raise: it is made again.
+        except Exception as error:
+            if is_out_of_memory(error):
+                raise
+            shutil.rmtree(kept, ignore_errors=True)
+    if plan.text == "int8":
+        config = BitsAndBytesConfig(load_in_8bit=True)
+    else:
+        config = BitsAndBytesConfig(
+            load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=dtype
+        )
+    net: T5EncoderModel = loader.part(
+        model, "text_encoder", dtype, quantization_config=config, device_map=where
+    )
+    if kept is not None:
+        _keep(net, kept)
+    return net
+
+
+def _check_library() -> None:
+    try:
+        import bitsandbytes  # noqa: F401
+    except ImportError as error:
+        raise ModelError(
+            f"A quantised text encoder needs bitsandbytes ({printable(error, 80)}).",
+            "Install it with: pip install bitsandbytes; or choose another text encoder.",
+        ) from None
+
+
+def _name(model: ModelSpec, plan: DevicePlan) -> str:
+    return f"{plan.text}-{hashlib.sha256(identity(model, plan).encode()).hexdigest()[:16]}"
+
+
+def _keep(net: T5EncoderModel, folder: Path) -> None:
+    """Saves the quantised weights whole or not at all; without space they are made every time."""
+    draft = folder.with_name(folder.name + _DRAFT)
+    shutil.rmtree(draft, ignore_errors=True)
+    try:
+        draft.mkdir(parents=True)
+        net.save_pretrained(draft)
+        draft.rename(folder)
+    except OSError:
+        shutil.rmtree(draft, ignore_errors=True)

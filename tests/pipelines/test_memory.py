@@ -1,0 +1,168 @@
+"""The plan: a table of cards, what fits, and every rung below."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipelines import memory
+from pipelines.memory import GIB, DevicePlan, Machine, Numbers, Wish
+
+# research: 611 M transformer, T5-XXL of 24 blocks, the VAE of Stable Diffusion.
+REAL = Numbers(
+    transformer=611_349_152,
+    text=4_762_310_656,
+    text_kept=1_006_632_960 + 131_600_000,
+    text_block=192_900_000,
+    vae=83_653_863,
+    width=1152,
+    vae_width=256,
+)
+NANO = Numbers(
+    transformer=14_000_000,
+    text=2_000_000,
+    text_kept=400_000,
+    text_block=500_000,
+    vae=3_750_000,
+    width=384,
+    vae_width=64,
+)
+LARGE = Wish(width=1024, height=1024)
+
+
+def card(gib: float, ram: float = 32) -> Machine:
+    """A card that is free but for what a desktop takes."""
+    free = int(gib * GIB * 0.95)
+    return Machine(
+        device="cuda",
+        name="card",
+        bf16=True,
+        vram_total=int(gib * GIB),
+        vram_free=free,
+        ram_total=int(ram * GIB),
+        ram_free=int(ram * GIB * 0.8),
+    )
+
+
+def processor(ram: float, *, bf16: bool = True) -> Machine:
+    return Machine(
+        device="cpu", name="CPU", bf16=bf16, ram_total=int(ram * GIB), ram_free=int(ram * GIB)
+    )
+
+
+@pytest.mark.parametrize(
+    ("gib", "text", "peak", "alone", "tile"),
+    [
+        (80, "resident", 12.6, False, None),
+        (16, "resident", 12.6, False, None),
+        (12, "streamed", 3.35, False, None),
+        (8, "streamed", 3.35, False, None),
+        (6, "streamed", 3.35, False, None),
+        (4, "streamed", 3.35, False, None),
+        (3, "streamed", 2.6, True, None),
+        (2.2, "streamed", 2.05, True, 512),
+    ],
+)
+def test_the_table_of_cards(
+    gib: float, text: str, peak: float, alone: bool, tile: int | None
+) -> None:
+    found = memory.plan(card(gib), REAL, LARGE)
+    assert found.text == text
+    assert found.decodes_alone == alone
+    assert found.tile in (tile, None)
+    assert found.peak / GIB == pytest.approx(peak, rel=0.05)
+    assert memory.fits(card(gib), found)
+    assert found.precision == "bfloat16"
+
+
+def test_little_main_memory_means_a_quantised_text_encoder() -> None:
+    found = memory.plan(card(8, ram=10), REAL, LARGE)
+    assert found.text == "int8"
+    assert found.text_precision == "bfloat16"
+    assert not found.is_exact
+    # 8 bits with the matrices that stay in bf16: 5.9 GB in research, 4.1 GB in 4 bits.
+    assert found.peaks[0] < 8 * GIB * 0.95
+    assert memory.plan(card(6, ram=10), REAL, LARGE).text == "nf4"
+
+
+def test_processors() -> None:
+    found = memory.plan(processor(32), REAL, LARGE)
+    assert (found.device, found.precision, found.text) == ("cpu", "bfloat16", "resident")
+    assert memory.plan(processor(32, bf16=False), NANO, LARGE).precision == "float32"
+    assert memory.plan(processor(32), NANO, LARGE).precision == "float32"
+    assert memory.plan(processor(8), REAL, LARGE).text in ("int8", "nf4")
+    small = memory.plan(processor(2), NANO, Wish(width=128, height=128))
+    assert small.keeps_text
+    assert memory.fits(processor(2), small)
+
+
+def test_unknown_memory_counts_as_enough() -> None:
+    unknown = Machine(device="cuda", name="card", bf16=True)
+    assert memory.plan(unknown, REAL, LARGE).keeps_text
+    assert "free" not in memory.forecast(unknown, memory.plan(unknown, REAL, LARGE))
+
+
+def test_cards_without_bf16_never_run_the_text_encoder_in_fp16() -> None:
+    old = replace(card(16), bf16=False)
+    assert memory.plan(old, REAL, LARGE).precision == "float16"
+    for text in ("resident", "streamed", "cpu", "int8", "nf4"):
+        assert memory.plan(old, REAL, replace(LARGE, text=text)).text_precision == "bfloat16"
+
+
+def test_a_chosen_text_mode_is_kept() -> None:
+    for text in ("resident", "streamed", "cpu", "int8", "nf4"):
+        wish = replace(LARGE, text=text)
+        assert memory.plan(card(80), REAL, wish).text == text
+        assert memory.plan(card(4), REAL, wish).text == text
+
+
+def rungs(machine: Machine, wish: Wish) -> list[DevicePlan]:
+    found: list[DevicePlan] = []
+    way: DevicePlan | None = memory.plan(machine, REAL, wish)
+    while way is not None:
+        found.append(way)
+        way = memory.cheaper(machine, REAL, wish, way)
+    return found
+
+
+def test_the_ladder_goes_down_to_the_last_rung() -> None:
+    found = rungs(card(80), LARGE)
+    peaks = [way.peak for way in found]
+    assert peaks == sorted(set(peaks), reverse=True)
+    exact = [way.is_exact for way in found]
+    # What changes the picture comes only after all that does not.
+    assert exact == sorted(exact, reverse=True)
+    assert found[0].keeps_text
+    assert found[-1].tile is not None
+    assert len(found) >= 4
+
+
+def test_the_forecast_is_a_sentence() -> None:
+    told = memory.forecast(card(8), memory.plan(card(8), REAL, LARGE))
+    assert told == "needs 3.5 GB, 8.2 GB are free; T5 streamed"
+    short = memory.plan(card(1), REAL, LARGE)
+    assert memory.forecast(card(1), short).endswith("it may not suffice")
+
+
+@given(
+    vram=st.floats(0.5, 100),
+    ram=st.floats(1, 256),
+    side=st.integers(4, 128).map(lambda n: 16 * n),
+    rows=st.integers(1, 8),
+    device=st.sampled_from(["cuda", "cpu", "mps"]),
+)
+def test_every_machine_gets_a_plan(
+    vram: float, ram: float, side: int, rows: int, device: str
+) -> None:
+    machine = replace(card(vram, ram), device=device)
+    wish = Wish(width=side, height=side, rows=rows)
+    found = memory.plan(machine, REAL, wish)
+    assert all(peak > 0 for peak in found.peaks)
+    assert memory.forecast(machine, found)
+    more = replace(machine, vram_free=machine.vram_free * 2, ram_free=machine.ram_free * 2)
+    richer = memory.plan(more, REAL, wish)
+    # More memory never makes the picture worse.
+    assert richer.is_exact or not found.is_exact or not memory.fits(machine, found)

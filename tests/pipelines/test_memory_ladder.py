@@ -1,0 +1,182 @@
+"""Memory that runs out: the same job goes down the ladder, rung by rung, and says so."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from pipelines import engine as engines
+from pipelines import latents, memory, numbers
+from pipelines.catalog import Catalog
+from pipelines.engine import Engine, Picture
+from pipelines.errors import OutOfMemoryError
+from pipelines.loaded import Loaded
+from pipelines.memory import DevicePlan, Machine, Wish
+from pipelines.progress import Progress
+from pipelines.request import GenerationRequest, complete
+
+CPU = Machine(device="cpu", name="CPU", bf16=False)
+
+
+def request(catalog: Catalog, **values: object) -> GenerationRequest:
+    wanted = {"prompt": "a red apple", "model": "tiny", "steps": 2, "seed": 4, "size": "256x192"}
+    return complete({**wanted, **values}, catalog)
+
+
+@pytest.fixture(autouse=True)
+def _small_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tiles for pictures of 256 px."""
+    monkeypatch.setattr(memory, "_TILES", (128, 64))
+
+
+class Budget:
+    """An allocator that refuses whatever a plan needs beyond `limit` bytes."""
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.tried: list[DevicePlan] = []
+
+    def decode(self, way: DevicePlan) -> None:
+        self.tried.append(way)
+        if way.peak > self.limit:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+
+
+@pytest.fixture
+def budget(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], Budget]:
+    def limited(limit: int) -> Budget:
+        found = Budget(limit)
+        before = Loaded.before_decoding
+
+        def check(loaded: Loaded, way: DevicePlan) -> None:
+            found.decode(way)
+            before(loaded, way)
+
+        monkeypatch.setattr(Loaded, "before_decoding", check)
+        return found
+
+    return limited
+
+
+def paint(engine: Engine, wanted: GenerationRequest) -> tuple[list[Picture], list[str]]:
+    told: list[str] = []
+
+    def report(progress: Progress) -> None:
+        if progress.note:
+            told.append(progress.note)
+
+    return list(engine.generate(wanted, report, lambda: False)), told
+
+
+def ladder(catalog: Catalog, wanted: GenerationRequest) -> list[DevicePlan]:
+    sizes = numbers.of(catalog.find(wanted.model))
+    wish = Wish(width=wanted.width, height=wanted.height)
+    way: DevicePlan | None = memory.plan(CPU, sizes, wish)
+    found = []
+    while way is not None:
+        found.append(way)
+        way = memory.cheaper(CPU, sizes, wish, way)
+    return found
+
+
+def test_every_rung_is_tried_and_each_is_told(
+    catalog: Catalog, tmp_path: Path, budget: Callable[[int], Budget]
+) -> None:
+    wanted = request(catalog)
+    rungs = ladder(catalog, wanted)
+    assert len(rungs) >= 4
+    (free,), _ = paint(Engine(catalog, inputs=tmp_path, machine=CPU), wanted)
+    assert free.notes == ()
+    for number, rung in enumerate(rungs):
+        watched = budget(rung.peak)
+        pictures, told = paint(Engine(catalog, inputs=tmp_path, machine=CPU), wanted)
+        assert watched.tried == rungs[: number + 1]
+        assert list(pictures[0].notes) == told
+        assert len(told) == number
+        if rung.is_exact:
+            assert pictures[0].image.tobytes() == free.image.tobytes()
+    assert any(not rung.is_exact for rung in rungs)
+
+
+def test_below_the_last_rung_is_a_sentence_and_the_next_job_works(
+    catalog: Catalog, tmp_path: Path, budget: Callable[[int], Budget]
+) -> None:
+    engine = Engine(catalog, inputs=tmp_path, machine=CPU)
+    watched = budget(0)
+    with pytest.raises(OutOfMemoryError, match="not enough memory"):
+        paint(engine, request(catalog))
+    assert len(watched.tried) == len(ladder(catalog, request(catalog)))
+    watched.limit = 10**15
+    assert len(paint(engine, request(catalog))[0]) == 1
+
+
+def test_the_pictures_before_are_kept_and_the_rest_go_on(
+    catalog: Catalog, tmp_path: Path, budget: Callable[[int], Budget]
+) -> None:
+    wanted = request(catalog, count=3)
+    engine = Engine(catalog, inputs=tmp_path, machine=CPU)
+    expected, _ = paint(engine, wanted)
+    watched = budget(10**15)
+    made = []
+    for picture in engine.generate(wanted, lambda progress: None, lambda: False):
+        made.append(picture)
+        watched.limit = ladder(catalog, wanted)[1].peak
+    assert [len(picture.notes) for picture in made] == [0, 1, 1]
+    for mine, theirs in zip(made, expected, strict=True):
+        assert mine.image.tobytes() == theirs.image.tobytes()
+
+
+def test_tiles_are_the_picture_but_for_their_seams(catalog: Catalog, engine: Engine) -> None:
+    vae = engine.load("nano", lambda progress: None).vae
+    start = torch.randn(1, 4, 32, 24, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        whole = latents.decode(vae, start)
+        tiled = latents.decode(vae, start, tile=128)
+        again = latents.decode(vae, start)
+    assert tiled.shape == whole.shape
+    assert torch.equal(whole, again)
+    difference = (tiled - whole).abs().mean()
+    assert 0 < difference < 0.5 * whole.std()
+
+
+@pytest.mark.parametrize("text", ["streamed", "cpu", "int8", "nf4"])
+def test_every_way_to_run_the_text_encoder_paints(
+    catalog: Catalog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str
+) -> None:
+    """On a processor; what is quantised is kept and found again, what is exact changes nothing."""
+    plan = memory.plan
+
+    def chosen(machine: Machine, sizes: memory.Numbers, wish: Wish) -> DevicePlan:
+        # The reference is T5 in bf16, as these ways compute.
+        return replace(
+            plan(machine, sizes, wish), text=text, text_precision="bfloat16", keeps_text=False
+        )
+
+    wanted = request(catalog, model="nano")
+    monkeypatch.setattr(engines.memory, "plan", chosen)
+    first = Engine(catalog, inputs=tmp_path, cache=tmp_path / "cache", machine=CPU)
+    (picture,), _ = paint(first, wanted)
+    if text in ("int8", "nf4"):
+        (kept,) = (tmp_path / "cache" / "encoders").iterdir()
+        assert kept.name.startswith(text)
+        for file in (tmp_path / "cache" / "prompts").iterdir():
+            file.unlink()
+        (again,), _ = paint(
+            Engine(catalog, inputs=tmp_path, cache=tmp_path / "cache", machine=CPU), wanted
+        )
+        assert again.image.tobytes() == picture.image.tobytes()
+        return
+    monkeypatch.setattr(
+        engines.memory,
+        "plan",
+        lambda machine, sizes, wish: replace(
+            plan(machine, sizes, wish), text="resident", text_precision="bfloat16"
+        ),
+    )
+    (resident,), _ = paint(Engine(catalog, inputs=tmp_path, machine=CPU), wanted)
+    assert np.array_equal(np.asarray(resident.image), np.asarray(picture.image))
