@@ -150,7 +150,7 @@ class Catalog:
 
     @property
     def default(self) -> ModelSpec:
-        """The first model of the user by name, else the one that ships."""
+        """The user's first model by name, else the first downloaded one, else what ships."""
         own = [spec for spec in self if not spec.embedded]
         return own[0] if own else next(iter(self))
 
@@ -217,7 +217,8 @@ def _user_row(file: Path) -> ModelSpec:
         if file.stat().st_size > 100_000:
             raise ModelError(f"{file} is too large for a {ROW_FILE}.")
         row = tomllib.loads(file.read_text("utf-8"))
-        return _row({**row, "id": file.parent.name, "embedded": False}, file.parent)
+        fixed = {"id": file.parent.name, "embedded": False, "sources": ()}
+        return _row({**row, **fixed}, file.parent)
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
         raise ModelError(f"{file} cannot be read ({printable(error, 120)}).") from None
     except ValueError as error:

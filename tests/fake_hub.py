@@ -36,6 +36,7 @@ class Fault:
     full: bool = False
     length: int | None = None
     content_range: str | None = None
+    etag: str | None = None
     times: int = 1
 
 
@@ -182,7 +183,7 @@ def _handler(hub: FakeHub) -> type[BaseHTTPRequestHandler]:
             self._note(path)
             fault = hub.fault(path)
             data = hub.repos[name].files[path]
-            etag = f'"{hashlib.md5(data).hexdigest()}"'
+            etag = fault.etag or f'"{hashlib.md5(data).hexdigest()}"'
             time.sleep(fault.hang)
             if fault.status:
                 self._say(fault.status, fault.headers, fault.body or b"")
