@@ -87,13 +87,16 @@ def _lines(row: Row) -> list[str]:
     lines = [f"{row.id:20} {row.title} ({_STATES[row.state]}, {size})"]
     if row.problem:
         lines.append(f"{'':20} {row.problem}")
-    for part in row.parts if row.state == "known" else ():
-        if part.folder is not None:
-            whose = "downloaded with another model" if part.inside else "used where it lies"
-            lines.append(f"{'':20} {part.source.label}: {whose}, {part.folder}")
-    if row.state == "known":
-        left = plain_size(row.left, exact=row.exact)
-        lines.append(f"{'':20} to download: {left}. Licence: {row.licence}")
+    if row.state != "known":
+        return lines
+    here = [part.source.label for part in row.parts if part.folder is not None and part.inside]
+    if here:
+        lines.append(f"{'':20} here already: {', '.join(here)}")
+    for part in row.parts:
+        if part.folder is not None and not part.inside:
+            lines.append(f"{'':20} used where it lies: {part.source.label} in {part.folder}")
+    left = plain_size(row.left, exact=row.exact)
+    lines.append(f"{'':20} to download: {left}. Licence: {row.licence}")
     return lines
 
 

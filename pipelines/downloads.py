@@ -129,9 +129,10 @@ def carry_out(
 
 def as_progress(reading: Reading) -> Progress:
     """A reading in the one shape of progress, in bytes."""
-    note = reading.file
-    if reading.speed:
-        note += f", {plain_size(int(reading.speed))}/s"
+    # Short, so that a terminal of 80 columns shows all of it: the part, not the file.
+    note = reading.file.split("/")[0]
+    if reading.speed and not reading.checking:
+        note = f"{plain_size(int(reading.speed))}/s, {note}"
     return Progress(
         stage=Stage.CHECKING if reading.checking else Stage.DOWNLOADING,
         done=reading.done,

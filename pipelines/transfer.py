@@ -132,13 +132,15 @@ class Meter:
             start, counted = self._marks[0]
             span = self._clock() - start
             moved = self._arrived - counted
+            # The first files are tiny: what they take says nothing.
+            known = span > 1 or (span > 0.3 and moved > 1_000_000)
             return Reading(
                 file=self._file,
                 file_done=self._now,
                 file_total=self._file_total,
                 done=min(self._before + self._now, self._total),
                 total=self._total,
-                speed=moved / span if span > 0.3 and moved else None,
+                speed=moved / span if known and moved else None,
                 checking=self._checking,
             )
 

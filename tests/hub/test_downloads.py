@@ -96,7 +96,7 @@ def test_a_revision_without_a_pin_is_kept_from_the_first_time_on(
 
 
 def test_exact_bytes_are_said_before_and_progress_while(hub: FakeHub, shelf: Shelf) -> None:
-    hub.fail(BIG, pause=0.05, chunk=20_000)
+    hub.fail(BIG, pause=0.05, chunk=14_000)
     plan = shelf.store.plan("alpha-1024")
     assert plan is not None
     assert shelf.store.download(plan, report=shelf.readings.append)
