@@ -22,6 +22,7 @@ from typer.exceptions import TyperException
 from app import metadata
 from app.bench_cli import bench
 from app.gallery import Gallery, PictureFile
+from app.models_cli import app as models
 from app.runner import LocalRunner
 from app.settings import VERSION, Settings, make_folder, user_path, workspace_path
 from app.status import Status
@@ -47,6 +48,7 @@ app = typer.Typer(
 )
 
 app.add_typer(train, name="train")
+app.add_typer(models, name="models")
 app.command()(bench)
 
 # Every value arrives as text and is checked by the request itself, so that the command line, the
@@ -107,9 +109,9 @@ def _usage(error: TyperException, argv: list[str]) -> str:
 
 
 def _verbs() -> list[str]:
-    commands = [*app.registered_commands, *train.registered_commands]
+    commands = [*app.registered_commands, *train.registered_commands, *models.registered_commands]
     own = [command.callback.__name__ for command in commands if command.callback]
-    return [*own, "train"]
+    return [*own, "train", "models"]
 
 
 @app.callback(invoke_without_command=True)

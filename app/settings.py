@@ -10,6 +10,7 @@ from pipelines.errors import SaveError
 
 VERSION = "0.1.0"
 WORKSPACE_VARIABLE = "PIXART_STUDIO_WORKSPACE"
+MODEL_FOLDERS_VARIABLE = "PIXART_STUDIO_MODEL_FOLDERS"
 DEFAULT_PORT = 7860
 
 
@@ -33,6 +34,12 @@ class Settings:
     def models(self) -> Path:
         """The user's models, one folder each."""
         return self.workspace / "models"
+
+    @property
+    def model_folders(self) -> tuple[Path, ...]:
+        """Folders of other programs where weights may lie already."""
+        listed = os.environ.get(MODEL_FOLDERS_VARIABLE, "").split(os.pathsep)
+        return tuple(user_path(text) for text in listed if text.strip())
 
     @property
     def runs(self) -> Path:

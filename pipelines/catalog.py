@@ -1,4 +1,5 @@
-"""The models: rows of presets/models.toml and of `model.toml` files in the user's models folder."""
+"""The models: rows of presets/models.toml, of `model.toml` files in the user's models folder, and
+the released models of `hub_rows` as far as they were downloaded."""
 
 from __future__ import annotations
 
@@ -9,8 +10,10 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from pipelines import samplers, sizes
+from pipelines import hub_rows, hub_store, samplers, sizes
 from pipelines.errors import ModelError, RequestError, UnknownNameError, printable
+from pipelines.hub_rows import Known
+from pipelines.progress import plain_size
 
 ROOT = Path(__file__).resolve().parent.parent
 ROW_FILE = "model.toml"
@@ -22,7 +25,8 @@ class ModelSpec(BaseModel):
     `tokens` is the text length it was trained with; `bins` names a table of presets/sizes.toml;
     `learned_variance` says whether the second half of the output channels was trained;
     `distilled` names the sampler that the weights were distilled to. `places` says where parts lie
-    that are not in `folder`, as a T5 that several models share.
+    that are not in `folder`, as a T5 that several models share. `sources` says where the parts of
+    a released model come from, `family` which of PixArt's it belongs to.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -44,7 +48,9 @@ class ModelSpec(BaseModel):
     cleaning: Literal["lower"] = "lower"
     examples: tuple[str, ...] = ()
     embedded: bool = False
+    family: Literal["alpha", "sigma"] = "alpha"
     places: Mapping[str, Path] = {}
+    sources: tuple[hub_rows.Source, ...] = ()
 
     def part(self, name: str) -> Path:
         """The folder of a part: transformer, vae, text_encoder, tokenizer or scheduler."""
@@ -62,7 +68,11 @@ class ModelSpec(BaseModel):
 
 
 class Catalog:
-    """Every model that can be chosen. Reading it never touches weights."""
+    """Every model that can be chosen. Reading it never touches weights.
+
+    Released models that were not downloaded are known but cannot be chosen: `find` says how to
+    get them, and they are not among the models that a catalog iterates over.
+    """
 
     def __init__(self, *, user_models: Path | None = None) -> None:
         self._user_models = user_models
@@ -91,7 +101,24 @@ class Catalog:
                 refused[spec.id] = f"{file} is left out: another model is called “{spec.id}”."
                 continue
             rows[spec.id] = spec
+        self._add_downloaded(rows, refused)
         self._rows, self._refused = rows, refused
+
+    def _add_downloaded(self, rows: dict[str, ModelSpec], refused: dict[str, str]) -> None:
+        if self._user_models is None:
+            return
+        store = hub_store.Store(self._user_models / hub_store.FOLDER)
+        for row in store.installed():
+            model = hub_rows.known()[row.id]
+            if row.id in rows:
+                refused[row.id] = f"The downloaded “{row.id}” is left out: a folder has its name."
+            elif reason := store.lacks(row):
+                refused[row.id] = (
+                    f"The model “{row.id}” cannot be used: {reason}. "
+                    f"Mend it with: launch.py models download {row.id}"
+                )
+            elif model.paints or (model.kind == "original" and _is_converted(store.places(row))):
+                rows[row.id] = downloaded(model, store.places(row))
 
     @property
     def problems(self) -> list[str]:
@@ -109,21 +136,53 @@ class Catalog:
     def find(self, model_id: str) -> ModelSpec:
         """The model called `model_id`.
 
-        Raises ModelError for a folder whose row could not be read, UnknownNameError (with the
-        nearest name) for anything else that is not there.
+        Raises ModelError for a folder whose row could not be read and for a released model that
+        was not downloaded, UnknownNameError (with the nearest name) for anything else.
         """
         spec = self._rows.get(model_id)
         if spec is None and model_id in self._refused:
             raise ModelError(self._refused[model_id])
+        if spec is None and model_id in hub_rows.known():
+            raise _not_here(hub_rows.known()[model_id])
         if spec is None:
-            raise UnknownNameError("model", "model", model_id, self._rows)
+            raise UnknownNameError("model", "model", model_id, [*self._rows, *hub_rows.known()])
         return spec
 
     @property
     def default(self) -> ModelSpec:
-        """The first model of the user by name, else the one that ships."""
+        """The user's first model by name, else the first downloaded one, else what ships."""
         own = [spec for spec in self if not spec.embedded]
         return own[0] if own else next(iter(self))
+
+
+def downloaded(model: Known, places: Mapping[str, Path]) -> ModelSpec:
+    """The row of a released model whose parts lie at `places`. Raises ModelError."""
+    values = {**model.row, "id": model.id, "places": places, "sources": model.parts}
+    return _row(values, places["transformer"].parent)
+
+
+def _is_converted(places: Mapping[str, Path]) -> bool:
+    """A part in the original format is a file, one in diffusers' a folder."""
+    return places["transformer"].is_dir()
+
+
+def _not_here(model: Known) -> ModelError:
+    size = plain_size(model.size, exact=model.exact)
+    if model.kind in ("controlnet", "lora"):
+        what = "a ControlNet" if model.kind == "controlnet" else "a LoRA"
+        return ModelError(
+            f"“{model.id}” is {what} and paints only together with a model.",
+            f"Choose a model, e.g. {model.base}.",
+        )
+    if model.kind == "original":
+        return ModelError(
+            f"“{model.id}” is published in the original format and has to be converted first.",
+            f"Its files come with: launch.py models download {model.id} ({size})",
+        )
+    return ModelError(
+        f"The model “{model.id}” is not on this computer.",
+        f"Download it with: launch.py models download {model.id} ({size})",
+    )
 
 
 def _row(values: dict[str, Any], folder: Path) -> ModelSpec:
@@ -158,7 +217,8 @@ def _user_row(file: Path) -> ModelSpec:
         if file.stat().st_size > 100_000:
             raise ModelError(f"{file} is too large for a {ROW_FILE}.")
         row = tomllib.loads(file.read_text("utf-8"))
-        return _row({**row, "id": file.parent.name, "embedded": False}, file.parent)
+        fixed = {"id": file.parent.name, "embedded": False, "sources": ()}
+        return _row({**row, **fixed}, file.parent)
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
         raise ModelError(f"{file} cannot be read ({printable(error, 120)}).") from None
     except ValueError as error:

@@ -5,6 +5,7 @@ StudioError
 │   └── UnknownNameError    a name that is not in a list (says the nearest)
 ├── RecipeError         a picture or a text that holds no usable recipe
 ├── ModelError          weights that are missing, damaged or of another kind
+├── DownloadError       weights that could not be fetched
 ├── SaveError           a picture that could not be written
 ├── OutOfMemoryError    the device or the machine has too little memory
 ├── WorkerError         the painting process died or could not start
@@ -67,6 +68,10 @@ class RecipeError(StudioError):
 
 class ModelError(StudioError):
     """Weights that are missing, damaged or of another kind."""
+
+
+class DownloadError(StudioError):
+    """Weights that could not be fetched; what has arrived is kept."""
 
 
 class SaveError(StudioError):

@@ -10,6 +10,8 @@ from enum import StrEnum
 class Stage(StrEnum):
     """What is being done now; the value is the word shown to people."""
 
+    DOWNLOADING = "downloading"
+    CHECKING = "checking what has arrived"
     LOADING = "loading the model"
     ENCODING = "encoding the prompt"
     DENOISING = "painting"
@@ -23,6 +25,7 @@ class Stage(StrEnum):
     PREVIEWING = "painting samples"
 
 
+_BYTES = (Stage.DOWNLOADING, Stage.CHECKING)
 _COUNTED = (Stage.SCANNING, Stage.FEATURES, Stage.TRAINING)
 
 
@@ -30,7 +33,8 @@ _COUNTED = (Stage.SCANNING, Stage.FEATURES, Stage.TRAINING)
 class Progress:
     """Where a job stands.
 
-    `done` of `total` counts the steps of the stage; `picture` of `pictures` counts from 1.
+    `done` of `total` counts the steps of the stage, or its bytes; `picture` of `pictures` counts
+    from 1.
     `seconds_left` is an estimate for the whole job, None while nothing is known.
     `preview` is a small JPEG of the unfinished picture, or None; `note` a few words more.
     """
@@ -48,6 +52,8 @@ class Progress:
         """The status line, e.g. "Picture 2 of 4: step 7 of 20, about 3 s left"."""
         if self.stage is Stage.DENOISING and self.total:
             words = f"step {self.done} of {self.total}"
+        elif self.stage in _BYTES and self.total:
+            words = f"{self.stage}, {plain_size(self.done)} of {plain_size(self.total)}"
         elif self.stage in _COUNTED and self.total:
             words = f"{self.stage}, {self.done:,} of {self.total:,}"
         else:
@@ -73,3 +79,16 @@ def duration(seconds: float) -> str:
     if whole < 3600:
         return f"{whole // 60} min {whole % 60} s"
     return f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
+def plain_size(size: int, *, exact: bool = True) -> str:
+    """`size` as people say it: "334.6 MB", "about 19 GB"."""
+    about = "" if exact else "about "
+    if size < 1000:
+        return f"{about}{size} bytes"
+    number, unit = next(
+        (size / 1000**i, unit)
+        for i, unit in enumerate(("kB", "MB", "GB", "TB"), start=1)
+        if size < 999.5 * 1000**i or unit == "TB"
+    )
+    return f"{about}{number:.0f} {unit}" if number >= 99.5 else f"{about}{number:.1f} {unit}"

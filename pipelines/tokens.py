@@ -14,6 +14,7 @@ from pathlib import Path
 
 from tokenizers import Tokenizer
 
+from pipelines import spiece
 from pipelines.catalog import ModelSpec
 from pipelines.errors import ModelError, printable
 
@@ -44,7 +45,7 @@ def clean(text: str, how: str) -> str:
 
 def tokenize(text: str, model: ModelSpec) -> Tokens:
     """The tokens of `text` for `model`. Raises ModelError where the tokenizer cannot be read."""
-    tokenizer, control = _tokenizer(model.part("tokenizer") / "tokenizer.json")
+    tokenizer, control = _tokenizer(model.part("tokenizer"))
     cleaned = clean(text, model.cleaning)
     # A control token typed by a user ("</s>", "<pad>", "<extra_id_0>") is text. Its characters are
     # kept; a space inside keeps the vocabulary from matching it as a whole.
@@ -70,12 +71,16 @@ def tokenize(text: str, model: ModelSpec) -> Tokens:
 
 def vocabulary_size(model: ModelSpec) -> int:
     """How many tokens the tokenizer of `model` knows. Raises ModelError."""
-    tokenizer, _ = _tokenizer(model.part("tokenizer") / "tokenizer.json")
+    tokenizer, _ = _tokenizer(model.part("tokenizer"))
     size: int = tokenizer.get_vocab_size(with_added_tokens=True)
     return size
 
 
-def _tokenizer(file: Path) -> tuple[Tokenizer, re.Pattern[str] | None]:
+def _tokenizer(folder: Path) -> tuple[Tokenizer, re.Pattern[str] | None]:
+    """From `tokenizer.json`, or from the `spiece.model` of old repositories."""
+    file = folder / "tokenizer.json"
+    if not file.exists() and (folder / "spiece.model").exists():
+        file = folder / "spiece.model"
     try:
         stat = file.stat()
         if stat.st_size > MAX_TOKENIZER_BYTES:
@@ -92,10 +97,16 @@ def _tokenizer(file: Path) -> tuple[Tokenizer, re.Pattern[str] | None]:
 def _read(file: Path, _changed: int) -> tuple[Tokenizer, re.Pattern[str] | None]:
     """Keyed by the time of the last change, so that a repaired file is read again."""
     try:
-        text = file.read_text("utf-8")
-        names = [t["content"] for t in json.loads(text).get("added_tokens", []) if t["special"]]
-        # The library signals every fault of a file by a bare Exception.
-        tokenizer = Tokenizer.from_str(text)
+        if file.name == "spiece.model":
+            vocabulary = spiece.read(file.read_bytes())
+            names = list(vocabulary.controls)
+            tokenizer = spiece.tokenizer(vocabulary)
+        else:
+            text = file.read_text("utf-8")
+            added = json.loads(text).get("added_tokens", [])
+            names = [t["content"] for t in added if t["special"]]
+            # The library signals every fault of a file by a bare Exception.
+            tokenizer = Tokenizer.from_str(text)
     except Exception as error:
         if isinstance(error, OSError):
             raise

@@ -91,8 +91,11 @@ def model_select(catalog: Catalog, chosen: ModelSpec) -> str:
     """
     rows = list(catalog)
     shipped = [(m.id, m.title) for m in rows if m.embedded]
-    own = [(m.id, m.title) for m in rows if not m.embedded]
-    groups = [("Yours", own), ("Shipped", shipped)] if own else [("", shipped)]
+    own = [(m.id, m.title) for m in rows if not m.embedded and not m.sources]
+    downloaded = [(m.id, m.title) for m in rows if m.sources]
+    named = [("Yours", own), ("Downloaded", downloaded), ("Shipped", shipped)]
+    groups = [(name, group) for name, group in named if group]
+    groups = groups if len(groups) > 1 else [("", shipped)]
     note = (
         f'{escape(chosen.summary)} <span class="licence">Licence: {escape(chosen.licence)}</span>'
     )

@@ -78,6 +78,7 @@ LONG_FUNCTIONS = {
 MANY_POSITIONAL = {
     "app/cli.py:studio": "typer makes each parameter an option",
     "app/cli.py:generate": "typer makes each parameter an option",
+    "app/models_cli.py:download": "typer makes each parameter an option",
     "app/train_cli.py:text_to_image": "typer makes each parameter an option",
     "app/train_cli.py:evaluate": "typer makes each parameter an option",
     "app/train_cli.py:scenes": "typer makes each parameter an option",
@@ -87,6 +88,7 @@ MANY_POSITIONAL = {
 BROAD_EXCEPT = {
     "app/jobs.py": "a fault of ours ends the job and not the queue",
     "app/painting.py": "a fault of ours ends the job and not the worker",
+    "pipelines/downloads.py": "whatever ends the thread is raised again by the one that waits",
     "pipelines/loader.py": "libraries raise nearly anything for a damaged file",
     "pipelines/engine.py": "lack of memory comes as several types, told apart by their words",
     "app/cli.py": "a fault of ours becomes one sentence",
@@ -266,18 +268,23 @@ def documentation() -> str:
 
 def test_every_name_is_documented() -> None:
     import app.cli
-    from pipelines import errors, samplers, styles
+    from pipelines import errors, hub_rows, samplers, styles
     from pipelines.catalog import Catalog
 
     text = documentation()
     wanted = {row.id for row in samplers.SAMPLERS.values()}
-    wanted |= set(styles.all_styles()) | {model.id for model in Catalog()}
+    wanted |= set(styles.all_styles()) | {model.id for model in Catalog()} | set(hub_rows.known())
     wanted |= {n for n, v in vars(errors).items() if isinstance(v, type) and n.endswith("Error")}
     help_text = ""
+    from app.models_cli import app as models
     from app.train_cli import app as train
 
-    trains = [c.name or c.callback.__name__ for c in train.registered_commands if c.callback]
-    for verb in ([], ["generate"], ["train"], *(["train", name] for name in trains)):
+    verbs = [[], ["generate"]]
+    for sub, verb_app in (("train", train), ("models", models)):
+        commands = [c for c in verb_app.registered_commands if c.callback]
+        names = [c.name or c.callback.__name__ for c in commands]
+        verbs += [[sub], *([sub, name] for name in names)]
+    for verb in verbs:
         out = subprocess.run(
             [sys.executable, "-c", "import sys, app.cli; app.cli.main(sys.argv[1:])", *verb, "-h"],
             cwd=ROOT,
@@ -288,7 +295,7 @@ def test_every_name_is_documented() -> None:
         help_text += out.stdout
     wanted |= set(re.findall(r"(--[a-z-]+)", help_text)) - {"--help", "--no-browser"}
     wanted |= {c.callback.__name__ for c in app.cli.app.registered_commands if c.callback}
-    wanted |= {"train", *trains}
+    wanted |= {word for verb in verbs for word in verb}
     wanted |= {"--torch", "SetupError", "test"}
     # Whole words in code marks, tables or command lines: "euler" inside "euler-ancestral" is not
     # enough.

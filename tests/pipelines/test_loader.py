@@ -170,6 +170,21 @@ def test_a_damaged_model_is_one_sentence(fault: str, whole: Path, tmp_path: Path
     assert len(sentence) < 600
 
 
+def test_weights_as_they_were_released_load(tmp_path: Path) -> None:
+    """With the untrained null caption, and without a word about additional conditions."""
+    folder = tiny.build(tmp_path / "released", micro_conditions=True)
+    edit_weights(lambda t: t.update({"caption_projection.y_embedding": torch.zeros(120, 4)}))(
+        folder
+    )
+    config = folder / "transformer" / "config.json"
+    values = json.loads(config.read_text("utf-8")) | {"_class_name": "Transformer2DModel"}
+    del values["use_additional_conditions"]
+    config.write_text(json.dumps(values), "utf-8")
+    engine = Engine(Catalog(user_models=tmp_path), inputs=tmp_path)
+    loaded = engine.load("released", lambda progress: None)
+    assert loaded.parts.transformer.config.use_additional_conditions is True
+
+
 def test_after_a_damaged_model_the_next_one_works(whole: Path, tmp_path: Path) -> None:
     for name in ("broken", "good"):
         shutil.copytree(whole, tmp_path / name)

@@ -1,0 +1,259 @@
+"""The models that can be had, are had, and are given up: what the command line and the page ask.
+
+No torch and no gradio; the parts that speak HTTP are loaded when something is downloaded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from app.settings import Settings
+from pipelines import found, hub_rows, hub_store
+from pipelines.catalog import Catalog, ModelSpec
+from pipelines.errors import ModelError, UnknownNameError
+from pipelines.hub_rows import Known, Source
+from pipelines.hub_store import Store
+from pipelines.progress import ShouldStop
+
+if TYPE_CHECKING:
+    from pipelines.downloads import Plan
+    from pipelines.hub import Hub
+    from pipelines.transfer import Reading
+
+
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """One part of a released model. `folder` is where it lies, `inside` whether that is ours."""
+
+    source: Source
+    folder: Path | None
+    inside: bool
+    shared_with: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """A model of the list. `state`: shipped, own, downloaded, broken, or known (not here yet).
+
+    `left` is what a download would fetch, in bytes; `exact` whether that is known to the byte.
+    """
+
+    id: str
+    title: str
+    licence: str
+    state: str
+    kind: str
+    size: int
+    left: int
+    exact: bool
+    problem: str = ""
+    parts: tuple[Part, ...] = ()
+
+    def as_json(self) -> dict[str, Any]:
+        """The row for programs."""
+        return {
+            "id": self.id,
+            "title": self.title,
+            "licence": self.licence,
+            "state": self.state,
+            "kind": self.kind,
+            "bytes": self.size,
+            "bytes_left": self.left,
+            "exact": self.exact,
+            "problem": self.problem,
+            "parts": [
+                {
+                    "part": part.source.part,
+                    "repo": part.source.repo,
+                    "revision": part.source.revision,
+                    "bytes": part.source.size,
+                    "folder": str(part.folder) if part.folder else None,
+                    "shared_with": list(part.shared_with),
+                }
+                for part in self.parts
+            ],
+        }
+
+
+class ModelStore:
+    """The models of one workspace. Cheap to make; every call reads the disk anew."""
+
+    def __init__(self, settings: Settings, *, hub: Callable[[], Hub] | None = None) -> None:
+        self._settings = settings
+        self._store = Store(settings.models / hub_store.FOLDER)
+        self._hub = hub or _hub
+        self._found: found.Found | None = None
+
+    @property
+    def found(self) -> found.Found:
+        """Weights of other programs; looked for once."""
+        if self._found is None:
+            self._found = found.look(self._settings.model_folders)
+        return self._found
+
+    def rows(self) -> tuple[Row, ...]:
+        """The models that can be chosen first, then the released ones that are not here."""
+        catalog = Catalog(user_models=self._settings.models)
+        rows = [self._chosen(spec) for spec in catalog if not spec.sources]
+        taken = {row.id for row in rows}
+        rows += [self._released(m) for m in hub_rows.known().values() if m.id not in taken]
+        order = {"shipped": 0, "own": 1, "downloaded": 2, "broken": 3, "known": 4}
+        return tuple(sorted(rows, key=lambda row: order[row.state]))
+
+    def known(self, model_id: str) -> Known:
+        """A released model. Raises ModelError, UnknownNameError."""
+        model = hub_rows.known().get(model_id)
+        if model is not None:
+            return model
+        if any(spec.id == model_id for spec in Catalog(user_models=self._settings.models)):
+            raise ModelError(f"“{model_id}” is not one of the released models; it is here already.")
+        raise UnknownNameError("model", "released model", model_id, hub_rows.known())
+
+    def plan(
+        self,
+        model_id: str,
+        *,
+        check: bool = False,
+        own_copy: bool = False,
+        report: Callable[[Reading], None] = lambda reading: None,
+        should_stop: ShouldStop = lambda: False,
+    ) -> Plan | None:
+        """What a download of `model_id` would do, to the byte; None where it was stopped.
+
+        `check` reads what is there already and plans damaged files again; `own_copy` leaves what
+        other programs have out of account. Raises StudioError.
+        """
+        from pipelines import downloads
+
+        model = self.known(model_id)
+        places = {} if own_copy else self.found.places(model)
+        hub = self._hub()
+        try:
+            return downloads.make_plan(
+                model,
+                self._store,
+                hub,
+                found=places,
+                check=check,
+                report=report,
+                should_stop=should_stop,
+            )
+        finally:
+            hub.close()
+
+    def download(
+        self,
+        plan: Plan,
+        *,
+        report: Callable[[Reading], None] = lambda reading: None,
+        should_stop: ShouldStop = lambda: False,
+    ) -> bool:
+        """Does what was planned. False where it was stopped. Raises StudioError."""
+        from pipelines import downloads
+
+        hub = self._hub()
+        try:
+            return downloads.carry_out(
+                plan, self._store, hub, report=report, should_stop=should_stop
+            )
+        finally:
+            hub.close()
+
+    def remove(self, model_id: str) -> int:
+        """Deletes what only `model_id` reads. Returns the bytes freed. Raises ModelError.
+
+        Parts that were found elsewhere and the models that ship or were made here stay.
+        """
+        from pipelines import downloads
+
+        own = self.removable(model_id)
+        freed = 0
+        with downloads.alone(self._store, {source.repo for source in own}):
+            self._store.uninstall(model_id)
+            for source in own:
+                commit = self._store.pinned(source)
+                if commit is not None:
+                    record = self._store.record(source.repo, commit)
+                    names = set(record.chosen.get(source.key[2], ()))
+                    freed += hub_store.erase(self._store, source.repo, commit, names)
+        return freed
+
+    def removable(self, model_id: str) -> tuple[Source, ...]:
+        """The downloaded parts that no other installed model reads. Raises ModelError."""
+        model = self.known(model_id)
+        others = [row for row in self._store.installed() if row.id != model_id]
+        needed = {part.key for row in others for part in hub_rows.known()[row.id].parts}
+        there = [source for source in model.parts if self._is_begun(source)]
+        installed = any(row.id == model_id for row in self._store.installed())
+        if not there and not installed:
+            raise ModelError(
+                f"“{model_id}” was not downloaded, so there is nothing to remove.",
+                "See: launch.py models list",
+            )
+        return tuple(source for source in there if source.key not in needed)
+
+    def _is_begun(self, source: Source) -> bool:
+        commit = self._store.pinned(source)
+        if commit is None:
+            return False
+        record = self._store.record(source.repo, commit)
+        return (source.file or source.folder) in record.chosen
+
+    def _chosen(self, spec: ModelSpec) -> Row:
+        return Row(
+            id=spec.id,
+            title=spec.title,
+            licence=spec.licence,
+            state="shipped" if spec.embedded else "own",
+            kind="model",
+            size=_folder_bytes(spec.folder),
+            left=0,
+            exact=True,
+        )
+
+    def _released(self, model: Known) -> Row:
+        rows = {row.id: row for row in self._store.installed()}
+        installed = rows.get(model.id)
+        places: Mapping[str, Path] = self._store.places(installed) if installed else {}
+        parts = tuple(self._part(model, source, places) for source in model.parts)
+        problem = (self._store.lacks(installed) or "") if installed else ""
+        state = "known" if installed is None else "broken" if problem else "downloaded"
+        missing = [part.source for part in parts if part.folder is None]
+        return Row(
+            id=model.id,
+            title=model.title,
+            licence=model.licence,
+            state=state,
+            kind=model.kind,
+            size=model.size,
+            left=0 if state == "downloaded" else sum(source.size for source in missing),
+            exact=all(source.exact for source in missing),
+            problem=problem,
+            parts=parts,
+        )
+
+    def _part(self, model: Known, source: Source, places: Mapping[str, Path]) -> Part:
+        folder = places.get(source.part) or self._store.folder(source) or self.found.place(source)
+        others = tuple(name for name in hub_rows.shared_by(source) if name != model.id)
+        return Part(
+            source=source,
+            folder=folder if folder is not None and folder.exists() else None,
+            inside=folder is not None and folder.is_relative_to(self._store.root),
+            shared_with=others,
+        )
+
+
+def _hub() -> Hub:
+    from pipelines.hub import Hub
+
+    return Hub()
+
+
+def _folder_bytes(folder: Path) -> int:
+    try:
+        return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+    except OSError:
+        return 0

@@ -1,0 +1,274 @@
+"""The verb `models`: what there is, what can be had, and giving it back."""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from app.model_store import ModelStore, Row
+from app.settings import Settings, workspace_path
+from app.status import Status
+from pipelines.errors import RequestError
+from pipelines.progress import plain_size
+
+if TYPE_CHECKING:
+    from pipelines.downloads import Plan
+    from pipelines.transfer import Reading
+
+app = typer.Typer(
+    add_completion=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    no_args_is_help=True,
+    help="List, download and remove models.",
+)
+
+INTERRUPTED = 130
+_LOG_SECONDS = 30.0
+_JSON_SECONDS = 1.0
+_STATES = {
+    "shipped": "ships with the studio",
+    "own": "yours",
+    "downloaded": "downloaded",
+    "broken": "cannot be used",
+    "known": "not here yet",
+}
+
+WorkspaceOption = Annotated[
+    str | None, typer.Option(help="Folder for everything that the studio writes.", metavar="DIR")
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="One object per line on stdout.")]
+YesOption = Annotated[bool, typer.Option("--yes", help="Do it without asking.")]
+ModelArgument = Annotated[str, typer.Argument(help="A released model, by id.", metavar="ID")]
+
+
+def _store(context: typer.Context, workspace: str | None) -> ModelStore:
+    return ModelStore(Settings(workspace=workspace_path(workspace or context.obj)))
+
+
+@app.command("list")
+def list_(
+    context: typer.Context,
+    all_: Annotated[
+        bool, typer.Option("--all", help="Also the released models that are not here.")
+    ] = False,
+    workspace: WorkspaceOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Says which models can be used, and with --all which can be downloaded."""
+    store = _store(context, workspace)
+    rows = store.rows()
+    shown = [row for row in rows if all_ or row.state != "known"]
+    if as_json:
+        for row in shown:
+            print(json.dumps(row.as_json()))
+        return
+    for row in shown:
+        print("\n".join(_lines(row)))
+    if not all_:
+        print(f"{len(rows) - len(shown)} more can be downloaded: launch.py models list --all")
+        return
+    for file in store.found.files:
+        print(
+            f"{file.what} ({plain_size(file.size)}) in {file.file}: a single file, which "
+            f'can be imported with: launch.py models import "{file.file}"'
+        )
+
+
+def _lines(row: Row) -> list[str]:
+    size = plain_size(row.size, exact=row.exact or row.state != "known")
+    lines = [f"{row.id:20} {row.title} ({_STATES[row.state]}, {size})"]
+    if row.problem:
+        lines.append(f"{'':20} {row.problem}")
+    if row.state != "known":
+        return lines
+    here = [part.source.label for part in row.parts if part.folder is not None and part.inside]
+    if here:
+        lines.append(f"{'':20} here already: {', '.join(here)}")
+    for part in row.parts:
+        if part.folder is not None and not part.inside:
+            lines.append(f"{'':20} used where it lies: {part.source.label} in {part.folder}")
+    left = plain_size(row.left, exact=row.exact)
+    lines.append(f"{'':20} to download: {left}. Licence: {row.licence}")
+    return lines
+
+
+@app.command()
+def download(
+    context: typer.Context,
+    model: ModelArgument,
+    yes: YesOption = False,
+    check: Annotated[
+        bool, typer.Option("--check", help="Read what is here and mend damaged files.")
+    ] = False,
+    own_copy: Annotated[
+        bool, typer.Option("--own-copy", help="Use nothing that other programs have.")
+    ] = False,
+    workspace: WorkspaceOption = None,
+    as_json: JsonOption = False,
+) -> int | None:
+    """Downloads a released model. The same command again goes on where an earlier one ended."""
+    store = _store(context, workspace)
+    status = Status(sys.stderr)
+    report = _listener(status, as_json=as_json)
+    try:
+        plan = store.plan(model, check=check, own_copy=own_copy, report=report)
+        status.clear()
+        if plan is None:
+            return INTERRUPTED
+        _announce(plan, as_json=as_json)
+        if plan.left and not yes and not _agreed(f"Download {plain_size(plan.left)}?"):
+            print("Nothing was downloaded.", file=sys.stderr)
+            return None
+        began, stop = time.monotonic(), _stop_on_interrupt()
+        done = store.download(plan, report=report, should_stop=stop.is_set)
+    finally:
+        status.clear()
+    if not done:
+        print("What has arrived is kept; the same command goes on from there.", file=sys.stderr)
+        return INTERRUPTED
+    _finish(plan, time.monotonic() - began, as_json=as_json)
+    return None
+
+
+@app.command()
+def remove(
+    context: typer.Context,
+    model: ModelArgument,
+    yes: YesOption = False,
+    workspace: WorkspaceOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Deletes the files of a downloaded model that no other downloaded model needs."""
+    store = _store(context, workspace)
+    parts = store.removable(model)
+    if not as_json:
+        for part in parts:
+            print(f"{part.label}: {part.repo}")
+    names = ", ".join(part.label for part in parts) or "nothing but the entry"
+    if not yes and not _agreed(f"Remove “{model}” ({names})?"):
+        print("Nothing was removed.", file=sys.stderr)
+        return
+    freed = store.remove(model)
+    if as_json:
+        print(json.dumps({"model": model, "bytes_freed": freed}))
+    else:
+        print(f"“{model}” is removed; {plain_size(freed)} are free again.")
+
+
+def _announce(plan: Plan, *, as_json: bool) -> None:
+    """What is going to be downloaded, before anybody is asked."""
+    model = plan.model
+    if as_json:
+        files = [
+            {
+                "path": item.entry.path,
+                "repo": item.source.repo,
+                "commit": item.commit,
+                "bytes": item.entry.size,
+                "bytes_left": item.left,
+            }
+            for item in plan.items
+        ]
+        _print(
+            event="plan",
+            model=model.id,
+            licence=model.licence,
+            bytes=plan.total,
+            bytes_left=plan.left,
+            files=files,
+            found={part: str(folder) for part, folder in plan.found.items()},
+        )
+        return
+    print(f"{model.title}. Licence: {model.licence}")
+    for source in model.parts:
+        items = [item for item in plan.items if item.source.key == source.key]
+        if folder := plan.found.get(source.part):
+            print(f"  {source.label}: used where it lies, {folder}")
+        else:
+            left = sum(item.left for item in items)
+            size = sum(item.entry.size for item in items)
+            words = f"{left:,} of {size:,} bytes" if left else "here already"
+            print(f"  {source.label}: {words}, {source.repo} at {items[0].commit[:10]}")
+    print(f"To download: {plan.left:,} bytes ({plain_size(plan.left)}).", flush=True)
+
+
+def _agreed(question: str) -> bool:
+    """Asks on a terminal. Raises RequestError where nobody can answer."""
+    if not sys.stdin.isatty():
+        raise RequestError("yes", "Nobody can be asked here.", "Add --yes to do it.")
+    print(f"{question} [y/N] ", end="", file=sys.stderr, flush=True)
+    return sys.stdin.readline().strip().lower() in ("y", "yes")
+
+
+def _listener(status: Status, *, as_json: bool) -> Callable[[Reading], None]:
+    """A live line on a terminal, an object each second as JSON, now and then a line elsewhere."""
+    told = time.monotonic()
+
+    def report(reading: Reading) -> None:
+        nonlocal told
+        from pipelines.downloads import as_progress
+
+        if not reading.file:
+            return
+        now = time.monotonic()
+        if status.is_live and not as_json:
+            status.show(as_progress(reading))
+        elif now - told >= (_JSON_SECONDS if as_json else _LOG_SECONDS):
+            told = now
+            if as_json:
+                _print(event="progress", **_values(reading))
+            else:
+                print(as_progress(reading).sentence(), file=sys.stderr, flush=True)
+
+    return report
+
+
+def _values(reading: Reading) -> dict[str, Any]:
+    return {
+        "file": reading.file,
+        "file_bytes": reading.file_done,
+        "file_total": reading.file_total,
+        "bytes": reading.done,
+        "total": reading.total,
+        "bytes_per_second": round(reading.speed) if reading.speed else None,
+        "seconds_left": round(reading.seconds_left, 1) if reading.seconds_left else None,
+        "checking": reading.checking,
+    }
+
+
+def _finish(plan: Plan, seconds: float, *, as_json: bool) -> None:
+    model = plan.model
+    if as_json:
+        _print(event="done", model=model.id, kind=model.kind, seconds=round(seconds, 3))
+    elif model.paints:
+        print(f"Ready. Paint with it: launch.py generate PROMPT --model {model.id}")
+    elif model.kind == "lora":
+        print(f"“{model.id}” is here; it is an adapter on {model.base}.")
+    else:
+        print(f"“{model.id}” is here, in the original format: it has to be converted first.")
+
+
+def _print(**values: Any) -> None:
+    print(json.dumps(values), flush=True)
+
+
+def _stop_on_interrupt() -> threading.Event:
+    """The first Ctrl+C or SIGTERM asks for a stop, a second Ctrl+C ends at once."""
+    stop = threading.Event()
+
+    def handle(number: int, frame: Any) -> None:
+        if stop.is_set() and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        stop.set()
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, handle)
+    return stop

@@ -1,0 +1,187 @@
+"""Weights of other programs: found, used where they lie, and never touched."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from pipelines import found, hub_rows
+from pipelines.catalog import Catalog
+from pipelines.errors import ModelError
+from tests.fake_hub import FakeHub, safetensors
+from tests.hub.conftest import ALPHA, BIG, COMMIT, T5, WANTED, Shelf, parts
+
+ALPHA_1024 = hub_rows.known()["alpha-1024"]
+
+
+def cache(root: Path, repo: str, commit: str, files: dict[str, bytes]) -> Path:
+    """The hub's own cache: blobs, and a snapshot of links to them."""
+    base = root / f"models--{repo.replace('/', '--')}"
+    snapshot = base / "snapshots" / commit
+    for i, (name, data) in enumerate(files.items()):
+        blob = base / "blobs" / f"{i}"
+        blob.parent.mkdir(parents=True, exist_ok=True)
+        blob.write_bytes(data)
+        link = snapshot / name
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.symlink_to(os.path.relpath(blob, link.parent))
+    return snapshot
+
+
+def t5(folder: Path) -> Path:
+    for name, data in parts().items():
+        if name.startswith("text_encoder/") and name in WANTED:
+            file = folder / Path(name).name
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_bytes(data)
+    return folder
+
+
+def test_a_model_in_the_hubs_cache_is_used_where_it_lies(
+    hub: FakeHub, shelf: Shelf, tmp_path: Path
+) -> None:
+    snapshot = cache(tmp_path / "cache", ALPHA, COMMIT, parts())
+    row = next(row for row in shelf.store.rows() if row.id == "alpha-1024")
+    assert row.left == 0
+    assert row.state == "known"
+    plan = shelf.store.plan("alpha-1024")
+    assert plan is not None
+    assert plan.left == 0
+    assert shelf.store.download(plan)
+    assert hub.asked == []
+    model = Catalog(user_models=shelf.settings.models).find("alpha-1024")
+    assert model.part("transformer") == snapshot / "transformer"
+    assert shelf.store.remove("alpha-1024") == 0
+    assert (snapshot / BIG).read_bytes() == parts()[BIG]
+
+
+def test_what_was_used_where_it_lay_and_is_gone_is_one_sentence(
+    hub: FakeHub, shelf: Shelf, tmp_path: Path
+) -> None:
+    encoder = t5(tmp_path / "comfy" / "models" / "text_encoders" / "t5")
+    shelf.settings.workspace.mkdir()
+    os.environ["PIXART_STUDIO_MODEL_FOLDERS"] = str(tmp_path / "comfy")
+    try:
+        assert shelf.get()
+    finally:
+        del os.environ["PIXART_STUDIO_MODEL_FOLDERS"]
+    assert not any(a.path.startswith("text_encoder") for a in hub.asked)
+    catalog = Catalog(user_models=shelf.settings.models)
+    assert catalog.find("alpha-1024").part("text_encoder") == encoder
+    (encoder / "config.json").rename(encoder / "config.old")
+    catalog.reload()
+    assert [model.id for model in catalog] == ["nano"]
+    with pytest.raises(ModelError) as caught:
+        catalog.find("alpha-1024")
+    assert str(encoder) in str(caught.value)
+    assert "models download alpha-1024" in str(caught.value)
+    mended = Shelf(tmp_path / "workspace")
+    assert mended.get()
+    assert any(a.path.startswith("text_encoder") for a in hub.asked)
+    catalog.reload()
+    assert catalog.find("alpha-1024")
+
+
+def test_the_encoder_of_another_model_is_the_same_encoder(tmp_path: Path) -> None:
+    files = {
+        name.replace("text_encoder/", "text_encoder_2/"): data
+        for name, data in parts().items()
+        if name.startswith("text_encoder/")
+    }
+    snapshot = cache(tmp_path / "cache", "black-forest-labs/FLUX.1-dev", "f" * 40, files)
+    places = found.look().places(ALPHA_1024)
+    assert places == {"text_encoder": snapshot / "text_encoder_2"}
+
+
+def test_another_commit_or_another_vae_is_not_taken(tmp_path: Path) -> None:
+    cache(tmp_path / "cache", ALPHA, "1" * 40, parts())
+    cache(tmp_path / "cache", "someone/else", "2" * 40, parts())
+    assert set(found.look().places(ALPHA_1024)) == {"text_encoder"}
+
+
+BREAK: dict[str, Callable[[Path], object]] = {
+    "no config": lambda f: (f / "config.json").unlink(),
+    "other size": lambda f: (f / "config.json").write_text(json.dumps(T5 | {"d_model": 512})),
+    "no index": lambda f: (f / "model.safetensors.index.json").unlink(),
+    "a shard is missing": lambda f: (f / "model-00002-of-00002.safetensors").unlink(),
+    "a shard is cut": lambda f: os.truncate(f / "model-00002-of-00002.safetensors", 40_000),
+    "a shard is a web page": lambda f: (f / "model-00001-of-00002.safetensors").write_text(
+        "<html>"
+    ),
+    "the index is damaged": lambda f: (f / "model.safetensors.index.json").write_text("["),
+    "the index names others": lambda f: (f / "model.safetensors.index.json").write_text(
+        '{"weight_map": {"a": "model-00003-of-00003.safetensors"}}'
+    ),
+    "pickles only": lambda f: [
+        file.rename(file.with_suffix(".bin")) for file in f.glob("*.safetensors")
+    ],
+    "a shard lies elsewhere": lambda f: os.symlink(
+        (f / "model-00001-of-00002.safetensors").rename(f.parents[3] / "outside"),
+        f / "model-00001-of-00002.safetensors",
+    ),
+}
+
+
+@pytest.mark.parametrize("how", ["", *BREAK])
+def test_only_a_whole_part_is_taken(tmp_path: Path, how: str) -> None:
+    folder = t5(tmp_path / "comfy" / "models" / "text_encoders" / "t5")
+    if how:
+        BREAK[how](folder)
+    places = found.look([tmp_path / "comfy"]).places(ALPHA_1024)
+    assert places == ({} if how else {"text_encoder": folder})
+
+
+def test_single_files_are_reported(tmp_path: Path) -> None:
+    comfy, forge = tmp_path / "comfy" / "models", tmp_path / "forge" / "models"
+    wide = "encoder.block.23.layer.1.DenseReluDense.wo.weight"
+    header = json.dumps({wide: {"dtype": "F8", "shape": [4096, 10240], "data_offsets": [0, 0]}})
+    encoder = len(header).to_bytes(8, "little") + header.encode()
+    files = {
+        comfy / "text_encoders" / "t5xxl_fp8.safetensors": (encoder, "T5-XXL text encoder"),
+        comfy / "diffusion_models" / "mine.safetensors": (
+            safetensors(10, name="adaln_single.linear.weight"),
+            "PixArt model",
+        ),
+        comfy / "checkpoints" / "old.safetensors": (
+            safetensors(10, name="t_block.1.weight"),
+            "PixArt model",
+        ),
+        forge / "Stable-diffusion" / "PixArt-XL-2-512x512.pth": (b"PK", "PixArt model"),
+        forge / "Stable-diffusion" / "sd15.safetensors": (safetensors(10, name="x"), None),
+        forge / "VAE" / "broken.safetensors": (b"\xff" * 20, None),
+        Path("output/pretrained_models/t5_ckpts/t5-v1_1-xxl/pytorch_model-00001-of-00002.bin"): (
+            b"PK",
+            "T5-XXL text encoder",
+        ),
+    }
+    for file, (data, _) in files.items():
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(data)
+    seen = found.look([tmp_path / "comfy", tmp_path / "forge"])
+    assert seen.parts == ()
+    assert {item.file: item.what for item in seen.files} == {
+        file.resolve(): what for file, (_, what) in files.items() if what
+    }
+
+
+def test_a_hostile_folder_does_no_harm(tmp_path: Path) -> None:
+    root = tmp_path / "deep"
+    inner = root
+    for i in range(30):
+        inner = inner / f"{i}"
+    inner.mkdir(parents=True)
+    (root / "loop").symlink_to(root)
+    (root / "up").symlink_to(tmp_path)
+    (root / "gone").symlink_to(tmp_path / "nowhere")
+    secret = t5(tmp_path / "secret")
+    (root / "linked").symlink_to(secret)
+    os.mkfifo(root / "pipe.safetensors")
+    (root / "many").mkdir()
+    for i in range(2000):
+        (root / "many" / f"{i}.txt").touch()
+    os.mkfifo(root / "many" / "config.json")
+    assert found.look([root, tmp_path / "nowhere", root / "pipe.safetensors"]) == found.Found()
