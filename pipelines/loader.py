@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from diffusers import AutoencoderKL, PixArtTransformer2DModel
 from safetensors import SafetensorError, safe_open
-from transformers import T5EncoderModel
+from transformers import T5Config, T5EncoderModel
 
 from pipelines.catalog import ModelSpec
 from pipelines.errors import ModelError, StudioError, printable
@@ -96,6 +96,23 @@ def load(model: ModelSpec, plan: DevicePlan) -> Components:
     return Components(model=model, betas=betas, device=device, **parts)
 
 
+def check(model: ModelSpec) -> None:
+    """Everything that can be known of a model without reading its weights. Raises ModelError."""
+    with faults(model, "scheduler"):
+        _betas(model)
+    parts = {}
+    for name, (cls, _, _) in _PARTS.items():
+        folder = _checked_folder(model, name)
+        # Nets without numbers: only their configuration is asked.
+        with faults(model, name), quiet(), torch.device("meta"):
+            if cls is T5EncoderModel:
+                parts[name] = cls(T5Config.from_pretrained(folder, local_files_only=True))
+            else:
+                parts[name] = cls.from_config(cls.load_config(folder, local_files_only=True))
+    with faults(model, "configuration"):
+        _check_fit(model, parts)
+
+
 def fingerprint(model: ModelSpec) -> tuple[tuple[str, int, int], ...]:
     """Changes when a file of the model changes: (path, size, time of the last change) of each."""
     try:
@@ -120,15 +137,23 @@ def weights_hash(model: ModelSpec) -> str:
     return digest.hexdigest()[:10]
 
 
-def _part(model: ModelSpec, name: str, dtype: torch.dtype) -> Any:
-    cls, class_names, weights = _PARTS[name]
+def _checked_folder(model: ModelSpec, name: str) -> Path:
+    """The folder of a part whose configuration and headers of weights are sound."""
+    _, class_names, weights = _PARTS[name]
     folder = model.part(name)
     config = _config(model, folder / "config.json")
-    with faults(model, name), quiet():
+    with faults(model, name):
         found = config.get("_class_name") or config["architectures"][0]
         if found not in class_names:
             raise _broken(model, f"its {name} is a “{printable(found)}”, not a {class_names[0]}")
         _check_weights(model, folder, weights)
+    return folder
+
+
+def _part(model: ModelSpec, name: str, dtype: torch.dtype) -> Any:
+    cls = _PARTS[name][0]
+    folder = _checked_folder(model, name)
+    with faults(model, name), quiet():
         # transformers and diffusers name the same argument differently.
         wish = {"dtype": dtype} if cls is T5EncoderModel else {"torch_dtype": dtype}
         net, report = cls.from_pretrained(
@@ -148,6 +173,8 @@ def _check_weights(model: ModelSpec, folder: Path, weights: str) -> None:
     if not files:
         raise _broken(model, f"{folder.name}/{weights} is missing")
     for file in files:
+        if not file.is_file():
+            raise _broken(model, f"{folder.name}/{file.name} is not a file")
         try:
             with safe_open(file, framework="pt") as tensors:
                 tensors.keys()
@@ -160,6 +187,8 @@ def _check_weights(model: ModelSpec, folder: Path, weights: str) -> None:
 def _config(model: ModelSpec, file: Path) -> dict[str, Any]:
     where = f"{file.parent.name}/{file.name}"
     try:
+        if file.exists() and not file.is_file():
+            raise _broken(model, f"{where} is not a file")
         if file.stat().st_size > _MAX_CONFIG_BYTES:
             raise _broken(model, f"{where} is too large")
         config = json.loads(file.read_text("utf-8"))
