@@ -18,7 +18,17 @@ PACKAGES = ("lora_manager", "pipelines", "training", "app")
 HEAVY = ("torch", "diffusers", "transformers", "peft", "gradio")
 # Modules of light packages that do load the heavy five; every other module is light.
 HEAVY_MODULES = {
-    "pipelines": {"denoise", "engine", "latents", "loader", "preview", "text"},
+    "pipelines": {
+        "convert",
+        "denoise",
+        "engine",
+        "latents",
+        "loader",
+        "preview",
+        "sources",
+        "text",
+        "weights",
+    },
     "training": {
         "batches",
         "checkpoint",
@@ -77,6 +87,7 @@ BROAD_EXCEPT = {
     "pipelines/loader.py": "libraries raise nearly anything for a damaged file",
     "pipelines/engine.py": "lack of memory comes as several types, told apart by their words",
     "app/cli.py": "a fault of ours becomes one sentence",
+    "pipelines/weights.py": "torch raises nearly anything for a damaged checkpoint",
     "training/loop.py": "lack of memory comes as several types, told apart by their words",
     "training/methods/text_encoder.py": "the tokenizers library raises bare Exception",
     "training/data/sources.py": "libraries raise nearly anything for a damaged file",
