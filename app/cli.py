@@ -19,7 +19,7 @@ from typing import Annotated, Any
 import typer
 from typer.exceptions import TyperException
 
-from app import metadata
+from app import convert_cli, metadata
 from app.gallery import Gallery, PictureFile
 from app.runner import LocalRunner
 from app.settings import VERSION, Settings, make_folder, user_path, workspace_path
@@ -46,6 +46,8 @@ app = typer.Typer(
 )
 
 app.add_typer(train, name="train")
+app.add_typer(convert_cli.models, name="models")
+app.command()(convert_cli.convert)
 
 # Every value arrives as text and is checked by the request itself, so that the command line, the
 # form and the API have the same limits and say the same sentences.
@@ -107,7 +109,7 @@ def _usage(error: TyperException, argv: list[str]) -> str:
 def _verbs() -> list[str]:
     commands = [*app.registered_commands, *train.registered_commands]
     own = [command.callback.__name__ for command in commands if command.callback]
-    return [*own, "train"]
+    return [*own, "train", "models"]
 
 
 @app.callback(invoke_without_command=True)
