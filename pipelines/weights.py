@@ -42,6 +42,7 @@ _MAX_PICKLE = 2_000_000
 _CHUNK = 1 << 20
 # All that a checkpoint of tensors and numbers names. Narrower than what torch lets through.
 _ALLOWED = {
+    "collections Counter",
     "collections OrderedDict",
     "torch Size",
     "torch device",

@@ -41,7 +41,14 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "state_dict": original.state(**SMALL, seed=1),
         "state_dict_ema": original.state(**SMALL, seed=2),
     }
-    torch.save({**states, "epoch": 3, "optimizer": {"state": {}, "param_groups": [{}]}}, file)
+    # What a training keeps beside its weights.
+    net = torch.nn.Linear(2, 2)
+    optimizer = torch.optim.AdamW(net.parameters())
+    net(torch.ones(2)).sum().backward()
+    optimizer.step()
+    scheduler = torch.optim.lr_scheduler.MultiStepLR(optimizer, [10])
+    rest = {"optimizer": optimizer.state_dict(), "scheduler": scheduler.state_dict(), "epoch": 3}
+    torch.save({**states, **rest}, file)
     return file
 
 
