@@ -19,7 +19,7 @@ from typing import Annotated, Any
 import typer
 from typer.exceptions import TyperException
 
-from app import metadata
+from app import convert_cli, metadata
 from app.bench_cli import bench
 from app.gallery import Gallery, PictureFile
 from app.models_cli import app as models
@@ -50,6 +50,7 @@ app = typer.Typer(
 app.add_typer(train, name="train")
 app.add_typer(models, name="models")
 app.command()(bench)
+app.command()(convert_cli.convert)
 
 # Every value arrives as text and is checked by the request itself, so that the command line, the
 # form and the API have the same limits and say the same sentences.

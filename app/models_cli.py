@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from app.convert_cli import import_
 from app.model_store import ModelStore, Row
 from app.settings import Settings, workspace_path
 from app.status import Status
@@ -27,8 +28,10 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
     no_args_is_help=True,
-    help="List, download and remove models.",
+    help="List, download, import and remove models.",
 )
+
+app.command("import")(import_)
 
 INTERRUPTED = 130
 _LOG_SECONDS = 30.0

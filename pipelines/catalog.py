@@ -17,6 +17,7 @@ from pipelines.progress import plain_size
 
 ROOT = Path(__file__).resolve().parent.parent
 ROW_FILE = "model.toml"
+PARTS = ("transformer", "vae", "text_encoder", "tokenizer", "scheduler")
 
 
 class ModelSpec(BaseModel):
@@ -53,7 +54,7 @@ class ModelSpec(BaseModel):
     sources: tuple[hub_rows.Source, ...] = ()
 
     def part(self, name: str) -> Path:
-        """The folder of a part: transformer, vae, text_encoder, tokenizer or scheduler."""
+        """The folder of one of `PARTS`."""
         return self.places.get(name, self.folder / name)
 
     @property
@@ -128,7 +129,9 @@ class Catalog:
     def _user_files(self) -> list[Path]:
         if self._user_models is None or not self._user_models.is_dir():
             return []
-        return sorted(self._user_models.glob(f"*/{ROW_FILE}"))
+        found = sorted(self._user_models.glob(f"*/{ROW_FILE}"))
+        # A name that begins with a dot is a model in the making.
+        return [file for file in found if not file.parent.name.startswith(".")]
 
     def __iter__(self) -> Iterator[ModelSpec]:
         return iter(self._rows.values())
@@ -218,8 +221,32 @@ def _user_row(file: Path) -> ModelSpec:
             raise ModelError(f"{file} is too large for a {ROW_FILE}.")
         row = tomllib.loads(file.read_text("utf-8"))
         fixed = {"id": file.parent.name, "embedded": False, "sources": ()}
-        return _row({**row, **fixed}, file.parent)
+        return checked_row({**row, **fixed}, file.parent)
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
         raise ModelError(f"{file} cannot be read ({printable(error, 120)}).") from None
     except ValueError as error:
         raise ModelError(f"{file} is not a model row ({printable(error, 120)}).") from None
+
+
+def checked_row(values: dict[str, Any], folder: Path) -> ModelSpec:
+    """A row of a user's model in `folder`, as the catalog will list it. Raises ModelError."""
+    spec = _row(values, folder)
+    _check_places(spec)
+    return spec
+
+
+def _check_places(spec: ModelSpec) -> None:
+    """Parts that a row says lie elsewhere do lie there. Raises ModelError."""
+    for part, place in spec.places.items():
+        if part not in PARTS:
+            raise ModelError(
+                f"The row of model “{spec.id}” gives a place to “{printable(part)}”, which is no"
+                f" part of a model ({', '.join(PARTS)})."
+            )
+        if not place.is_absolute() or not place.is_dir():
+            kind = "is no folder" if place.is_absolute() else "is not a full path"
+            raise ModelError(
+                f"The {part.replace('_', ' ')} of model “{spec.id}” should lie in"
+                f" {printable(place, 200)}, which {kind}.",
+                f"Put it back, or change [places] in its {ROW_FILE}.",
+            )

@@ -5,10 +5,14 @@ from __future__ import annotations
 import errno
 import os
 import secrets
-from contextlib import suppress
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from pipelines.errors import SaveError
+from pipelines.errors import SaveError, printable
+
+_SPARE_BYTES = 32_000_000
 
 
 def write(file: Path, data: bytes) -> None:
@@ -33,3 +37,55 @@ def write(file: Path, data: bytes) -> None:
         # Also after Ctrl+C; where the folder itself refuses, the first error is the one to tell.
         with suppress(OSError):
             part.unlink()
+
+
+@contextmanager
+def whole(target: Path, needed: int) -> Iterator[Path]:
+    """A path beside `target` to make a file or folder at, which then takes the place of `target`.
+
+    `needed` bytes are looked for on the disk first. What is made is synced before it gets its
+    name; after any failure nothing of it is left and `target` is as it was. The block's own
+    OSErrors become SaveError, too.
+    """
+    draft = target.with_name(f".{target.name}.{secrets.token_hex(4)}.part")
+    old = draft.with_suffix(".old")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if shutil.disk_usage(target.parent).free < needed + _SPARE_BYTES:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        yield draft
+        for path in [*draft.rglob("*"), draft] if draft.is_dir() else [draft]:
+            _sync(path)
+        if target.is_dir():
+            # Folders cannot be replaced in one step; the old one is put back if the new one fails.
+            target.rename(old)
+        draft.replace(target)
+        _sync(target.parent)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise SaveError(
+                f"There is no space for {needed / 1e6:,.0f} MB in {target.parent}.",
+                "Free some space, or choose another folder.",
+            ) from None
+        raise SaveError(
+            f"{target} cannot be written ({printable(error.strerror or error, 120)}).",
+            "Choose another place.",
+        ) from None
+    finally:
+        with suppress(OSError):
+            if old.exists() and not target.exists():
+                old.rename(target)
+            draft.unlink()
+        shutil.rmtree(draft, ignore_errors=True)
+        if target.exists():
+            shutil.rmtree(old, ignore_errors=True)
+
+
+def _sync(path: Path) -> None:
+    if os.name == "nt" and path.is_dir():
+        return
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -8,6 +8,7 @@ import logging
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -132,12 +133,19 @@ def fingerprint(model: ModelSpec) -> tuple[tuple[str, int, int], ...]:
 
 def weights_hash(model: ModelSpec) -> str:
     """The first 10 hex digits of the SHA-256 of the transformer's weights, as other tools do."""
-    digest = hashlib.sha256()
+    facts = tuple(f for f in fingerprint(model) if f[0].startswith("transformer/"))
     with faults(model, "transformer"):
-        for file in sorted(model.part("transformer").glob("*.safetensors")):
-            with open(file, "rb") as stream:
-                while block := stream.read(1 << 20):
-                    digest.update(block)
+        return _hash(model.part("transformer"), facts)
+
+
+@lru_cache(maxsize=32)
+def _hash(folder: Path, _facts: object) -> str:
+    """Read once for the same files: they may have gigabytes."""
+    digest = hashlib.sha256()
+    for file in sorted(folder.glob("*.safetensors")):
+        with open(file, "rb") as stream:
+            while block := stream.read(1 << 20):
+                digest.update(block)
     return digest.hexdigest()[:10]
 
 
@@ -185,6 +193,8 @@ def _check_weights(model: ModelSpec, folder: Path, weights: str) -> None:
     if not files:
         raise _broken(model, f"{folder.name}/{weights} is missing")
     for file in files:
+        if not file.is_file():
+            raise _broken(model, f"{folder.name}/{file.name} is not a file")
         try:
             with safe_open(file, framework="pt") as tensors:
                 tensors.keys()
@@ -197,6 +207,8 @@ def _check_weights(model: ModelSpec, folder: Path, weights: str) -> None:
 def _config(model: ModelSpec, file: Path) -> dict[str, Any]:
     where = f"{file.parent.name}/{file.name}"
     try:
+        if file.exists() and not file.is_file():
+            raise _broken(model, f"{where} is not a file")
         if file.stat().st_size > _MAX_CONFIG_BYTES:
             raise _broken(model, f"{where} is too large")
         config = json.loads(file.read_text("utf-8"))

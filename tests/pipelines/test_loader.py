@@ -182,7 +182,7 @@ def test_weights_as_they_were_released_load(tmp_path: Path) -> None:
     config.write_text(json.dumps(values), "utf-8")
     engine = Engine(Catalog(user_models=tmp_path), inputs=tmp_path)
     loaded = engine.load("released", lambda progress: None)
-    assert loaded.parts.transformer.config.use_additional_conditions is True
+    assert loaded.transformer.net.config.use_additional_conditions is True
 
 
 def test_after_a_damaged_model_the_next_one_works(whole: Path, tmp_path: Path) -> None:
