@@ -13,6 +13,7 @@ import typer
 
 from app.status import Status
 from pipelines.errors import RequestError
+from pipelines.memory import before_torch
 
 _MIN_ROUNDS, _MAX_ROUNDS = 3, 1000
 
@@ -33,6 +34,7 @@ def bench(
     status = Status(sys.stderr)
     status.text("Loading")
     try:
+        before_torch()
         from pipelines import benchmark, loader
 
         clock = benchmark.Clock(rounds=rounds, cpu_time=cpu_time)

@@ -21,6 +21,7 @@ from typer.exceptions import TyperException
 
 from app import convert_cli, metadata
 from app.bench_cli import bench
+from app.doctor_cli import doctor
 from app.gallery import Gallery, PictureFile
 from app.models_cli import app as models
 from app.runner import LocalRunner
@@ -30,7 +31,7 @@ from app.train_cli import app as train
 from pipelines import pictures, samplers
 from pipelines.catalog import Catalog
 from pipelines.errors import RequestError, StudioError, printable
-from pipelines.memory import share_processor
+from pipelines.memory import before_torch
 from pipelines.progress import Progress, Stage
 from pipelines.request import GenerationRequest, complete
 
@@ -50,6 +51,7 @@ app = typer.Typer(
 app.add_typer(train, name="train")
 app.add_typer(models, name="models")
 app.command()(bench)
+app.command()(doctor)
 app.command()(convert_cli.convert)
 
 # Every value arrives as text and is checked by the request itself, so that the command line, the
@@ -279,7 +281,7 @@ def _paint(
     status = Status(sys.stderr)
     stop = _stop_on_interrupt()
     status.show(Progress(stage=Stage.LOADING))
-    share_processor()
+    before_torch()
     # Here and not above: only a command that paints pays for loading torch.
     from pipelines.engine import Engine
 

@@ -12,7 +12,7 @@ from app.model_rows import Wanted
 from app.settings import Settings, make_folder, user_path, workspace_path
 from app.status import Status
 from pipelines.errors import UnknownNameError
-from pipelines.memory import share_processor
+from pipelines.memory import before_torch
 
 if TYPE_CHECKING:
     from pipelines.convert import Precision
@@ -57,7 +57,7 @@ def convert(
     """Turns the original code's .pth into diffusers' layout, or back."""
     _check_words(weights, precision)
     status = Status(sys.stderr)
-    share_processor()
+    before_torch()
     # Here and not above: only a command that converts pays for loading torch.
     from pipelines import convert as converting
     from pipelines.sources import Wish
@@ -147,7 +147,7 @@ def import_(
         raise UnknownNameError("distilled", "distillation", distilled, DISTILLED)
     settings = Settings(workspace=workspace_path(workspace or context.obj))
     status = Status(sys.stderr)
-    share_processor()
+    before_torch()
     from app import importing
 
     wanted = Wanted(

@@ -21,7 +21,7 @@ from app.runner import LocalRunner
 from app.settings import Settings
 from pipelines.catalog import Catalog
 from pipelines.errors import StudioError, printable
-from pipelines.memory import share_processor
+from pipelines.memory import before_torch
 from pipelines.progress import Progress
 from pipelines.request import GenerationRequest, from_mapping
 
@@ -48,7 +48,7 @@ class _Painter:
     def run(self, preload: str | None) -> None:
         """Prepares the engine, then paints order after order."""
         threading.Thread(target=self._read, daemon=True).start()
-        share_processor()
+        before_torch()
         # Here and not above: only this process may load torch.
         from pipelines.engine import Engine
 

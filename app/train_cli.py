@@ -17,7 +17,7 @@ from app.settings import Settings, make_folder, user_path, workspace_path
 from app.status import Status
 from pipelines import files
 from pipelines.errors import RequestError, printable
-from pipelines.memory import share_processor
+from pipelines.memory import before_torch
 from pipelines.pictures import png
 from pipelines.progress import Progress, Report, Stage
 from training import recipes
@@ -77,7 +77,7 @@ def text_to_image(
     make_folder(root)
     status = Status(sys.stderr)
     stop = stop_on_signals()
-    share_processor()
+    before_torch()
     # Here and not above: only a command that trains pays for loading torch.
     from training import publish, stages
 
@@ -328,7 +328,7 @@ def evaluate(
         raise RequestError("grid", f"“{printable(grid)}” does not end with .png.")
     status = Status(sys.stderr)
     stop = stop_on_signals()
-    share_processor()
+    before_torch()
     from PIL import Image
 
     from training.evaluation import command, measure, prompts

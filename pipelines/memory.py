@@ -7,6 +7,7 @@ T5, tiles). Sizes: docs/memory.md, from counted parameters and measured activati
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -108,13 +109,16 @@ class DevicePlan:
         return self.text not in ("int8", "nf4") and self.tile is None
 
 
-def share_processor() -> None:
-    """Lets torch's threads sleep while they wait. Call it before torch is imported.
+def before_torch() -> None:
+    """What has to be said before torch and diffusers are imported.
 
-    By default they spin. With a browser on the same two cores, a spinning thread keeps its partner
-    from running, and a picture took twenty times as long (docs/decisions/0005).
+    Threads sleep while they wait. By default they spin: with a browser on the same two cores, a
+    spinning thread keeps its partner from running, and a picture took twenty times as long
+    (docs/decisions/0005). And bitsandbytes, which diffusers imports, does not advise people to
+    install an optional package.
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -61,5 +61,8 @@ def _config(folder: Path) -> dict[str, Any]:
         if not isinstance(config, dict):
             raise ValueError("it is no table")
     except (OSError, ValueError, RecursionError) as error:
-        raise ModelError(f"{file} cannot be read ({printable(error, 80)}).") from None
+        reason = error.strerror if isinstance(error, OSError) else printable(error, 80)
+        raise ModelError(
+            f"{file} cannot be read ({reason}).", "Install the model again, or choose another."
+        ) from None
     return config

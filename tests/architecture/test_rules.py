@@ -286,7 +286,7 @@ def test_every_name_is_documented() -> None:
     from app.models_cli import app as models
     from app.train_cli import app as train
 
-    verbs = [[], ["generate"], ["bench"], ["convert"]]
+    verbs = [[], ["generate"], ["bench"], ["convert"], ["doctor"]]
     for sub, verb_app in (("train", train), ("models", models)):
         commands = [c for c in verb_app.registered_commands if c.callback]
         names = [c.name or c.callback.__name__ for c in commands]

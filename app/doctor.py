@@ -1,0 +1,122 @@
+"""What a helper would ask first: machine, packages, space, models; nothing that names a person.
+
+The report holds no prompts, no tokens and no file contents, and paths below the home folder begin
+with "~", so that it can be pasted anywhere.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from app.pins import missing_pins, read_pin_file
+from app.settings import VERSION, Settings
+from pipelines import memory, numbers
+from pipelines.catalog import ROOT, Catalog
+from pipelines.errors import StudioError, printable
+from pipelines.memory import Machine, Wish
+
+State = Literal["ok", "warning", "fault"]
+_LITTLE_SPACE = 2_000_000_000
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finding:
+    """One line of the report; `state` says whether something should be done, `fact` what is."""
+
+    name: str
+    state: State
+    fact: str
+
+
+def examine(settings: Settings, probe: Callable[[], Machine]) -> Iterator[Finding]:
+    """Every finding, quick ones first. `probe` looks at the device, which takes seconds."""
+    yield Finding(name="studio", state="ok", fact=VERSION)
+    yield Finding(
+        name="system",
+        state="ok",
+        fact=f"{platform.system()} {platform.release()} {platform.machine()},"
+        f" Python {platform.python_version()}",
+    )
+    yield _packages()
+    yield _workspace(settings.workspace)
+    machine = probe()
+    yield _device(machine)
+    yield from _models(settings, machine)
+
+
+def _packages() -> Finding:
+    missing = missing_pins(read_pin_file(ROOT / "requirements.txt").pins)
+    if not missing:
+        return Finding(name="packages", state="ok", fact="as pinned")
+    shown = ", ".join(missing[:6]) + (" and more" if len(missing) > 6 else "")
+    return Finding(
+        name="packages",
+        state="warning",
+        fact=f"not as pinned: {shown}; start the studio with “python3 launch.py” to mend it",
+    )
+
+
+def _workspace(folder: Path) -> Finding:
+    shown = redacted(str(folder))
+    there = next(path for path in (folder, *folder.parents) if path.exists())
+    try:
+        with tempfile.TemporaryFile(dir=there):
+            free = shutil.disk_usage(there).free
+    except OSError as error:
+        return Finding(
+            name="workspace", state="fault", fact=f"{shown} cannot be written ({error.strerror})"
+        )
+    fact = f"{shown}, {free / 1e9:.1f} GB free"
+    if free < _LITTLE_SPACE:
+        return Finding(name="workspace", state="warning", fact=f"{fact}: little space is left")
+    return Finding(name="workspace", state="ok", fact=fact)
+
+
+def _device(machine: Machine) -> Finding:
+    parts = [machine.name]
+    if machine.vram_total:
+        parts.append(_of(machine.vram_free, machine.vram_total, "of the card's memory free"))
+    if machine.ram_total:
+        parts.append(_of(machine.ram_free, machine.ram_total, "of main memory free"))
+    parts.append("bf16" if machine.bf16 else "no bf16")
+    return Finding(name="device", state="ok", fact=", ".join(parts))
+
+
+def _of(free: int, total: int, words: str) -> str:
+    return f"{free / 1e9:.1f} of {total / 1e9:.1f} GB {words}"
+
+
+def _models(settings: Settings, machine: Machine) -> Iterator[Finding]:
+    catalog = Catalog(user_models=settings.models)
+    for spec in catalog:
+        size = spec.default_size
+        try:
+            sizes = numbers.of(spec)
+        except StudioError as error:
+            yield Finding(name=spec.id, state="fault", fact=redacted(str(error)))
+            continue
+        wish = Wish(width=size.width, height=size.height)
+        way = memory.plan(machine, sizes, wish)
+        state: State = "ok" if memory.fits(machine, way) else "warning"
+        told = f"{size.width}x{size.height} {memory.forecast(machine, way)}"
+        yield Finding(name=spec.id, state=state, fact=told)
+    for problem in catalog.problems:
+        yield Finding(name="model", state="warning", fact=redacted(problem))
+
+
+def redacted(text: str) -> str:
+    """`text` in one line, with the home folder as "~" and the user's name left out of paths."""
+    home = str(Path.home())
+    plain = text.replace(home, "~") if len(home) > 1 else text
+    name = os.environ.get("USER") or os.environ.get("USERNAME") or ""
+    if len(name) > 1:
+        for before in ("/home/", "/Users/", "\\Users\\"):
+            plain = plain.replace(before + name, f"{before}…")
+    return printable(plain, 400)

@@ -1,0 +1,51 @@
+"""The verb `doctor`: what to look at when something does not work."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import asdict
+from typing import Annotated
+
+import typer
+
+from app.doctor import Finding, examine
+from app.settings import Settings, workspace_path
+from app.status import Status
+from pipelines.errors import StudioError
+from pipelines.memory import Machine, before_torch
+
+_SIGNS = {"ok": "  ", "warning": "! ", "fault": "X "}
+
+
+def doctor(
+    context: typer.Context,
+    workspace: Annotated[
+        str | None,
+        typer.Option(help="Folder for everything that the studio writes.", metavar="DIR"),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One object per line on stdout.")] = False,
+) -> None:
+    """Look at the machine, the packages, the space and the models. Nothing personal is told."""
+    settings = Settings(workspace=workspace_path(workspace or context.obj))
+    status = Status(sys.stderr)
+    faults: list[Finding] = []
+    for finding in examine(settings, lambda: _probe(status)):
+        status.clear()
+        if as_json:
+            print(json.dumps(asdict(finding)), flush=True)
+        else:
+            print(f"{_SIGNS[finding.state]}{finding.name}: {finding.fact}", flush=True)
+        if finding.state == "fault":
+            faults.append(finding)
+    if faults:
+        raise StudioError(f"Something is broken, {faults[0].name}: {faults[0].fact}")
+
+
+def _probe(status: Status) -> Machine:
+    status.text("Looking at the device")
+    before_torch()
+    # Here and not above: loading torch takes seconds.
+    from pipelines import loader
+
+    return loader.probe()
