@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 import pytest
@@ -9,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipelines import memory
+from pipelines.catalog import ROOT
 from pipelines.memory import GIB, DevicePlan, Machine, Numbers, Wish
 
 # research: 611 M transformer, T5-XXL of 24 blocks, the VAE of Stable Diffusion.
@@ -76,6 +78,17 @@ def test_the_table_of_cards(
     assert found.peak / GIB == pytest.approx(peak, rel=0.05)
     assert memory.fits(card(gib), found)
     assert found.precision == "bfloat16"
+
+
+def test_the_documented_table_is_what_is_planned() -> None:
+    text = (ROOT / "docs" / "memory.md").read_text("utf-8")
+    rows = re.findall(r"^\| (\d+) GB \| ([^|]+) \| ([\d.]+) \| (exact)?", text, re.MULTILINE)
+    assert [int(row[0]) for row in rows] == [24, 16, 12, 8, 6, 4, 3, 2]
+    for gib, words, peak, exact in rows:
+        found = memory.plan(card(float(gib)), REAL, LARGE)
+        assert (memory.words(found) or "everything resident") == words
+        assert f"{found.peak / GIB:.1f}" == peak
+        assert found.is_exact == bool(exact)
 
 
 def test_little_main_memory_means_a_quantised_text_encoder() -> None:
