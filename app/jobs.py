@@ -210,6 +210,7 @@ class JobQueue:
                 report=lambda progress: self._update(entry, progress=_kept(entry, progress)),
                 keep=lambda file: self._update(entry, pictures=(*entry.job.pictures, file)),
                 should_stop=entry.stop.is_set,
+                upcoming=self._waiting(),
             )
         except StudioError as failure:
             error = str(failure)
@@ -221,6 +222,11 @@ class JobQueue:
         state = JobState.FAILED if error else JobState.DONE if done else JobState.STOPPED
         started = entry.job.started or time.monotonic()
         self._update(entry, state=state, error=error, seconds=time.monotonic() - started)
+
+    def _waiting(self) -> list[GenerationRequest]:
+        with self._changed:
+            jobs = [entry.job for entry in self._entries.values()]
+        return [job.request for job in jobs if job.state is JobState.WAITING]
 
     def _update(self, entry: _Entry, **changes: object) -> None:
         with self._changed:

@@ -10,7 +10,7 @@ import queue
 import signal
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -68,7 +68,8 @@ class _Painter:
             order = self._orders.get()
             # A model may have been installed since.
             catalog.reload()
-            self._paint(runner, order["job"], from_mapping(order["request"]))
+            upcoming = [from_mapping(values) for values in order["upcoming"]]
+            self._paint(runner, order["job"], from_mapping(order["request"]), upcoming)
 
     def _read(self) -> None:
         try:
@@ -85,7 +86,13 @@ class _Painter:
         # Nothing is lost: finished pictures are on disk.
         os._exit(0)
 
-    def _paint(self, runner: LocalRunner, job: str, request: GenerationRequest) -> None:
+    def _paint(
+        self,
+        runner: LocalRunner,
+        job: str,
+        request: GenerationRequest,
+        upcoming: Sequence[GenerationRequest],
+    ) -> None:
         def report(progress: Progress) -> None:
             values = asdict(progress)
             preview = progress.preview
@@ -104,7 +111,11 @@ class _Painter:
 
         failure = self._attempt(
             lambda: runner.paint(
-                request, report=report, keep=keep, should_stop=lambda: job in self._stopped
+                request,
+                report=report,
+                keep=keep,
+                should_stop=lambda: job in self._stopped,
+                upcoming=upcoming,
             )
         )
         if failure is None:

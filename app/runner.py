@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
 
 from app.gallery import Gallery, Painted, PictureFile
@@ -22,9 +22,11 @@ class Runner(Protocol):
         report: Report,
         keep: Keep,
         should_stop: ShouldStop,
+        upcoming: Sequence[GenerationRequest] = (),
     ) -> None:
         """Paints `request`, calling `keep` for each finished file. Raises StudioError.
 
+        `upcoming` wait behind it: their texts are encoded while the text encoder is there anyway.
         Returns early, without an error, after `should_stop()` became true.
         """
 
@@ -33,7 +35,12 @@ class Painter(Protocol):
     """The part of the engine that a runner uses (the engine itself is heavy to import)."""
 
     def generate(
-        self, request: GenerationRequest, report: Report, should_stop: ShouldStop
+        self,
+        request: GenerationRequest,
+        report: Report,
+        should_stop: ShouldStop,
+        *,
+        upcoming: Sequence[GenerationRequest] = (),
     ) -> Iterator[Painted]:
         """Yields the pictures of `request`."""
 
@@ -52,9 +59,10 @@ class LocalRunner:
         report: Report,
         keep: Keep,
         should_stop: ShouldStop,
+        upcoming: Sequence[GenerationRequest] = (),
     ) -> None:
         """See Runner.paint. Each picture is on disk before the next one is begun."""
-        painted = self._painter.generate(request, report, should_stop)
+        painted = self._painter.generate(request, report, should_stop, upcoming=upcoming)
         for number, picture in enumerate(painted, start=1):
             report(Progress(stage=Stage.SAVING, picture=number, pictures=request.count))
             keep(self._gallery.add(picture))

@@ -1,6 +1,7 @@
 """The page's side of the painting process: keeps one alive and gives it one request at a time.
 
-Page -> worker: {"do": "paint", "job", "request"}, {"do": "stop", "job"}, {"do": "quit"}.
+Page -> worker: {"do": "paint", "job", "request", "upcoming"}, {"do": "stop", "job"},
+{"do": "quit"}.
 Worker -> page: {"event": "phase" | "progress" | "picture" | "failed" | "done", ...}.
 A worker that dies is noticed, said and replaced. `painting.py` is the other side.
 """
@@ -16,6 +17,7 @@ import signal
 import threading
 import time
 import uuid
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -37,6 +39,8 @@ _MAX_QUICK_DEATHS = 3
 _POLL_SECONDS = 0.05
 # A step of the largest model on a slow processor stays below this; a hung card does not.
 _STOP_SECONDS = 120.0
+# So many waiting jobs have their texts encoded along with the first one's.
+_UPCOMING = 50
 log = logging.getLogger(__name__)
 
 
@@ -146,6 +150,7 @@ class WorkerRunner:
         report: Report,
         keep: Keep,
         should_stop: ShouldStop,
+        upcoming: Sequence[GenerationRequest] = (),
     ) -> None:
         """See Runner.paint. Raises WorkerError when the worker dies meanwhile."""
         with self._one_at_a_time:
@@ -159,7 +164,16 @@ class WorkerRunner:
             try:
                 if link is None:
                     raise WorkerError(said or "The painting process could not be started.")
-                _tell(link, {"do": "paint", "job": job, "request": request.model_dump(mode="json")})
+                requests = [one.model_dump(mode="json") for one in (request, *upcoming)]
+                _tell(
+                    link,
+                    {
+                        "do": "paint",
+                        "job": job,
+                        "request": requests[0],
+                        "upcoming": requests[1 : 1 + _UPCOMING],
+                    },
+                )
                 self._follow(link, job, inbox, report=report, keep=keep, should_stop=should_stop)
             finally:
                 with self._lock:

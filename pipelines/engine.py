@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -89,14 +89,20 @@ class Engine:
         free(device)
 
     def generate(
-        self, request: GenerationRequest, report: Report, should_stop: ShouldStop
+        self,
+        request: GenerationRequest,
+        report: Report,
+        should_stop: ShouldStop,
+        *,
+        upcoming: Sequence[GenerationRequest] = (),
     ) -> Iterator[Picture]:
         """Paints the pictures of `request` one after another.
 
         Each is painted alone, so that it does not depend on its neighbours: picture i is the
         picture of seed + i to the last bit. Where the memory does not suffice, the same picture is
-        begun again in the next cheaper way, and says so. Ends early once `should_stop()` is true.
-        Raises StudioError.
+        begun again in the next cheaper way, and says so. The texts of `upcoming` are encoded along
+        with this one's where the text encoder has to be loaded for it. Ends early once
+        `should_stop()` is true. Raises StudioError.
         """
         wish = Wish(width=request.width, height=request.height, rows=1 + request.guided)
         sizes = numbers.of(self._catalog.find(request.model))
@@ -108,7 +114,7 @@ class Engine:
             try:
                 with torch.inference_mode():
                     loaded = self._open(request.model, way, report)
-                    job = _Job(loaded, way, request, self._inputs)
+                    job = _Job(loaded, way, request, self._inputs, upcoming)
                     picture = job.paint(index, clock.watch(report, index), report, should_stop)
             except Exception as error:
                 if not memory.is_out_of_memory(error):
@@ -174,9 +180,15 @@ class _Job:
     """One request on one loaded model under one plan."""
 
     def __init__(
-        self, loaded: Loaded, way: DevicePlan, request: GenerationRequest, inputs: Path
+        self,
+        loaded: Loaded,
+        way: DevicePlan,
+        request: GenerationRequest,
+        inputs: Path,
+        upcoming: Sequence[GenerationRequest],
     ) -> None:
         self._loaded, self._way, self._request, self._inputs = loaded, way, request, inputs
+        self._upcoming = upcoming
 
     def paint(
         self, index: int, report: Report, plain: Report, should_stop: ShouldStop
@@ -210,13 +222,17 @@ class _Job:
     def _texts(self, report: Report) -> list[Tensor]:
         """The features of [negative, prompt], or [prompt] without guidance."""
         request, loaded = self._request, self._loaded
-        prompt, negative = styles.find(request.style).apply(request.prompt, request.negative)
-        texts = [negative, prompt] if request.guided else [prompt]
+        texts = _texts(request)
         if not loaded.text.knows(*texts):
             report(Progress(stage=Stage.ENCODING, pictures=request.count))
             loaded.before_text(self._way)
             with loader.faults(loaded.model, "text encoder"):
                 found = [loaded.text.features(text) for text in texts]
+                if not self._way.keeps_text:
+                    # One visit of T5 for the whole queue.
+                    for one in self._upcoming:
+                        if one.model == request.model:
+                            loaded.text.remember(*_texts(one))
             loaded.after_text()
             return found
         return [loaded.text.features(text) for text in texts]
@@ -266,6 +282,12 @@ class _Job:
             )
         assert step is not None, "a schedule has at least one step"
         return step.latents
+
+
+def _texts(request: GenerationRequest) -> list[str]:
+    """What the model reads: [negative, prompt], or [prompt] without guidance."""
+    prompt, negative = styles.find(request.style).apply(request.prompt, request.negative)
+    return [negative, prompt] if request.guided else [prompt]
 
 
 class _Clock:

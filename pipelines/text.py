@@ -15,6 +15,7 @@ from torch import Tensor
 from transformers import T5EncoderModel
 
 from pipelines.catalog import ModelSpec
+from pipelines.errors import StudioError
 from pipelines.prompt_cache import PromptCache
 from pipelines.tokens import tokenize
 
@@ -61,6 +62,14 @@ class TextEncoder:
     def knows(self, *texts: str) -> bool:
         """True where T5 is not needed for `texts`."""
         return all(self._known_ids(tokenize(text, self._model).ids) for text in texts)
+
+    def remember(self, *texts: str) -> None:
+        """Encodes `texts` for later; one that cannot be encoded is left for its own job to tell."""
+        for text in texts:
+            try:
+                self.features(text)
+            except StudioError:
+                continue
 
     def _known_ids(self, ids: tuple[int, ...]) -> bool:
         if ids not in self._known and self._on_disk is not None:

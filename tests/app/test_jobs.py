@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -31,7 +31,13 @@ class StepRunner:
         self.order: list[str] = []
 
     def paint(
-        self, request: GenerationRequest, *, report: Report, keep: Keep, should_stop: ShouldStop
+        self,
+        request: GenerationRequest,
+        *,
+        report: Report,
+        keep: Keep,
+        should_stop: ShouldStop,
+        upcoming: Sequence[GenerationRequest] = (),
     ) -> None:
         self.order.append(request.prompt)
         for index in range(request.count):
@@ -171,7 +177,13 @@ def test_the_preview_stays_until_the_next_picture() -> None:
 
     class Painter:
         def paint(
-            self, request: GenerationRequest, *, report: Report, keep: Keep, should_stop: ShouldStop
+            self,
+            request: GenerationRequest,
+            *,
+            report: Report,
+            keep: Keep,
+            should_stop: ShouldStop,
+            upcoming: Sequence[GenerationRequest] = (),
         ) -> None:
             for progress in (
                 Progress(stage=Stage.DENOISING, done=1, total=1, picture=1, preview=b"one"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,7 +37,13 @@ class Painter:
         self._finished = finished
 
     def paint(
-        self, request: GenerationRequest, *, report: Report, keep: Keep, should_stop: ShouldStop
+        self,
+        request: GenerationRequest,
+        *,
+        report: Report,
+        keep: Keep,
+        should_stop: ShouldStop,
+        upcoming: Sequence[GenerationRequest] = (),
     ) -> None:
         for index in range(min(self._finished, request.count)):
             single = request.single(index)

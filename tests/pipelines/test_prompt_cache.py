@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import pytest
 import torch
 from transformers import T5EncoderModel
 
-from pipelines import files
+from pipelines import files, memory, text_loader
 from pipelines.catalog import Catalog
 from pipelines.engine import Engine
 from pipelines.prompt_cache import PromptCache
@@ -92,6 +93,27 @@ def test_a_full_disk_only_costs_time(tmp_path: Path, monkeypatch: pytest.MonkeyP
     cache = PromptCache(tmp_path)
     cache.keep(IDS, "t5", features())
     assert cache.find(IDS, "t5") is None
+
+
+def test_a_queue_is_encoded_in_one_visit(
+    catalog: Catalog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """T5 comes once for three jobs where it does not stay."""
+    loads: list[object] = []
+    load = text_loader.load
+    monkeypatch.setattr(text_loader, "load", lambda *given: loads.append(given) or load(*given))
+    plan = memory.plan
+    monkeypatch.setattr(memory, "plan", lambda *g: dataclasses.replace(plan(*g), keeps_text=False))
+    jobs = [
+        complete({"prompt": f"{n} red apples", "model": "tiny", "steps": 2}, catalog)
+        for n in ("two", "three", "four")
+    ]
+    engine = Engine(catalog, inputs=tmp_path, machine=CPU)
+    for number, job in enumerate(jobs):
+        rest = jobs[number + 1 :]
+        made = engine.generate(job, lambda progress: None, lambda: False, upcoming=rest)
+        assert len(list(made)) == 1
+    assert len(loads) == 1
 
 
 def test_the_second_run_of_a_prompt_never_loads_the_text_encoder(

@@ -7,7 +7,7 @@ import colorsys
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BytesIO
@@ -77,6 +77,7 @@ class FakeRunner:
         report: Report,
         keep: Keep,
         should_stop: ShouldStop,
+        upcoming: Sequence[GenerationRequest] = (),
     ) -> None:
         report(Progress(stage=Stage.ENCODING, pictures=request.count))
         for index in range(request.count):
