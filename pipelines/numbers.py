@@ -24,11 +24,11 @@ def of(model: ModelSpec) -> Numbers:
         block, embedding = _t5(text)
         layers = int(text["num_layers"])
         return Numbers(
-            transformer=_count(model.part("transformer")),
+            transformer=_count(model, "transformer"),
             text=layers * block + embedding,
             text_kept=layers * int(text["d_model"]) * int(text["d_ff"]) + embedding,
             text_block=block,
-            vae=_count(model.part("vae")),
+            vae=_count(model, "vae"),
             width=int(transformer["num_attention_heads"]) * int(transformer["attention_head_dim"]),
             vae_width=int(channels[min(1, len(channels) - 1)]),
         )
@@ -47,9 +47,19 @@ def _t5(config: dict[str, Any]) -> tuple[int, int]:
     return block, int(config["vocab_size"]) * width
 
 
-def _count(folder: Path) -> int:
-    files = sorted(folder.glob("*.safetensors"))
-    return sum(prod(entry.shape) for f in files for entry in headers.read(f).tensors.values())
+def _count(model: ModelSpec, name: str) -> int:
+    total = 0
+    for file in sorted(model.part(name).glob("*.safetensors")):
+        try:
+            header = headers.read(file)
+        except ModelError as error:
+            raise ModelError(
+                f"The model “{model.id}” cannot be used: {name}/{file.name} is damaged"
+                f" ({error.message})",
+                "Install it again, or choose another model.",
+            ) from None
+        total += sum(prod(entry.shape) for entry in header.tensors.values())
+    return total
 
 
 def _config(folder: Path) -> dict[str, Any]:
