@@ -123,7 +123,7 @@ def has_bf16() -> bool:
 
 def transformer(case: Case, device: torch.device, clock: Clock) -> Result:
     """From noise to latents: the transformer and the sampler, without text and VAE."""
-    net = _net(case, device)
+    net = random_net(case, device)
     generator = torch.Generator().manual_seed(1)
     dtype = net.dtype
     prompt, negative = (
@@ -241,7 +241,7 @@ def _request(case: Case) -> GenerationRequest:
     )
 
 
-def _net(case: Case, device: torch.device) -> PixArtTransformer2DModel:
+def random_net(case: Case, device: torch.device) -> PixArtTransformer2DModel:
     """Random weights with outputs of about 1; the same for the same case."""
     with torch.device("meta"):
         net = PixArtTransformer2DModel(

@@ -1,0 +1,61 @@
+"""Predicted peaks against a card's own count, at the real sizes with random weights."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+from diffusers import AutoencoderKL
+
+from pipelines import benchmark, latents, memory
+from pipelines.benchmark import Case
+from pipelines.memory import CONTEXT, Wish
+from pipelines.transformer import Transformer
+from tests.pipelines.test_memory import REAL, card
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="no NVIDIA card on this machine"),
+]
+LARGE = Wish(width=1024, height=1024)
+WITHIN = 0.15
+
+
+@pytest.fixture(autouse=True)
+def _fresh() -> Iterator[None]:
+    torch.cuda.empty_cache()
+    torch.cuda.reset_peak_memory_stats()
+    with torch.inference_mode():
+        yield
+
+
+def test_a_step_at_1024_px() -> None:
+    case = Case(name="1024", side=1024, precision="bfloat16", layers=28)
+    net = benchmark.random_net(case, torch.device("cuda"))
+    texts = [torch.randn(n, 4096, device="cuda", dtype=torch.bfloat16) for n in (1, 24)]
+    start = torch.randn(1, 4, 128, 128, device="cuda")
+    predict = Transformer(net).predictor(texts, (128, 128))
+    predict(start, 500.0)
+    torch.cuda.reset_peak_memory_stats()
+    predict(start, 400.0)
+    # The plan counts the VAE beside it; here it is not loaded.
+    expected = memory.plan(card(8), REAL, LARGE).peaks[1] - CONTEXT - 2 * REAL.vae
+    assert torch.cuda.max_memory_allocated() == pytest.approx(expected, rel=WITHIN)
+
+
+@pytest.mark.parametrize("side", [512, 1024])
+def test_a_picture_is_decoded(side: int) -> None:
+    vae = AutoencoderKL(
+        block_out_channels=[128, 256, 512, 512],
+        down_block_types=["DownEncoderBlock2D"] * 4,
+        up_block_types=["UpDecoderBlock2D"] * 4,
+        layers_per_block=2,
+        latent_channels=4,
+    )
+    vae = vae.to("cuda", torch.bfloat16).eval()
+    latents.decode(vae, torch.randn(1, 4, side // 8, side // 8))
+    wish = Wish(width=side, height=side)
+    alone = memory.plan(card(3), REAL, wish)
+    expected = alone.peaks[2] - CONTEXT - (0 if alone.decodes_alone else 2 * REAL.transformer)
+    assert torch.cuda.max_memory_allocated() == pytest.approx(expected, rel=WITHIN)
