@@ -14,7 +14,7 @@ from torch import Tensor
 from pipelines import latents, loader, memory, numbers, pictures, styles
 from pipelines.catalog import Catalog
 from pipelines.denoise import Step, denoise, make_schedule, start_latents
-from pipelines.errors import ModelError, OutOfMemoryError
+from pipelines.errors import ModelError, OutOfMemoryError, StudioError
 from pipelines.loaded import Loaded, free
 from pipelines.memory import DevicePlan, Machine, Wish
 from pipelines.progress import Progress, Report, ShouldStop, Stage
@@ -66,17 +66,24 @@ class Engine:
         """
         size = self._catalog.find(model_id).default_size
         wish = Wish(width=size.width, height=size.height)
-        with torch.inference_mode():
-            loaded = self._open(model_id, self.plan(model_id, wish), report)
-            try:
-                loaded.read(report)
-            except Exception as error:
-                if not memory.is_out_of_memory(error):
-                    raise
-            else:
-                return loaded
+        way = self.plan(model_id, wish)
+        if self._reads(model_id, way, report):
+            assert self._loaded is not None
+            return self._loaded
+        # Here nothing holds its tensors any more.
         self.unload()
         raise _too_little()
+
+    def _reads(self, model_id: str, way: DevicePlan, report: Report) -> bool:
+        """False where the memory did not suffice to load the model."""
+        try:
+            with torch.inference_mode():
+                self._open(model_id, way, report).read(report)
+        except Exception as error:
+            if not memory.is_out_of_memory(error):
+                raise
+            return False
+        return True
 
     def plan(self, model_id: str, wish: Wish) -> DevicePlan:
         """How `model_id` would paint `wish` with what is free now. Raises StudioError."""
@@ -107,40 +114,57 @@ class Engine:
         wish = Wish(width=request.width, height=request.height, rows=1 + request.guided)
         sizes = numbers.of(self._catalog.find(request.model))
         way = memory.plan(self._machine_now(), sizes, wish)
-        clock = _Clock(request.count)
+        work = _Work(
+            request=request,
+            upcoming=upcoming,
+            report=report,
+            should_stop=should_stop,
+            clock=_Clock(request.count),
+        )
         notes: list[str] = []
         index = 0
         while index < request.count and not should_stop():
-            try:
-                with torch.inference_mode():
-                    loaded = self._open(request.model, way, report)
-                    job = _Job(loaded, way, request, self._inputs, upcoming)
-                    picture = job.paint(index, clock.watch(report, index), report, should_stop)
-            except Exception as error:
-                if not memory.is_out_of_memory(error):
-                    raise
-                failed = True
-            else:
-                failed = False
-            # Outside the handler: the error held the frames, and they held the tensors.
-            if failed:
-                way = self._next_way(sizes, wish, way, notes)
-                report(Progress(stage=Stage.LOADING, note=notes[-1]))
-                continue
-            if picture is None:
+            result = self._attempt(work, way, index)
+            if result is None:
                 return
-            yield replace(picture, notes=tuple(notes))
-            index += 1
+            if isinstance(result, Picture):
+                yield replace(result, notes=tuple(notes))
+                index += 1
+                continue
+            way = self._next_way(sizes, wish, way, result)
+            notes.append(f"Memory ran out, so it was painted again: {memory.words(way)}.")
+            report(Progress(stage=Stage.LOADING, note=notes[-1]))
+
+    def _attempt(self, work: _Work, way: DevicePlan, index: int) -> Picture | _Lack | None:
+        """One picture, None when it was stopped, or what the memory did not suffice for.
+
+        Whatever holds tensors ends with this call, so that they can be freed behind it.
+        """
+        place = _Place()
+        try:
+            with torch.inference_mode():
+                loaded = self._open(work.request.model, way, work.report)
+                return _Job(loaded, way, work, self._inputs, place).paint(index)
+        except OutOfMemoryError as error:
+            # Known before anything was tried.
+            return _Lack(stage="main memory", told=error)
+        except Exception as error:
+            if not memory.is_out_of_memory(error):
+                raise
+        return _Lack(stage=place.stage, told=None)
 
     def _next_way(
-        self, sizes: memory.Numbers, wish: Wish, failed: DevicePlan, notes: list[str]
+        self, sizes: memory.Numbers, wish: Wish, failed: DevicePlan, lack: _Lack
     ) -> DevicePlan:
         """The next rung of the ladder. Raises OutOfMemoryError below the last one."""
         self.unload()
-        way = memory.cheaper(self.machine, sizes, wish, failed)
+        if not self._is_given:
+            self.machine = loader.probe()
+        way = memory.cheaper(self.machine, sizes, wish, failed, lack.stage)
+        # What this plan needed is not there: the next job begins lower.
+        self.machine = memory.limited(self.machine, failed)
         if way is None:
-            raise _too_little()
-        notes.append(f"Memory ran out, so it was painted again: {memory.words(way)}.")
+            raise lack.told or _too_little()
         return way
 
     def _machine_now(self) -> Machine:
@@ -176,34 +200,57 @@ def _too_little() -> OutOfMemoryError:
     )
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Work:
+    """A job as it was asked for."""
+
+    request: GenerationRequest
+    upcoming: Sequence[GenerationRequest]
+    report: Report
+    should_stop: ShouldStop
+    clock: _Clock
+
+
+@dataclass
+class _Place:
+    """Where a picture is: what a lack of memory is blamed on."""
+
+    stage: memory.Stage | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Lack:
+    """Memory did not suffice in `stage`; `told` where somebody knew it before."""
+
+    stage: memory.Stage | None
+    told: OutOfMemoryError | None
+
+
 class _Job:
     """One request on one loaded model under one plan."""
 
     def __init__(
-        self,
-        loaded: Loaded,
-        way: DevicePlan,
-        request: GenerationRequest,
-        inputs: Path,
-        upcoming: Sequence[GenerationRequest],
+        self, loaded: Loaded, way: DevicePlan, work: _Work, inputs: Path, place: _Place
     ) -> None:
-        self._loaded, self._way, self._request, self._inputs = loaded, way, request, inputs
-        self._upcoming = upcoming
+        self._loaded, self._way, self._work = loaded, way, work
+        self._request, self._inputs, self._place = work.request, inputs, place
 
-    def paint(
-        self, index: int, report: Report, plain: Report, should_stop: ShouldStop
-    ) -> Picture | None:
-        """Picture `index`, or None when it was stopped. `plain` tells what is not of a picture."""
-        texts = self._texts(plain)
+    def paint(self, index: int) -> Picture | None:
+        """Picture `index`, or None when it was stopped."""
+        report = self._work.clock.watch(self._work.report, index)
+        self._place.stage = "text"
+        texts = self._texts(self._work.report)
         loaded, request = self._loaded, self._request.single(index)
-        if should_stop():
+        if self._work.should_stop():
             return None
-        loaded.read(plain)
+        self._place.stage = "denoising"
+        loaded.read(self._work.report)
         started = time.perf_counter()
         clean = self._clean_start()
-        end = self._denoised(request, texts, clean, report, should_stop)
+        end = self._denoised(request, texts, clean, report)
         if end is None:
             return None
+        self._place.stage = "decoding"
         report(Progress(stage=Stage.DECODING))
         loaded.before_decoding(self._way)
         pixels = latents.decode(loaded.vae, end, tile=self._way.tile)
@@ -229,13 +276,22 @@ class _Job:
             with loader.faults(loaded.model, "text encoder"):
                 found = [loaded.text.features(text) for text in texts]
                 if not self._way.keeps_text:
-                    # One visit of T5 for the whole queue.
-                    for one in self._upcoming:
-                        if one.model == request.model:
-                            loaded.text.remember(*_texts(one))
+                    self._look_ahead()
             loaded.after_text()
             return found
         return [loaded.text.features(text) for text in texts]
+
+    def _look_ahead(self) -> None:
+        """One visit of T5 for the whole queue; whatever fails here is left to its own job."""
+        for one in self._work.upcoming:
+            if self._work.should_stop() or one.model != self._request.model:
+                continue
+            try:
+                self._loaded.text.remember(*_texts(one))
+            except Exception as error:
+                if not memory.is_out_of_memory(error) and not isinstance(error, StudioError):
+                    raise
+                return
 
     def _clean_start(self) -> Tensor | None:
         """The latents of the picture to start from, or None."""
@@ -252,7 +308,6 @@ class _Job:
         texts: list[Tensor],
         clean: Tensor | None,
         report: Report,
-        should_stop: ShouldStop,
     ) -> Tensor | None:
         """The latents after the last step, or None when it was stopped."""
         loaded = self._loaded
@@ -270,7 +325,7 @@ class _Job:
         for step in denoise(
             predict, schedule, start, guidance=request.guidance, generator=generator
         ):
-            if should_stop():
+            if self._work.should_stop():
                 return None
             report(
                 Progress(

@@ -24,18 +24,22 @@ _SCORES = 512 * 1024
 _MIN_BLOCKED = 128
 
 
-def linear(layers: nn.Module | Sequence[nn.Module], *, gelu: bool = False) -> Linear:
+def linear(
+    layers: nn.Module | Sequence[nn.Module], *, gelu: bool = False, owned: bool = False
+) -> Linear:
     """(..., in) -> (..., out): one layer, or several of the same input side by side in one product.
 
-    `gelu` applies the tanh form of GELU. Layers that are not plain (adapters, quantised weights)
-    are called as they are.
+    `gelu` applies the tanh form of GELU. `owned`: the layers may become views of the joined
+    weights, so that these take no memory of their own. Layers that are not plain (adapters,
+    quantised weights) are called as they are.
     """
     group = [layers] if isinstance(layers, nn.Module) else list(layers)
     plain = [layer for layer in group if type(layer) is nn.Linear]
     if len(plain) != len(group):
         return _called(group, gelu)
-    weight, bias = _joined(plain)
-    if _can_pack(weight):
+    packs = _can_pack(plain[0].weight)
+    weight, bias = _joined(plain, in_place=owned and not packs)
+    if packs:
         return _packed(weight, bias, gelu)
 
     def product(x: Tensor) -> Tensor:
@@ -54,13 +58,19 @@ def as_linear(weight: Tensor, bias: Tensor) -> nn.Linear:
     return layer
 
 
-def _joined(layers: Sequence[nn.Linear]) -> tuple[Tensor, Tensor | None]:
+def _joined(layers: Sequence[nn.Linear], *, in_place: bool) -> tuple[Tensor, Tensor | None]:
     if len(layers) == 1:
         return layers[0].weight, layers[0].bias
-    weight = torch.cat([layer.weight for layer in layers])
-    bias = None
-    if all(layer.bias is not None for layer in layers):
-        bias = torch.cat([layer.bias for layer in layers])
+    # Made outside of inference mode: the weights that become views must stay what they are.
+    with torch.inference_mode(False), torch.no_grad():
+        weight = torch.cat([layer.weight for layer in layers])
+        bias = None
+        if all(layer.bias is not None for layer in layers):
+            bias = torch.cat([layer.bias for layer in layers])
+        if in_place:
+            rows = [len(layer.weight) for layer in layers]
+            for layer, piece in zip(layers, weight.split(rows), strict=True):
+                layer.weight.data = piece
     return weight, bias
 
 

@@ -55,7 +55,8 @@ class Loaded:
     def transformer(self) -> Transformer:
         """The transformer, read from its files if need be. Raises ModelError."""
         if self._transformer is None:
-            self._transformer = Transformer(loader.transformer(self.model, self.plan))
+            net = loader.transformer(self.model, self.plan)
+            self._transformer = Transformer(net, owned=True)
         return self._transformer
 
     @property

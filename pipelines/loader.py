@@ -108,14 +108,21 @@ def check(model: ModelSpec) -> dict[str, Any]:
 
 def transformer(model: ModelSpec, plan: DevicePlan) -> PixArtTransformer2DModel:
     """The transformer with its weights, on the plan's device. Raises ModelError."""
-    net: PixArtTransformer2DModel = part(model, "transformer", getattr(torch, plan.precision))
-    return net.to(torch.device(plan.device))
+    net: PixArtTransformer2DModel = _placed(model, "transformer", plan)
+    return net
 
 
 def vae(model: ModelSpec, plan: DevicePlan) -> AutoencoderKL:
     """The VAE with its weights, on the plan's device. Raises ModelError."""
-    net: AutoencoderKL = part(model, "vae", getattr(torch, plan.precision))
-    return net.to(torch.device(plan.device))
+    net: AutoencoderKL = _placed(model, "vae", plan)
+    return net
+
+
+def _placed(model: ModelSpec, name: str, plan: DevicePlan) -> Any:
+    net = part(model, name, getattr(torch, plan.precision))
+    # Moved under inference mode, weights would become inference tensors.
+    with torch.inference_mode(False):
+        return net.to(torch.device(plan.device))
 
 
 def fingerprint(model: ModelSpec) -> tuple[tuple[str, int, int], ...]:

@@ -10,13 +10,16 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from typing import Literal
 
 Device = Literal["cuda", "mps", "cpu"]
 Precision = Literal["float32", "bfloat16", "float16"]
 TextMode = Literal["resident", "streamed", "cpu", "int8", "nf4"]
+Stage = Literal["text", "denoising", "decoding", "main memory"]
+
+STAGES = ("text", "denoising", "decoding")
 
 GIB = 2**30
 # What CUDA itself takes for a process.
@@ -31,6 +34,8 @@ _LIVE_DECODER = 3
 # 4-bit weights with their scales, per parameter (64 share one float32).
 _NF4 = 0.5625
 _TILES = (512, 256)
+# How torch, CUDA, cuBLAS, cuDNN and Metal word a lack of memory, in lower case.
+_LACKS = ("defaultcpuallocator", "allocate memory", "out of memory", "alloc_failed")
 # What the rest of the process needs of the main memory.
 _RAM_SPARE = 2 * GIB
 
@@ -55,14 +60,16 @@ class Machine:
 class Numbers:
     """What decides a model's sizes: parameters of its parts, and two widths.
 
-    `text_kept` are the parameters that quantisation leaves alone, `text_block` those of one block;
-    `vae_width` is the number of channels at full size while a picture is decoded.
+    `text_kept` are the parameters that quantisation leaves alone, `text_block` those of one block,
+    `text_rest` those that belong to none; `vae_width` is the number of channels at full size while
+    a picture is decoded.
     """
 
     transformer: int
     text: int
     text_kept: int
     text_block: int
+    text_rest: int
     vae: int
     width: int
     vae_width: int
@@ -125,10 +132,8 @@ def is_out_of_memory(error: BaseException) -> bool:
     """True for a lack of memory of the card or of the machine, however torch words it."""
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return True
-    words = str(error)
-    return isinstance(error, RuntimeError) and (
-        "DefaultCPUAllocator" in words or "allocate memory" in words
-    )
+    words = str(error).lower()
+    return isinstance(error, RuntimeError) and any(sign in words for sign in _LACKS)
 
 
 def precision(machine: Machine, numbers: Numbers) -> Precision:
@@ -149,7 +154,7 @@ def plan(machine: Machine, numbers: Numbers, wish: Wish) -> DevicePlan:
     for way in ways:
         if _fits(machine, way):
             return way
-    return min(ways, key=lambda way: (way.peak, way.ram))
+    return min(ways, key=lambda way: _lacking(machine, way))
 
 
 def fits(machine: Machine, way: DevicePlan) -> bool:
@@ -158,15 +163,47 @@ def fits(machine: Machine, way: DevicePlan) -> bool:
 
 
 def cheaper(
-    machine: Machine, numbers: Numbers, wish: Wish, failed: DevicePlan
+    machine: Machine,
+    numbers: Numbers,
+    wish: Wish,
+    failed: DevicePlan,
+    stage: Stage | None = None,
 ) -> DevicePlan | None:
     """The next rung after a plan for which the memory did not suffice, or None at the end.
 
-    It must need less where the failed one needed most: the device for a lack there.
+    It needs less in the `stage` that failed (None: where the plan needed most) and nowhere more
+    than the failed plan at its peak.
     """
     ways = list(_ways(machine, numbers, wish))
     behind = ways[ways.index(failed) + 1 :] if failed in ways else ways
-    return next((way for way in behind if way.peak < failed.peak), None)
+    if stage == "main memory":
+        return next((way for way in behind if way.ram < failed.ram), None)
+    place = None if stage is None else STAGES.index(stage)
+
+    def needs_less(way: DevicePlan) -> bool:
+        if place is None:
+            return way.peak < failed.peak
+        return way.peaks[place] < failed.peaks[place] and way.peak <= failed.peak
+
+    return next(filter(needs_less, behind), None)
+
+
+def limited(machine: Machine, failed: DevicePlan) -> Machine:
+    """`machine` as a failed plan showed it: with less memory than that plan needed."""
+    if machine.device == "cuda":
+        free = machine.vram_free or failed.peak
+        return replace(machine, vram_free=max(1, min(free, failed.peak - 1)))
+    free = machine.ram_free or failed.peak
+    return replace(machine, ram_free=max(1, min(free, failed.peak - 1)))
+
+
+def _lacking(machine: Machine, way: DevicePlan) -> tuple[int, int]:
+    """By how much a plan passes what is free, and what it needs."""
+    free = machine.vram_free if machine.device == "cuda" else machine.ram_free
+    over = max(0, way.peak - free) if free else 0
+    if machine.ram_free:
+        over += max(0, way.ram - machine.ram_free)
+    return over, way.peak
 
 
 def _fits(machine: Machine, way: DevicePlan) -> bool:
@@ -219,7 +256,9 @@ def _way(
         # T5 leaves the range of fp16; bf16 is right everywhere, only slow on old cards.
         text_precision = "bfloat16"
     size = _BYTES[own]
-    transformer, vae = numbers.transformer * size, numbers.vae * size
+    # On processors a second copy of the weights lies in the order that oneDNN likes.
+    copies = 2 if machine.device == "cpu" else 1
+    transformer, vae = copies * numbers.transformer * size, numbers.vae * size
     context = CONTEXT if machine.device == "cuda" else 0
     t5 = _text_bytes(numbers, text, _BYTES[text_precision])
     on_device = 0 if text == "cpu" else t5
@@ -251,7 +290,7 @@ def _text_bytes(numbers: Numbers, text: TextMode, size: int) -> int:
     """What T5 takes where it works."""
     if text == "streamed":
         # One block works while the next one arrives.
-        return 2 * numbers.text_block * size
+        return (2 * numbers.text_block + numbers.text_rest) * size
     if text in ("int8", "nf4"):
         small = (numbers.text - numbers.text_kept) * (1.0 if text == "int8" else _NF4)
         return int(small) + numbers.text_kept * size

@@ -19,8 +19,9 @@ def of(model: ModelSpec) -> Numbers:
     """The numbers of `model`. Raises ModelError where a part is missing or damaged."""
     text = _config(model.part("text_encoder"))
     transformer = _config(model.part("transformer"))
-    channels = _config(model.part("vae"))["block_out_channels"]
+    vae = _config(model.part("vae"))
     try:
+        channels = vae["block_out_channels"]
         block, embedding = _t5(text)
         layers = int(text["num_layers"])
         return Numbers(
@@ -28,6 +29,7 @@ def of(model: ModelSpec) -> Numbers:
             text=layers * block + embedding,
             text_kept=layers * int(text["d_model"]) * int(text["d_ff"]) + embedding,
             text_block=block,
+            text_rest=embedding,
             vae=_count(model, "vae"),
             width=int(transformer["num_attention_heads"]) * int(transformer["attention_head_dim"]),
             vae_width=int(channels[min(1, len(channels) - 1)]),

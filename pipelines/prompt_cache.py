@@ -12,6 +12,7 @@ import json
 import logging
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from safetensors import SafetensorError
@@ -19,7 +20,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from pipelines import files
-from pipelines.errors import printable
+from pipelines.errors import SaveError, printable
 
 MAX_BYTES = 256_000_000
 _MAX_FILE = 16_000_000
@@ -44,7 +45,8 @@ class PromptCache:
             tensor = load(file.read_bytes())[_NAME]
             if tensor.ndim != 2 or len(tensor) != len(ids) or not tensor.isfinite().all():
                 raise ValueError("of another shape")
-            os.utime(file)
+            with suppress(OSError):
+                os.utime(file)
             return tensor
         except FileNotFoundError:
             return None
@@ -60,8 +62,8 @@ class PromptCache:
             data = save({_NAME: features.detach().cpu().contiguous()})
             files.write(self._file(ids, encoder), data)
             self._trim()
-        except OSError as error:
-            log.warning("features are not kept (%s)", error.strerror)
+        except (OSError, SaveError) as error:
+            log.warning("features are not kept (%s)", printable(error, 80))
 
     def forget(self, ids: Sequence[int], encoder: str) -> None:
         """Forgets one text: for a person who deletes a prompt."""

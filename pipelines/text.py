@@ -15,7 +15,6 @@ from torch import Tensor
 from transformers import T5EncoderModel
 
 from pipelines.catalog import ModelSpec
-from pipelines.errors import StudioError
 from pipelines.prompt_cache import PromptCache
 from pipelines.tokens import tokenize
 
@@ -64,12 +63,9 @@ class TextEncoder:
         return all(self._known_ids(tokenize(text, self._model).ids) for text in texts)
 
     def remember(self, *texts: str) -> None:
-        """Encodes `texts` for later; one that cannot be encoded is left for its own job to tell."""
+        """Encodes `texts` for later. Raises ModelError."""
         for text in texts:
-            try:
-                self.features(text)
-            except StudioError:
-                continue
+            self.features(text)
 
     def _known_ids(self, ids: tuple[int, ...]) -> bool:
         if ids not in self._known and self._on_disk is not None:

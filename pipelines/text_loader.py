@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import shutil
 from pathlib import Path
+from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from transformers import BitsAndBytesConfig, T5EncoderModel
 
-from pipelines import loader
+from pipelines import files, loader
 from pipelines.catalog import ModelSpec
-from pipelines.errors import ModelError, OutOfMemoryError, printable
+from pipelines.errors import ModelError, OutOfMemoryError, SaveError, printable
 from pipelines.memory import DevicePlan, is_out_of_memory
 
 _QUANTISED = ("int8", "nf4")
-_DRAFT = ".draft"
+log = logging.getLogger(__name__)
 
 
 def device(plan: DevicePlan) -> torch.device:
@@ -26,8 +29,8 @@ def device(plan: DevicePlan) -> torch.device:
 
 def identity(model: ModelSpec, plan: DevicePlan) -> str:
     """Names the encoder's files, the tokenizer's, and how its numbers are computed."""
-    files = loader.fingerprint(model)
-    own = [f for f in files if f[0].startswith(("text_encoder/", "tokenizer/"))]
+    found = loader.fingerprint(model)
+    own = [f for f in found if f[0].startswith(("text_encoder/", "tokenizer/"))]
     weights = plan.text if plan.text in _QUANTISED else "plain"
     return json.dumps([own, weights, plan.text_precision, device(plan).type])
 
@@ -40,10 +43,16 @@ def load(model: ModelSpec, plan: DevicePlan, cache: Path | None) -> T5EncoderMod
     _check_room(model, plan)
     if plan.text in _QUANTISED:
         return _quantised(model, plan, cache)
-    net: T5EncoderModel = loader.part(model, "text_encoder", getattr(torch, plan.text_precision))
+    dtype = getattr(torch, plan.text_precision)
+    target = device(plan)
+    if plan.text == "resident" and target.type == "cuda":
+        # Straight to the card, piece by piece: main memory may be smaller than T5.
+        there: T5EncoderModel = loader.part(model, "text_encoder", dtype, device_map={"": target})
+        return there
+    net: T5EncoderModel = loader.part(model, "text_encoder", dtype)
     if plan.text == "streamed":
-        return _streamed(net, device(plan))
-    moved: T5EncoderModel = net.to(device(plan))  # type: ignore[arg-type]
+        return _streamed(net, target)
+    moved: T5EncoderModel = net.to(target)  # type: ignore[arg-type]
     return moved
 
 
@@ -73,6 +82,8 @@ def _streamed(net: T5EncoderModel, target: torch.device) -> T5EncoderModel:
         offload_type="block_level",
         num_blocks_per_group=1,
         use_stream=target.type == "cuda",
+        # Otherwise a pinned second copy of all blocks lies in main memory.
+        low_cpu_mem_usage=True,
     )
     return net
 
@@ -84,10 +95,19 @@ def _quantised(model: ModelSpec, plan: DevicePlan, cache: Path | None) -> T5Enco
     kept = None if cache is None else cache / _name(model, plan)
     if kept is not None and (kept / "config.json").is_file():
         try:
-            with loader.quiet():
-                found: T5EncoderModel = T5EncoderModel.from_pretrained(
-                    kept, local_files_only=True, use_safetensors=True, dtype=dtype, device_map=where
+            with loader.quiet(), torch.inference_mode(False):
+                read: Any = T5EncoderModel.from_pretrained(
+                    kept,
+                    local_files_only=True,
+                    use_safetensors=True,
+                    output_loading_info=True,
+                    dtype=dtype,
+                    device_map=where,
                 )
+            found: T5EncoderModel = read[0]
+            report: dict[str, Any] = read[1]
+            if any(report.get(kind) for kind in ("missing_keys", "mismatched_keys")):
+                raise ModelError(f"{kept} is not whole.")
             return found.eval().requires_grad_(False)
         # Whatever a damaged copy makes the libraries raise: it is made again.
         except Exception as error:
@@ -123,12 +143,14 @@ def _name(model: ModelSpec, plan: DevicePlan) -> str:
 
 
 def _keep(net: T5EncoderModel, folder: Path) -> None:
-    """Saves the quantised weights whole or not at all; without space they are made every time."""
-    draft = folder.with_name(folder.name + _DRAFT)
-    shutil.rmtree(draft, ignore_errors=True)
+    """Saves the quantised weights whole or not at all; without space they are made every time.
+
+    Copies of encoders that changed since are taken away: each has gigabytes.
+    """
+    for old in folder.parent.glob(f"{folder.name.partition('-')[0]}-*"):
+        shutil.rmtree(old, ignore_errors=True)
     try:
-        draft.mkdir(parents=True)
-        net.save_pretrained(draft)
-        draft.rename(folder)
-    except OSError:
-        shutil.rmtree(draft, ignore_errors=True)
+        with files.whole(folder, net.get_memory_footprint()) as draft:
+            net.save_pretrained(draft)
+    except (SaveError, SafetensorError) as error:
+        log.warning("the quantised text encoder is not kept (%s)", printable(error, 80))

@@ -10,6 +10,7 @@ gives every query the same answer, a constant. Source: docs/decisions/0007 with 
 from __future__ import annotations
 
 import math
+import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -70,12 +71,14 @@ _Heard = Callable[[Tensor], Tensor]
 class Transformer:
     """One net. Weights may change between jobs (adapters); what was derived is then made anew.
 
-    Changes behind PyTorch's back, through `.data`, have to be told by `refresh`.
+    Changes behind PyTorch's back, through `.data`, have to be told by `refresh`. `owned`: the net
+    serves nobody else and is never saved, so its weights may be laid out anew.
     """
 
-    def __init__(self, net: PixArtTransformer2DModel) -> None:
+    def __init__(self, net: PixArtTransformer2DModel, *, owned: bool = False) -> None:
         self._net = net
-        self._made_for: object = None
+        self._owned = owned
+        self._made_for: _State | None = None
         self._weights: _Weights | None = None
         self._positions: dict[tuple[int, int], Tensor] = {}
 
@@ -87,6 +90,7 @@ class Transformer:
     def refresh(self) -> None:
         """Forgets everything that was derived from the weights."""
         self._weights = None
+        self._positions.clear()
 
     def predictor(
         self,
@@ -113,9 +117,10 @@ class Transformer:
         )
 
     def _ready(self) -> _Weights:
-        state = _state(self._net)
-        if self._weights is None or state != self._made_for:
-            self._weights, self._made_for = _weights(self._net), state
+        if self._weights is None or not (self._made_for and self._made_for.holds(self._net)):
+            self.refresh()
+            self._weights = _weights(self._net, self._owned)
+            self._made_for = _State(self._net)
         return self._weights
 
     def _position(self, size: tuple[int, int]) -> Tensor:
@@ -266,20 +271,42 @@ def _dtype(net: PixArtTransformer2DModel) -> torch.dtype:
     return net.scale_shift_table.dtype
 
 
-def _state(net: PixArtTransformer2DModel) -> object:
-    """Changes whenever a weight, or the kind of a layer, changes."""
-    weights = tuple(
-        (p.data_ptr(), 0 if p.is_inference() else p._version, p.dtype) for p in net.parameters()
-    )
-    return weights, tuple(id(module) for module in net.modules())
+class _State:
+    """The layers and weights of a net at one moment, without keeping them alive.
+
+    Identity besides addresses: a new weight may get the address of one that is gone.
+    """
+
+    def __init__(self, net: PixArtTransformer2DModel) -> None:
+        self._layers = [weakref.ref(module) for module in net.modules()]
+        self._weights = [(weakref.ref(p), _version(p)) for p in net.parameters()]
+
+    def holds(self, net: PixArtTransformer2DModel) -> bool:
+        """True while every layer and every weight is the one that was seen, unchanged."""
+        layers: list[Any] = list(net.modules())
+        weights: list[Any] = list(net.parameters())
+        return (
+            len(layers) == len(self._layers)
+            and len(weights) == len(self._weights)
+            and all(seen() is now for seen, now in zip(self._layers, layers, strict=True))
+            and all(
+                version == _version(now) and seen() is now
+                for (seen, version), now in zip(self._weights, weights, strict=True)
+            )
+        )
 
 
-def _weights(net: PixArtTransformer2DModel) -> _Weights:
+def _version(weight: Tensor) -> tuple[int, int, torch.dtype]:
+    count = 0 if weight.is_inference() else weight._version
+    return weight.data_ptr(), count, weight.dtype
+
+
+def _weights(net: PixArtTransformer2DModel, owned: bool) -> _Weights:
     channels = net.config.in_channels
     noise = _first_channels(net, channels)
     return _Weights(
         patch=_patch(net),
-        blocks=tuple(_block(block) for block in net.transformer_blocks),
+        blocks=tuple(_block(block, owned) for block in net.transformer_blocks),
         tables=torch.stack([block.scale_shift_table for block in net.transformer_blocks]).detach(),
         last=linear(net.proj_out),
         last_noise=noise,
@@ -303,13 +330,13 @@ def _first_channels(net: PixArtTransformer2DModel, channels: int) -> Linear:
     return linear(as_linear(weight, bias))
 
 
-def _block(block: Any) -> _Block:
+def _block(block: Any, owned: bool) -> _Block:
     own, cross, wide = block.attn1, block.attn2, block.ff.net
     return _Block(
-        qkv=linear([own.to_q, own.to_k, own.to_v]),
+        qkv=linear([own.to_q, own.to_k, own.to_v], owned=owned),
         out=linear(own.to_out[0]),
         cross_q=linear(cross.to_q),
-        cross_kv=linear([cross.to_k, cross.to_v]),
+        cross_kv=linear([cross.to_k, cross.to_v], owned=owned),
         cross_out=linear(cross.to_out[0]),
         short=_short(cross.to_q, cross.to_out[0]),
         up=linear(wide[0].proj, gelu=True),

@@ -65,8 +65,10 @@ class Learning:
             self.plain.eval()
             if here:
                 self.plain.to(self.weights[0].device)
-            yield
-            self.plain.to("cpu")
+            try:
+                yield
+            finally:
+                self.plain.to("cpu")
 
     def packed(self) -> tuple[dict[str, Mapping[str, Tensor]], dict[str, Any]]:
         """(tensors by file, numbers) of a checkpoint.

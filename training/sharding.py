@@ -22,7 +22,8 @@ def sharded(net: nn.Module, device: torch.device, processes: int) -> nn.Module:
 
     Source: https://docs.pytorch.org/docs/2.13/distributed.fsdp.fully_shard.html
     """
-    spread = copy.deepcopy(net).to(device)
+    # Each unit moves to the device by itself: the whole net may not fit there.
+    spread = copy.deepcopy(net)
     mesh = init_device_mesh(device.type, (processes,))
     for block in units(spread):
         fully_shard(block, mesh=mesh)

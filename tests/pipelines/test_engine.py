@@ -247,3 +247,12 @@ def test_the_preview_of_an_overshooting_prediction_is_not_saturated(engine: Engi
     wide = 8 * torch.randn(1, 4, 16, 16, generator=torch.Generator().manual_seed(0))
     values = np.asarray(Image.open(io.BytesIO(preview.jpeg(wide))).convert("RGB"))
     assert ((values < 3) | (values > 252)).mean() < 0.4
+
+
+def test_loaded_weights_are_no_inference_tensors(engine: Engine) -> None:
+    """Loading happens under inference mode; changes in place must still be counted."""
+    engine.unload()
+    with torch.inference_mode():
+        loaded = engine.load("tiny", lambda progress: None)
+        weights = [*loaded.transformer.net.parameters(), *loaded.vae.parameters()]
+    assert not any(weight.is_inference() for weight in weights)

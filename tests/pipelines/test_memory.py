@@ -19,6 +19,7 @@ REAL = Numbers(
     text=4_762_310_656,
     text_kept=1_006_632_960 + 131_600_000,
     text_block=192_900_000,
+    text_rest=131_600_000,
     vae=83_653_863,
     width=1152,
     vae_width=256,
@@ -28,6 +29,7 @@ NANO = Numbers(
     text=2_000_000,
     text_kept=400_000,
     text_block=500_000,
+    text_rest=400_000,
     vae=3_750_000,
     width=384,
     vae_width=64,
@@ -64,7 +66,7 @@ def processor(ram: float, *, bf16: bool = True) -> Machine:
         (8, "streamed", 3.35, False, None),
         (6, "streamed", 3.35, False, None),
         (4, "streamed", 3.35, False, None),
-        (3, "streamed", 2.6, True, None),
+        (3, "streamed", 2.75, True, None),
         (2.2, "streamed", 2.05, True, 512),
     ],
 )
@@ -151,6 +153,60 @@ def test_the_ladder_goes_down_to_the_last_rung() -> None:
     assert found[0].keeps_text
     assert found[-1].tile is not None
     assert len(found) >= 4
+
+
+def test_what_failed_while_decoding_gets_another_decoding() -> None:
+    """T5 is the largest on a processor, yet changing it would not help."""
+    apple = Machine(device="mps", name="Apple GPU", bf16=False, ram_free=16 * GIB)
+    for machine in (apple, processor(16), card(8)):
+        way: DevicePlan | None = memory.plan(machine, REAL, LARGE)
+        seen: list[DevicePlan] = []
+        while way is not None:
+            seen.append(way)
+            way = memory.cheaper(machine, REAL, LARGE, way, "decoding")
+        assert [w.tile for w in seen][-2:] == [512, 256]
+        needs = [w.peaks[2] for w in seen]
+        assert needs == sorted(set(needs), reverse=True)
+        assert all(w.peak <= seen[0].peak for w in seen)
+
+
+def test_a_lack_of_main_memory_leads_to_a_quantised_encoder() -> None:
+    failed = memory.plan(card(8), REAL, LARGE)
+    assert failed.text == "streamed"
+    lower = memory.cheaper(card(8), REAL, LARGE, failed, "main memory")
+    assert lower is not None
+    assert lower.ram < failed.ram
+
+
+def test_a_plan_that_failed_is_not_made_again() -> None:
+    for machine in (card(24), processor(32), Machine(device="cuda", name="card", bf16=True)):
+        failed = memory.plan(machine, REAL, LARGE)
+        after = memory.plan(memory.limited(machine, failed), REAL, LARGE)
+        assert after.peak < failed.peak
+
+
+def test_where_nothing_fits_the_least_is_missing() -> None:
+    poor = card(4, ram=6)
+    found = memory.plan(poor, REAL, LARGE)
+    assert not memory.fits(poor, found)
+    assert found.ram <= poor.ram_free
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "CUDA out of memory. Tried to allocate 2.00 GiB",
+        "MPS backend out of memory (MPS allocated: 9.00 GB)",
+        "CUDA error: out of memory",
+        "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling cublasCreate(handle)",
+        "cuDNN error: CUDNN_STATUS_ALLOC_FAILED",
+        "[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory",
+    ],
+)
+def test_a_lack_of_memory_is_recognised_however_it_is_worded(words: str) -> None:
+    assert memory.is_out_of_memory(RuntimeError(words))
+    assert not memory.is_out_of_memory(ValueError(words))
+    assert not memory.is_out_of_memory(RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
 
 
 def test_the_forecast_is_a_sentence() -> None:

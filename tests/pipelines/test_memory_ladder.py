@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -43,7 +44,7 @@ class Budget:
 
     def decode(self, way: DevicePlan) -> None:
         self.tried.append(way)
-        if way.peak > self.limit:
+        if way.peaks[2] > self.limit:
             raise torch.OutOfMemoryError("CUDA out of memory.")
 
 
@@ -80,7 +81,7 @@ def ladder(catalog: Catalog, wanted: GenerationRequest) -> list[DevicePlan]:
     found = []
     while way is not None:
         found.append(way)
-        way = memory.cheaper(CPU, sizes, wish, way)
+        way = memory.cheaper(CPU, sizes, wish, way, "decoding")
     return found
 
 
@@ -93,7 +94,7 @@ def test_every_rung_is_tried_and_each_is_told(
     (free,), _ = paint(Engine(catalog, inputs=tmp_path, machine=CPU), wanted)
     assert free.notes == ()
     for number, rung in enumerate(rungs):
-        watched = budget(rung.peak)
+        watched = budget(rung.peaks[2])
         pictures, told = paint(Engine(catalog, inputs=tmp_path, machine=CPU), wanted)
         assert watched.tried == rungs[: number + 1]
         assert list(pictures[0].notes) == told
@@ -101,6 +102,44 @@ def test_every_rung_is_tried_and_each_is_told(
         if rung.is_exact:
             assert pictures[0].image.tobytes() == free.image.tobytes()
     assert any(not rung.is_exact for rung in rungs)
+
+
+def test_nothing_is_held_when_the_next_rung_begins(
+    catalog: Catalog, tmp_path: Path, budget: Callable[[int], Budget]
+) -> None:
+    """What failed must be gone before the cheaper way is loaded, also after the last one."""
+    engine = Engine(catalog, inputs=tmp_path, machine=CPU)
+    held: list[weakref.ref[object]] = []
+    before = engine.unload
+
+    def unload() -> None:
+        if engine._loaded is not None:
+            held.append(weakref.ref(engine._loaded))
+        before()
+        assert [ref() for ref in held] == [None] * len(held)
+
+    engine.unload = unload  # type: ignore[method-assign]
+    engine.load("tiny", lambda progress: None)
+    held.clear()
+    budget(0)
+    with pytest.raises(OutOfMemoryError):
+        paint(engine, request(catalog))
+    assert len(held) >= 4
+
+
+def test_the_next_job_begins_where_memory_sufficed(
+    catalog: Catalog, tmp_path: Path, budget: Callable[[int], Budget]
+) -> None:
+    wanted = request(catalog)
+    rungs = ladder(catalog, wanted)
+    watched = budget(rungs[1].peaks[2])
+    engine = Engine(catalog, inputs=tmp_path, machine=CPU)
+    assert len(paint(engine, wanted)[0][0].notes) == 1
+    watched.tried.clear()
+    for _ in range(2):
+        pictures, told = paint(engine, wanted)
+        assert (len(pictures), told) == (1, [])
+    assert len(watched.tried) == 2
 
 
 def test_below_the_last_rung_is_a_sentence_and_the_next_job_works(
@@ -125,7 +164,7 @@ def test_the_pictures_before_are_kept_and_the_rest_go_on(
     made = []
     for picture in engine.generate(wanted, lambda progress: None, lambda: False):
         made.append(picture)
-        watched.limit = ladder(catalog, wanted)[1].peak
+        watched.limit = ladder(catalog, wanted)[1].peaks[2]
     assert [len(picture.notes) for picture in made] == [0, 1, 1]
     for mine, theirs in zip(made, expected, strict=True):
         assert mine.image.tobytes() == theirs.image.tobytes()

@@ -57,6 +57,7 @@ def numbers(width: int, vae_width: int) -> Numbers:
         text=0,
         text_kept=0,
         text_block=0,
+        text_rest=0,
         vae=0,
         width=width,
         vae_width=vae_width,

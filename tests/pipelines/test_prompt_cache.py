@@ -89,7 +89,7 @@ def test_a_full_disk_only_costs_time(tmp_path: Path, monkeypatch: pytest.MonkeyP
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(files, "write", full)
+    monkeypatch.setattr(files.os, "fsync", full)
     cache = PromptCache(tmp_path)
     cache.keep(IDS, "t5", features())
     assert cache.find(IDS, "t5") is None

@@ -187,6 +187,43 @@ def test_changed_weights_are_seen() -> None:
         before = after
 
 
+def test_a_new_weight_at_an_old_address_is_seen() -> None:
+    net, given, x = make(), texts(1), latents()
+    fast = Transformer(net)
+    layer = net.transformer_blocks[0].ff.net[2]
+    kept = layer.weight
+    for number in range(6):
+        layer.weight = nn.Parameter(kept.detach() * (2 + number))
+        torch.testing.assert_close(
+            fast.predictor(given, (16, 16), variance=True)(x, 400.0),
+            stock(net, given, x, 400.0),
+            rtol=0,
+            atol=1e-4,
+        )
+        layer.weight = kept
+
+
+def test_joined_weights_of_an_owned_net_take_no_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a card, where nothing is packed; the numbers and a later change stay right."""
+    monkeypatch.setattr(kernels, "_can_pack", lambda weight: False)
+    net, given, x = make(), texts(1, 6), latents()
+    expected = stock(net, given, x, 400.0)
+    fast = Transformer(net, owned=True)
+    torch.testing.assert_close(
+        fast.predictor(given, (16, 16), variance=True)(x, 400.0), expected, rtol=0, atol=1e-5
+    )
+    own = net.transformer_blocks[0].attn1
+    q, k = (layer.weight.untyped_storage().data_ptr() for layer in (own.to_q, own.to_k))
+    assert q == k
+    own.to_k.weight.mul_(1.5)
+    torch.testing.assert_close(
+        fast.predictor(given, (16, 16), variance=True)(x, 400.0),
+        stock(net, given, x, 400.0),
+        rtol=0,
+        atol=1e-5,
+    )
+
+
 class Adapted(nn.Module):
     """A layer with a low-rank addition, as adapters put around layers."""
 
