@@ -59,16 +59,19 @@ class _Painter:
             cache=self._settings.cache,
         )
         runner = LocalRunner(engine, Gallery(self._settings.outputs))
-        self._send(event="phase", phase="loading", device=engine.machine.name)
+        machine = asdict(engine.machine)
+        self._send(event="phase", phase="loading", device=engine.machine.name, machine=machine)
         failure = None
         if preload is not None:
             failure = self._attempt(lambda: engine.load(preload, lambda progress: None))
-        self._send(event="phase", phase="ready", message=str(failure or ""))
+        machine = asdict(engine.machine)
+        self._send(event="phase", phase="ready", message=str(failure or ""), machine=machine)
         while True:
             order = self._orders.get()
             # A model may have been installed since.
             catalog.reload()
-            self._paint(runner, order["job"], from_mapping(order["request"]))
+            last = self._paint(runner, order["job"], from_mapping(order["request"]))
+            self._send(**last, machine=asdict(engine.machine))
 
     def _read(self) -> None:
         try:
@@ -85,7 +88,9 @@ class _Painter:
         # Nothing is lost: finished pictures are on disk.
         os._exit(0)
 
-    def _paint(self, runner: LocalRunner, job: str, request: GenerationRequest) -> None:
+    def _paint(self, runner: LocalRunner, job: str, request: GenerationRequest) -> dict[str, Any]:
+        """Paints, and returns the last message of the job."""
+
         def report(progress: Progress) -> None:
             values = asdict(progress)
             preview = progress.preview
@@ -107,11 +112,11 @@ class _Painter:
                 request, report=report, keep=keep, should_stop=lambda: job in self._stopped
             )
         )
-        if failure is None:
-            self._send(event="done", job=job)
-        else:
-            self._send(event="failed", job=job, message=failure.message, way_out=failure.way_out)
         self._stopped.discard(job)
+        if failure is None:
+            return {"event": "done", "job": job}
+        said = {"message": failure.message, "way_out": failure.way_out}
+        return {"event": "failed", "job": job, **said}
 
     def _attempt(self, work: Callable[[], object]) -> StudioError | None:
         """What went wrong, as a sentence: our own fault ends the job, not the worker."""

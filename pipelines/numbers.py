@@ -19,8 +19,9 @@ def of(model: ModelSpec) -> Numbers:
     """The numbers of `model`. Raises ModelError where a part is missing or damaged."""
     text = _config(model.part("text_encoder"))
     transformer = _config(model.part("transformer"))
-    channels = _config(model.part("vae"))["block_out_channels"]
+    vae = _config(model.part("vae"))
     try:
+        channels = vae["block_out_channels"]
         block, embedding = _t5(text)
         layers = int(text["num_layers"])
         return Numbers(

@@ -25,6 +25,7 @@ MORE_COUNT = 4
 class Session:
     """What every tab of the page shares: who looks, and what the browser keeps."""
 
+    rail: gr.Tabs
     seat: gr.State
     owner: gr.BrowserState
     kept: gr.BrowserState
@@ -46,6 +47,11 @@ class CreateTab:
     canvas: gr.HTML
     status: gr.HTML
     result: gr.HTML
+
+
+def filled(tab: CreateTab, session: Session) -> list[Any]:
+    """What follows the values of the form."""
+    return [*tab.form.values(), tab.examples, tab.count, session.model]
 
 
 class Create:
@@ -111,12 +117,12 @@ class Create:
         self._studio.catalog.reload()
         updates = self.fill(fields.restored(kept, self._studio))
         updates[self._session.owner] = seat.sit(owner)
-        return _told(updates | self.news(seat, everything=True))
+        return told(updates | self.news(seat, everything=True))
 
     def tick(self, seat: Seat, owner: Any) -> Any:
         """The timer asked what is new."""
         seat.sit(owner)
-        return _told(self.news(seat))
+        return told(self.news(seat))
 
     def paint(self, seat: Seat, owner: Any, *raw: Any) -> Any:
         """Generate was pressed."""
@@ -129,13 +135,13 @@ class Create:
         else:
             if watch.submit(self._studio, seat, request):
                 updates[self._tab.form["seed"]] = str(request.seed)
-        return _told(updates | self.news(seat))
+        return told(updates | self.news(seat))
 
     def stop(self, seat: Seat, owner: Any) -> Any:
         """Stop was pressed."""
         seat.sit(owner)
         watch.stop(self._studio, seat)
-        return _told(self.news(seat))
+        return told(self.news(seat))
 
     def act(self, seat: Seat, owner: Any, new_seed: Any, event: gr.EventData) -> Any:
         """A picture, or a button under the canvas, was pressed."""
@@ -146,7 +152,7 @@ class Create:
         file = next((f for f in job.pictures if f.name == name), None) if job else None
         updates: dict[Any, Any] = {}
         if file is None:
-            return _told(self.news(seat))
+            return told(self.news(seat))
         try:
             match data.get("do"):
                 case "pick":
@@ -165,7 +171,7 @@ class Create:
                     seat.notice = None
         except StudioError as error:
             seat.complain(error)
-        return _told(updates | self.news(seat))
+        return told(updates | self.news(seat))
 
     def _repeat(self, seat: Seat, values: Form) -> dict[Any, Any]:
         """Paints `values` and, if that can be done, puts them into the form."""
@@ -201,6 +207,16 @@ class Create:
                     filled[component] = gr.update(**dressed[name])
         return filled
 
+    def choose(self, values: Form, model_id: str) -> dict[Any, Any]:
+        """Updates that make `model_id` the chosen model; {} for one that cannot be chosen."""
+
+        def ask(values: Form, studio: Studio) -> Form:
+            wanted = {"model": model_id}
+            return wanted | fields.for_model(values | wanted, studio)
+
+        answer = self._changed(values, ask)
+        return answer if isinstance(answer, dict) and "__type__" not in answer else {}
+
     def reguide(self, sampler: Any, guidance: Any) -> Any:
         """Guidance was moved: the negative prompt may do nothing now."""
         return gr.update(**fields.limits({"sampler": sampler, "guidance": guidance})["negative"])
@@ -228,7 +244,7 @@ class Create:
             seat.notice = None
         except StudioError as error:
             seat.notice = canvas.Notice(text=str(error), field="start-card")
-        return _told(updates | self.news(seat))
+        return told(updates | self.news(seat))
 
     def example(self, model: Any, event: gr.EventData) -> Any:
         """An example prompt was pressed."""
@@ -239,6 +255,6 @@ class Create:
             return gr.skip()
 
 
-def _told(updates: dict[Any, Any]) -> Any:
+def told(updates: dict[Any, Any]) -> Any:
     """gradio takes an empty dict for a value, so nothing new has a word of its own."""
     return updates or gr.skip()
