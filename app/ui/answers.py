@@ -40,6 +40,7 @@ class CreateTab:
 
     form: dict[str, Any]
     count: gr.HTML
+    forecast: gr.HTML
     examples: gr.HTML
     upload: gr.UploadButton
     generate: gr.Button
@@ -51,7 +52,7 @@ class CreateTab:
 
 def filled(tab: CreateTab, session: Session) -> list[Any]:
     """What follows the values of the form."""
-    return [*tab.form.values(), tab.examples, tab.count, session.model]
+    return [*tab.form.values(), tab.examples, tab.count, tab.forecast, session.model]
 
 
 class Create:
@@ -96,6 +97,7 @@ class Create:
         updates[tab.examples] = canvas.examples(model.examples)
         updates[self._session.model] = canvas.model_chip(model.title)
         updates[tab.count] = self._count(values)
+        updates[tab.forecast] = self._forecast(values)
         return updates
 
     def _arguments(self, values: Form) -> dict[str, dict[str, Any]]:
@@ -117,12 +119,37 @@ class Create:
         self._studio.catalog.reload()
         updates = self.fill(fields.restored(kept, self._studio))
         updates[self._session.owner] = seat.sit(owner)
+        seat.sent["models"] = self._models()
         return told(updates | self.news(seat, everything=True))
 
-    def tick(self, seat: Seat, owner: Any) -> Any:
-        """The timer asked what is new."""
+    def tick(self, seat: Seat, owner: Any, *raw: Any) -> Any:
+        """The timer asked what is new: for the seat, and for the form as it stands."""
         seat.sit(owner)
-        return told(self.news(seat))
+        late = self._late(seat, fields.form(raw)) if raw else {}
+        return told(late | self.news(seat))
+
+    def _late(self, seat: Seat, values: Form) -> dict[Any, Any]:
+        """What changed for the form without anybody touching it: models came or went."""
+        updates: dict[Any, Any] = {}
+        models, catalog = self._models(), self._studio.catalog
+        here = next((spec for spec in catalog if spec.id == values["model"]), None)
+        if here is None:
+            updates = self.choose(values, catalog.default.id)
+        elif seat.sent.get("models") != models:
+            markup = choices.model_select(catalog, here)
+            updates[self._tab.form["model"]] = gr.update(markup=markup)
+        seat.sent["models"] = models
+        needs = self._forecast(values)
+        if seat.sent.get("forecast") != hash(needs):
+            seat.sent["forecast"] = hash(needs)
+            updates.setdefault(self._tab.forecast, needs)
+        return updates
+
+    def _models(self) -> int:
+        """Changes with the models that can be chosen and what is said of them."""
+        catalog = self._studio.catalog
+        rows = [(spec.id, spec.title, spec.summary, spec.licence) for spec in catalog]
+        return hash((*rows, *catalog.problems))
 
     def paint(self, seat: Seat, owner: Any, *raw: Any) -> Any:
         """Generate was pressed."""
@@ -220,6 +247,19 @@ class Create:
     def reguide(self, sampler: Any, guidance: Any) -> Any:
         """Guidance was moved: the negative prompt may do nothing now."""
         return gr.update(**fields.limits({"sampler": sampler, "guidance": guidance})["negative"])
+
+    def reforecast(self, model: Any, sampler: Any, guidance: Any, size: Any) -> str:
+        """What decides about the memory has changed."""
+        return self._forecast(
+            {"model": model, "sampler": sampler, "guidance": guidance, "size": size}
+        )
+
+    def _forecast(self, values: Form) -> str:
+        try:
+            wish = fields.wish(values)
+            return canvas.forecast(self._studio.forecast(str(values["model"]), wish))
+        except StudioError:
+            return canvas.forecast("")
 
     def recount(self, prompt: Any, style: Any, model: Any) -> str:
         """The prompt, its style or its model changed."""

@@ -65,6 +65,7 @@ def _form(studio: Studio, start: Form) -> dict[str, Any]:
         form["size"] = choices.choice(
             "size", start["size"], choices.shapes(model.shapes, start["size"])
         )
+        forecast = _html("forecast", canvas.forecast(""))
         form["count"] = _slider("count", "Pictures", 1, limits.MAX_COUNT, 1, start)
     with gr.Column(elem_classes="card", elem_id="start-card"):
         form["init"] = choices.start("init")
@@ -87,6 +88,7 @@ def _form(studio: Studio, start: Form) -> dict[str, Any]:
     return {
         "form": ordered,
         "count": count,
+        "forecast": forecast,
         "examples": examples,
         "upload": upload,
         "generate": generate,
@@ -139,8 +141,8 @@ def wire(demo: gr.Blocks, studio: Studio, tab: CreateTab, session: Session) -> C
     opened = demo.load(on.open, [*who, session.kept], [session.owner, *follows, *shown], **QUIET)
     # Only now do changes of the form come from a person, and are kept.
     opened.then(None, js="() => { window.studioReady = true }", api_visibility="private")
-    session.timer.tick(on.tick, who, shown, **QUIET)
     # preprocess=False: the request checks every value itself, whoever sent it.
+    session.timer.tick(on.tick, [*who, *form], [*follows, *shown], preprocess=False, **QUIET)
     tab.generate.click(
         on.paint, [*who, *form], [tab.form["seed"], *shown], preprocess=False, **QUIET
     )
@@ -162,6 +164,14 @@ def _wire_form(tab: CreateTab, session: Session, on: Create, shown: list[Any]) -
     # .change and not .input: gradio's textbox says "input" for keys only, not for a paste.
     field["guidance"].change(
         on.reguide, [field["sampler"], field["guidance"]], field["negative"], **raw, **latest
+    )
+    gr.on(
+        [field["size"].change, field["guidance"].change],
+        on.reforecast,
+        [field[name] for name in ("model", "sampler", "guidance", "size")],
+        tab.forecast,
+        **raw,
+        **latest,
     )
     words = [field["prompt"], field["style"], field["model"]]
     gr.on(

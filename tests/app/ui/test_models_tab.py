@@ -18,6 +18,8 @@ from app.ui import access, fields, model_cards
 from app.ui.build import build
 from app.ui.model_answers import Visit
 from app.ui.model_cards import Shelf
+from app.ui.watch import Seat
+from app.worker import EngineState
 from pipelines.memory import Machine
 from tests.app.ui.fake_studio import FakeStudio, served
 from tests.fake_hub import FakeHub
@@ -40,7 +42,7 @@ class Page:
     """The handlers of the tab, and what they answered last, by elem_id."""
 
     def __init__(self, studio: FakeStudio) -> None:
-        self.studio, self.visit = studio, Visit()
+        self.studio, self.visit, self.seat = studio, Visit(), Seat()
         self.demo = build(studio)
         self.shown: dict[str, Any] = {}
 
@@ -273,3 +275,43 @@ def test_the_card_of_the_computer() -> None:
 
 def test_the_plan_follows_the_chosen_model(page: Page) -> None:
     assert "PixArt nano at 128 × 128 px needs 0.1 GB" in str(page.open()["hardware"])
+
+
+def tick(page: Page, **values: Any) -> dict[str, Any]:
+    form = fields.first(page.studio) | values
+    raw = [form[name] for name in fields.FIELDS]
+    return page.call("tick", page.seat, "owner-0123456789abcdef", *raw)
+
+
+def test_the_forecast_follows_size_and_guidance(page: Page) -> None:
+    assert "Needs 0.1 GB, 11.2 GB are free" in tick(page)["forecast"]
+    assert "forecast" not in tick(page), "nothing new is not sent"
+    large = page.call("reforecast", "nano", "dpm-solver++", 4.5, "256x256")
+    assert large == {}, "a plain value"
+    handler = next(f for f in page.demo.fns.values() if f.api_name == "reforecast").fn
+    assert handler is not None
+    assert "Needs" in handler("nano", "dpm-solver++", 4.5, "256x256")
+    for model, size in (("nobody", "128x128"), ("nano", "wide"), ("nano", None)):
+        assert handler(model, "dpm-solver++", 4.5, size) == '<p class="forecast"></p>'
+
+
+def test_there_is_no_forecast_before_the_engine_has_told(page: Page) -> None:
+    page.studio.runner.state = EngineState()
+    assert tick(page)["forecast"] == '<p class="forecast"></p>'
+
+
+def test_the_picker_follows_downloads_and_removals(page: Page) -> None:
+    page.call("open", page.seat, "owner-0123456789abcdef", None)
+    assert "model" not in tick(page)
+    page.open()
+    page.press("ask")
+    page.settle()
+    page.press("download")
+    page.settle()
+    assert f'value="{MODEL}"' in tick(page)["model"]["markup"]
+    assert "model" not in tick(page)
+    page.press("remove")
+    gone = tick(page, model=MODEL)
+    assert gone["model"]["value"] == "nano"
+    assert gone["size"]["value"] == "128x128"
+    assert MODEL not in gone["model"]["markup"]
