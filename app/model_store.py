@@ -39,6 +39,8 @@ class Row:
     """A model of the list. `state`: shipped, own, downloaded, broken, or known (not here yet).
 
     `left` is what a download would fetch, in bytes; `exact` whether that is known to the byte.
+    `arrived` are the bytes on disk of what only this model has: more than 0 with the state known
+    means that a download of it was begun.
     """
 
     id: str
@@ -51,6 +53,8 @@ class Row:
     exact: bool
     problem: str = ""
     parts: tuple[Part, ...] = ()
+    summary: str = ""
+    arrived: int = 0
 
     def as_json(self) -> dict[str, Any]:
         """The row for programs."""
@@ -86,6 +90,11 @@ class ModelStore:
         self._store = Store(settings.models / hub_store.FOLDER)
         self._hub = hub or _hub
         self._found: found.Found | None = None
+
+    @property
+    def root(self) -> Path:
+        """The folder of downloads."""
+        return self._store.root
 
     @property
     def found(self) -> found.Found:
@@ -212,6 +221,7 @@ class ModelStore:
             size=_folder_bytes(spec.folder),
             left=0,
             exact=True,
+            summary=spec.summary,
         )
 
     def _released(self, model: Known) -> Row:
@@ -233,7 +243,19 @@ class ModelStore:
             exact=all(source.exact for source in missing),
             problem=problem,
             parts=parts,
+            summary=model.summary,
+            arrived=sum(self._arrived(s) for s in model.parts if not s.name),
         )
+
+    def _arrived(self, source: Source) -> int:
+        """The bytes of a part that lie in our folder, whole files or not."""
+        commit = self._store.pinned(source)
+        if commit is None:
+            return 0
+        chosen = self._store.record(source.repo, commit).chosen.get(source.key[2], ())
+        base = self._store.commit(source.repo, commit)
+        places = [base / f"{name}{end}" for name in chosen for end in ("", ".part")]
+        return sum(file.stat().st_size for file in places if file.is_file())
 
     def _part(self, model: Known, source: Source, places: Mapping[str, Path]) -> Part:
         folder = places.get(source.part) or self._store.folder(source) or self.found.place(source)

@@ -59,17 +59,21 @@ class _Painter:
             cache=self._settings.cache,
         )
         runner = LocalRunner(engine, Gallery(self._settings.outputs))
-        self._send(event="phase", phase="loading", device=engine.machine.name)
+        machine = asdict(engine.machine)
+        self._send(event="phase", phase="loading", device=engine.machine.name, machine=machine)
         failure = None
         if preload is not None:
             failure = self._attempt(lambda: engine.load(preload, lambda progress: None))
-        self._send(event="phase", phase="ready", message=str(failure or ""))
+        machine = asdict(engine.machine)
+        self._send(event="phase", phase="ready", message=str(failure or ""), machine=machine)
         while True:
             order = self._orders.get()
             # A model may have been installed since.
             catalog.reload()
             upcoming = [from_mapping(values) for values in order["upcoming"]]
-            self._paint(runner, order["job"], from_mapping(order["request"]), upcoming)
+            request = from_mapping(order["request"])
+            last = self._paint(runner, order["job"], request, upcoming)
+            self._send(**last, machine=asdict(engine.machine))
 
     def _read(self) -> None:
         try:
@@ -92,7 +96,9 @@ class _Painter:
         job: str,
         request: GenerationRequest,
         upcoming: Sequence[GenerationRequest],
-    ) -> None:
+    ) -> dict[str, Any]:
+        """Paints, and returns the last message of the job."""
+
         def report(progress: Progress) -> None:
             values = asdict(progress)
             preview = progress.preview
@@ -118,11 +124,11 @@ class _Painter:
                 upcoming=upcoming,
             )
         )
-        if failure is None:
-            self._send(event="done", job=job)
-        else:
-            self._send(event="failed", job=job, message=failure.message, way_out=failure.way_out)
         self._stopped.discard(job)
+        if failure is None:
+            return {"event": "done", "job": job}
+        said = {"message": failure.message, "way_out": failure.way_out}
+        return {"event": "failed", "job": job, **said}
 
     def _attempt(self, work: Callable[[], object]) -> StudioError | None:
         """What went wrong, as a sentence: our own fault ends the job, not the worker."""

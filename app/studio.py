@@ -8,15 +8,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from app import metadata
+from app import hardware, metadata
 from app.gallery import Gallery
+from app.hardware import Forecasts, Hardware
 from app.jobs import Job, JobQueue
 from app.last_jobs import LastJobs
+from app.model_jobs import ModelJobs
+from app.model_store import ModelStore
 from app.settings import Settings
 from app.worker import EngineState, WorkerRunner
 from pipelines import pictures, styles, tokens
 from pipelines.catalog import Catalog, ModelSpec
 from pipelines.errors import RecipeError, RequestError
+from pipelines.memory import Wish
 from pipelines.request import MAX_PROMPT, GenerationRequest, complete
 from pipelines.tokens import Tokens
 
@@ -40,6 +44,8 @@ class Studio:
         self.settings = settings
         self.catalog = Catalog(user_models=settings.models)
         self.gallery = Gallery(settings.outputs)
+        self.models = ModelJobs(ModelStore(settings), self.catalog.reload)
+        self.forecasts = Forecasts()
         self._worker = WorkerRunner(settings)
         self._jobs = JobQueue(self._worker, LastJobs(settings.cache / "jobs"))
 
@@ -48,13 +54,22 @@ class Studio:
         self._worker.start(preload=self.catalog.default.id)
 
     def close(self) -> None:
-        """Stops the running job and ends the painting process."""
+        """Stops the running job and the download, and ends the painting process."""
+        self.models.close()
         self._jobs.close()
         self._worker.close()
 
     def engine(self) -> EngineState:
         """What the painting process does: starting, ready, painting, lost, and on which device."""
         return self._worker.state
+
+    def hardware(self) -> Hardware:
+        """What this computer has, and what of it is free."""
+        return hardware.look(self.engine().machine, self.settings.workspace)
+
+    def forecast(self, model_id: str, wish: Wish) -> str:
+        """What painting `wish` would need; "" where unknown. Raises StudioError for the model."""
+        return self.forecasts.of(self.engine().machine, self.model(model_id), wish)
 
     def model(self, model_id: str) -> ModelSpec:
         """The model called `model_id`. Raises UnknownNameError."""

@@ -28,6 +28,7 @@ from app.gallery import PictureFile
 from app.runner import Keep
 from app.settings import Settings
 from pipelines.errors import StudioError, WorkerError
+from pipelines.memory import Machine
 from pipelines.progress import Progress, Report, ShouldStop, Stage
 from pipelines.request import GenerationRequest, from_mapping
 
@@ -46,12 +47,17 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class EngineState:
-    """What the painting process does. `device` is "" while unknown; `message` one sentence."""
+    """What the painting process does. `device` is "" while unknown; `message` one sentence.
+
+    `machine` is what it found, with the memory that was free before a model was loaded; None while
+    unknown.
+    """
 
     phase: Phase = "starting"
     device: str = ""
     message: str = ""
     restarts: int = 0
+    machine: Machine | None = None
 
 
 @dataclass(frozen=True)
@@ -249,6 +255,8 @@ class WorkerRunner:
 
     def _receive(self, message: Message) -> None:
         with self._lock:
+            if "machine" in message:
+                self._state = replace(self._state, machine=Machine(**message["machine"]))
             if message["event"] == "phase":
                 self._state = replace(
                     self._state,

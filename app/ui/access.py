@@ -7,6 +7,7 @@ import hmac
 import ipaddress
 import os
 import secrets
+from collections.abc import Mapping
 from http.cookies import CookieError, SimpleCookie
 from urllib.parse import parse_qsl, urlencode
 
@@ -17,6 +18,16 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from pipelines.errors import RequestError
 
 COOKIE = "pixart-studio-access"
+# What proxies and tunnels add: the person is elsewhere, though the proxy may be here.
+_FORWARDED = (
+    "forwarded",
+    "via",
+    "x-forwarded-for",
+    "x-forwarded-host",
+    "x-forwarded-proto",
+    "x-real-ip",
+    "cf-connecting-ip",
+)
 _FORM = """<!doctype html><html lang="en"><meta charset="utf-8"><title>PixArt Studio</title>
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <style>body{margin:0;min-height:100vh;display:grid;place-items:center;background:#0b0b0f;
@@ -38,6 +49,19 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(name).is_loopback
     except ValueError:
         return False
+
+
+def may_administer(client: str | None, headers: Mapping[str, str]) -> bool:
+    """True for a person at this machine: only there may models be downloaded and removed.
+
+    A share token lets people paint; whoever comes with it from elsewhere, or through a proxy or
+    tunnel that says so, is a visitor, and so is everybody on a Space.
+    """
+    if os.environ.get("SPACE_ID") or client is None:
+        return False
+    if any(name in headers for name in _FORWARDED):
+        return False
+    return is_loopback(client.removeprefix("::ffff:"))
 
 
 def check(host: str, share_token: str | None) -> None:

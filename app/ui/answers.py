@@ -25,6 +25,7 @@ MORE_COUNT = 4
 class Session:
     """What every tab of the page shares: who looks, and what the browser keeps."""
 
+    rail: gr.Tabs
     seat: gr.State
     owner: gr.BrowserState
     kept: gr.BrowserState
@@ -39,6 +40,7 @@ class CreateTab:
 
     form: dict[str, Any]
     count: gr.HTML
+    forecast: gr.HTML
     examples: gr.HTML
     upload: gr.UploadButton
     generate: gr.Button
@@ -46,6 +48,11 @@ class CreateTab:
     canvas: gr.HTML
     status: gr.HTML
     result: gr.HTML
+
+
+def filled(tab: CreateTab, session: Session) -> list[Any]:
+    """What follows the values of the form."""
+    return [*tab.form.values(), tab.examples, tab.count, tab.forecast, session.model]
 
 
 class Create:
@@ -90,6 +97,7 @@ class Create:
         updates[tab.examples] = canvas.examples(model.examples)
         updates[self._session.model] = canvas.model_chip(model.title)
         updates[tab.count] = self._count(values)
+        updates[tab.forecast] = self._forecast(values)
         return updates
 
     def _arguments(self, values: Form) -> dict[str, dict[str, Any]]:
@@ -111,12 +119,37 @@ class Create:
         self._studio.catalog.reload()
         updates = self.fill(fields.restored(kept, self._studio))
         updates[self._session.owner] = seat.sit(owner)
-        return _told(updates | self.news(seat, everything=True))
+        seat.sent["models"] = self._models()
+        return told(updates | self.news(seat, everything=True))
 
-    def tick(self, seat: Seat, owner: Any) -> Any:
-        """The timer asked what is new."""
+    def tick(self, seat: Seat, owner: Any, *raw: Any) -> Any:
+        """The timer asked what is new: for the seat, and for the form as it stands."""
         seat.sit(owner)
-        return _told(self.news(seat))
+        late = self._late(seat, fields.form(raw)) if raw else {}
+        return told(late | self.news(seat))
+
+    def _late(self, seat: Seat, values: Form) -> dict[Any, Any]:
+        """What changed for the form without anybody touching it: models came or went."""
+        updates: dict[Any, Any] = {}
+        models, catalog = self._models(), self._studio.catalog
+        here = next((spec for spec in catalog if spec.id == values["model"]), None)
+        if here is None:
+            updates = self.choose(values, catalog.default.id)
+        elif seat.sent.get("models") != models:
+            markup = choices.model_select(catalog, here)
+            updates[self._tab.form["model"]] = gr.update(markup=markup)
+        seat.sent["models"] = models
+        needs = self._forecast(values)
+        if seat.sent.get("forecast") != hash(needs):
+            seat.sent["forecast"] = hash(needs)
+            updates.setdefault(self._tab.forecast, needs)
+        return updates
+
+    def _models(self) -> int:
+        """Changes with the models that can be chosen and what is said of them."""
+        catalog = self._studio.catalog
+        rows = [(spec.id, spec.title, spec.summary, spec.licence) for spec in catalog]
+        return hash((*rows, *catalog.problems))
 
     def paint(self, seat: Seat, owner: Any, *raw: Any) -> Any:
         """Generate was pressed."""
@@ -129,13 +162,13 @@ class Create:
         else:
             if watch.submit(self._studio, seat, request):
                 updates[self._tab.form["seed"]] = str(request.seed)
-        return _told(updates | self.news(seat))
+        return told(updates | self.news(seat))
 
     def stop(self, seat: Seat, owner: Any) -> Any:
         """Stop was pressed."""
         seat.sit(owner)
         watch.stop(self._studio, seat)
-        return _told(self.news(seat))
+        return told(self.news(seat))
 
     def act(self, seat: Seat, owner: Any, new_seed: Any, event: gr.EventData) -> Any:
         """A picture, or a button under the canvas, was pressed."""
@@ -146,7 +179,7 @@ class Create:
         file = next((f for f in job.pictures if f.name == name), None) if job else None
         updates: dict[Any, Any] = {}
         if file is None:
-            return _told(self.news(seat))
+            return told(self.news(seat))
         try:
             match data.get("do"):
                 case "pick":
@@ -165,7 +198,7 @@ class Create:
                     seat.notice = None
         except StudioError as error:
             seat.complain(error)
-        return _told(updates | self.news(seat))
+        return told(updates | self.news(seat))
 
     def _repeat(self, seat: Seat, values: Form) -> dict[Any, Any]:
         """Paints `values` and, if that can be done, puts them into the form."""
@@ -201,9 +234,32 @@ class Create:
                     filled[component] = gr.update(**dressed[name])
         return filled
 
+    def choose(self, values: Form, model_id: str) -> dict[Any, Any]:
+        """Updates that make `model_id` the chosen model; {} for one that cannot be chosen."""
+
+        def ask(values: Form, studio: Studio) -> Form:
+            wanted = {"model": model_id}
+            return wanted | fields.for_model(values | wanted, studio)
+
+        answer = self._changed(values, ask)
+        return answer if isinstance(answer, dict) and "__type__" not in answer else {}
+
     def reguide(self, sampler: Any, guidance: Any) -> Any:
         """Guidance was moved: the negative prompt may do nothing now."""
         return gr.update(**fields.limits({"sampler": sampler, "guidance": guidance})["negative"])
+
+    def reforecast(self, model: Any, sampler: Any, guidance: Any, size: Any) -> str:
+        """What decides about the memory has changed."""
+        return self._forecast(
+            {"model": model, "sampler": sampler, "guidance": guidance, "size": size}
+        )
+
+    def _forecast(self, values: Form) -> str:
+        try:
+            wish = fields.wish(values)
+            return canvas.forecast(self._studio.forecast(str(values["model"]), wish))
+        except StudioError:
+            return canvas.forecast("")
 
     def recount(self, prompt: Any, style: Any, model: Any) -> str:
         """The prompt, its style or its model changed."""
@@ -228,7 +284,7 @@ class Create:
             seat.notice = None
         except StudioError as error:
             seat.notice = canvas.Notice(text=str(error), field="start-card")
-        return _told(updates | self.news(seat))
+        return told(updates | self.news(seat))
 
     def example(self, model: Any, event: gr.EventData) -> Any:
         """An example prompt was pressed."""
@@ -239,6 +295,6 @@ class Create:
             return gr.skip()
 
 
-def _told(updates: dict[Any, Any]) -> Any:
+def told(updates: dict[Any, Any]) -> Any:
     """gradio takes an empty dict for a value, so nothing new has a word of its own."""
     return updates or gr.skip()

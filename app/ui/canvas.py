@@ -232,6 +232,11 @@ def sentence(text: str) -> str:
     return f'<p class="count" data-over>{escape(text)}</p>'
 
 
+def forecast(text: str) -> str:
+    """What the next picture needs, in one line that keeps its place while it is not known."""
+    return f'<p class="forecast">{escape(text[:1].upper() + text[1:])}</p>'
+
+
 def examples(prompts: tuple[str, ...]) -> str:
     """Example prompts as chips."""
     if not prompts:

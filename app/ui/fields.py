@@ -10,8 +10,9 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, TypeGuard
 
-from pipelines import samplers, styles
+from pipelines import samplers, sizes, styles
 from pipelines.errors import StudioError
+from pipelines.memory import Wish
 from pipelines.request import MAX_PROMPT, GenerationRequest
 
 if TYPE_CHECKING:
@@ -168,6 +169,12 @@ def guidance_off(values: Form) -> str:
     if _is_number(guidance) and guidance <= samplers.GUIDANCE_OFF:
         return f"Not used while guidance is {samplers.GUIDANCE_OFF:g} or less."
     return ""
+
+
+def wish(values: Form) -> Wish:
+    """What the form asks of the memory. Raises RequestError for a size that is none."""
+    size = sizes.parse(str(values.get("size")))
+    return Wish(width=size.width, height=size.height, rows=1 if guidance_off(values) else 2)
 
 
 def sampler_note(values: Form, studio: Studio) -> str:

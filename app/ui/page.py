@@ -9,7 +9,7 @@ import gradio as gr
 from app.ui import api, canvas, watch
 from app.ui.answers import Session
 from app.ui.shell import logo
-from app.ui.tabs import create
+from app.ui.tabs import create, models
 from app.ui.watch import Seat
 
 if TYPE_CHECKING:
@@ -58,9 +58,13 @@ def assemble(studio: Studio) -> gr.Blocks:
                 js_on_load=None,
             )
             gr.HTML(_THEME, elem_id="theme", apply_default_css=False, js_on_load=None)
-        with gr.Tabs(elem_id="rail"), gr.Tab("Create", id="create", elem_id="tab-create"):
-            tab = create.build(studio)
+        with gr.Tabs(elem_id="rail", overflow_behavior="wrap") as rail:
+            with gr.Tab("Create", id="create", elem_id="tab-create") as create_tab:
+                tab = create.build(studio)
+            with gr.Tab("Models", id="models", elem_id="tab-models") as models_tab:
+                shelf = models.build()
         session = Session(
+            rail=rail,
             # Copied for each browser tab.
             seat=gr.State(Seat()),
             owner=gr.BrowserState("", storage_key="pixart-studio-owner", secret="pixart-studio"),
@@ -69,7 +73,8 @@ def assemble(studio: Studio) -> gr.Blocks:
             model=model,
             timer=gr.Timer(watch.IDLE_SECONDS),
         )
-        create.wire(demo, studio, tab, session)
+        on_create = create.wire(demo, studio, tab, session)
+        models.wire(studio, shelf, session, opener=models_tab, create=(create_tab, tab, on_create))
         api.publish(studio)
     demo.queue(api_open=False, max_size=64, default_concurrency_limit=8)
     return demo

@@ -93,6 +93,7 @@ MANY_POSITIONAL = {
 # The outermost seams, where any fault must become a sentence.
 BROAD_EXCEPT = {
     "app/jobs.py": "a fault of ours ends the job and not the queue",
+    "app/model_jobs.py": "a fault of ours ends the download and not its card",
     "app/painting.py": "a fault of ours ends the job and not the worker",
     "pipelines/downloads.py": "whatever ends the thread is raised again by the one that waits",
     "pipelines/loader.py": "libraries raise nearly anything for a damaged file",

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import gradio as gr
 
 from app.ui import canvas, choices, fields
-from app.ui.answers import Create, CreateTab, Session
+from app.ui.answers import Create, CreateTab, Session, filled
 from app.ui.fields import FIELDS, Form
 from app.ui.shell import script
 from pipelines import request as limits
@@ -65,6 +65,7 @@ def _form(studio: Studio, start: Form) -> dict[str, Any]:
         form["size"] = choices.choice(
             "size", start["size"], choices.shapes(model.shapes, start["size"])
         )
+        forecast = _html("forecast", canvas.forecast(""))
         form["count"] = _slider("count", "Pictures", 1, limits.MAX_COUNT, 1, start)
     with gr.Column(elem_classes="card", elem_id="start-card"):
         form["init"] = choices.start("init")
@@ -87,6 +88,7 @@ def _form(studio: Studio, start: Form) -> dict[str, Any]:
     return {
         "form": ordered,
         "count": count,
+        "forecast": forecast,
         "examples": examples,
         "upload": upload,
         "generate": generate,
@@ -128,39 +130,48 @@ def _slider(
     )
 
 
-def wire(demo: gr.Blocks, studio: Studio, tab: CreateTab, session: Session) -> None:
-    """Connects the components with the handlers."""
+def wire(demo: gr.Blocks, studio: Studio, tab: CreateTab, session: Session) -> Create:
+    """Connects the components with the handlers, which it returns."""
     on = Create(studio, tab, session)
     form = list(tab.form.values())
     who = [session.seat, session.owner]
     shown = [tab.canvas, tab.status, tab.result, session.engine, tab.generate, tab.stop]
     shown.append(session.timer)
-    filled = [*form, tab.examples, tab.count, session.model]
-    opened = demo.load(on.open, [*who, session.kept], [session.owner, *filled, *shown], **QUIET)
+    follows = filled(tab, session)
+    opened = demo.load(on.open, [*who, session.kept], [session.owner, *follows, *shown], **QUIET)
     # Only now do changes of the form come from a person, and are kept.
     opened.then(None, js="() => { window.studioReady = true }", api_visibility="private")
-    session.timer.tick(on.tick, who, shown, **QUIET)
     # preprocess=False: the request checks every value itself, whoever sent it.
+    session.timer.tick(on.tick, [*who, *form], [*follows, *shown], preprocess=False, **QUIET)
     tab.generate.click(
         on.paint, [*who, *form], [tab.form["seed"], *shown], preprocess=False, **QUIET
     )
     tab.stop.click(on.stop, who, shown, **QUIET)
     for place in (tab.canvas, tab.result):
-        place.act(on.act, [*who, tab.form["new_seed"]], [*filled, *shown], **QUIET)
+        place.act(on.act, [*who, tab.form["new_seed"]], [*follows, *shown], **QUIET)
     _wire_form(tab, session, on, shown)
+    return on
 
 
 def _wire_form(tab: CreateTab, session: Session, on: Create, shown: list[Any]) -> None:
     form = list(tab.form.values())
-    filled = [*form, tab.examples, tab.count, session.model]
+    follows = filled(tab, session)
     field = tab.form
     raw = {"preprocess": False, **QUIET}
     latest = {"trigger_mode": "always_last"}
-    field["sampler"].input(on.retune, form, filled, **raw)
-    field["model"].input(on.remodel, form, filled, **raw)
+    field["sampler"].input(on.retune, form, follows, **raw)
+    field["model"].input(on.remodel, form, follows, **raw)
     # .change and not .input: gradio's textbox says "input" for keys only, not for a paste.
     field["guidance"].change(
         on.reguide, [field["sampler"], field["guidance"]], field["negative"], **raw, **latest
+    )
+    gr.on(
+        [field["size"].change, field["guidance"].change],
+        on.reforecast,
+        [field[name] for name in ("model", "sampler", "guidance", "size")],
+        tab.forecast,
+        **raw,
+        **latest,
     )
     words = [field["prompt"], field["style"], field["model"]]
     gr.on(

@@ -18,7 +18,10 @@ from typing import Any
 from PIL import Image, ImageFilter
 
 from app.gallery import Gallery
+from app.hardware import Forecasts
 from app.jobs import JobQueue
+from app.model_jobs import ModelJobs
+from app.model_store import ModelStore
 from app.runner import Keep
 from app.settings import Settings
 from app.studio import Studio
@@ -27,8 +30,13 @@ from app.ui.build import build, launch_arguments
 from app.worker import EngineState
 from pipelines.catalog import Catalog
 from pipelines.errors import WorkerError
+from pipelines.memory import Machine
 from pipelines.progress import Progress, Report, ShouldStop, Stage
 from pipelines.request import GenerationRequest
+
+MACHINE = Machine(
+    device="cpu", name="CPU", bf16=False, ram_total=16_000_000_000, ram_free=11_200_000_000
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,7 +73,7 @@ class FakeRunner:
         self.hold.set()
 
     def start(self, preload: str | None = None) -> None:
-        self.state = EngineState(phase="ready", device="CPU")
+        self.state = EngineState(phase="ready", device="CPU", machine=MACHINE)
 
     def close(self) -> None:
         self.hold.set()
@@ -126,6 +134,8 @@ class FakeStudio(Studio):
         self.settings = Settings(workspace=workspace)
         self.catalog = Catalog(user_models=self.settings.models)
         self.gallery = Gallery(self.settings.outputs)
+        self.models = ModelJobs(ModelStore(self.settings), self.catalog.reload)
+        self.forecasts = Forecasts()
         self.runner = FakeRunner(self.gallery, steps=steps, pace=pace)
         self._worker = self.runner  # type: ignore[assignment]
         self._jobs = JobQueue(self.runner)

@@ -1,0 +1,39 @@
+"""The sizes of a model's parts, and configurations that do not tell them."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from pipelines import numbers
+from pipelines.catalog import Catalog, ModelSpec
+from pipelines.errors import ModelError
+
+
+def copied(folder: Path) -> ModelSpec:
+    model = Catalog().find("nano")
+    for part in ("text_encoder", "transformer", "vae"):
+        shutil.copytree(model.part(part), folder / part)
+    return model.model_copy(update={"folder": folder})
+
+
+@pytest.mark.parametrize(
+    ("part", "key"),
+    [
+        ("vae", "block_out_channels"),
+        ("text_encoder", "d_model"),
+        ("transformer", "attention_head_dim"),
+    ],
+)
+def test_a_missing_number_is_a_sentence(tmp_path: Path, part: str, key: str) -> None:
+    model = copied(tmp_path)
+    assert numbers.of(model).transformer > 1_000_000
+    file = tmp_path / part / "config.json"
+    config = json.loads(file.read_text())
+    del config[key]
+    file.write_text(json.dumps(config))
+    with pytest.raises(ModelError, match="is incomplete"):
+        numbers.of(model)
