@@ -17,9 +17,10 @@ from torch.nn import functional
 Linear = Callable[[Tensor], Tensor]
 
 _PACKED_DTYPES = (torch.float32, torch.bfloat16)
-# Scores of one block of queries, kept within a core's second-level cache at two bytes each.
+# Scores of one block of queries, so many for each thread: enough to be worth its waking up, and
+# not so many that the block leaves the caches (docs/benchmarks.md).
 _QUERIES = 512
-_SCORES = 512 * 1024
+_SCORES = 1024 * 1024
 # Below this the blocks cost more than they save.
 _MIN_BLOCKED = 128
 
@@ -123,7 +124,8 @@ def _blocked(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     batch, heads, queries, width = q.shape
     scale = 1 / math.sqrt(width)
     rows = min(queries, _QUERIES)
-    together = max(1, min(heads, _SCORES // (rows * k.shape[-2])))
+    scores_at_once = _SCORES * torch.get_num_threads()
+    together = max(1, min(heads, scores_at_once // (rows * k.shape[-2])))
     q, keys, values = q.contiguous(), k.transpose(2, 3).contiguous(), v.transpose(2, 3).contiguous()
     # The second product is the faster one with the short side, the width of a head, in front.
     out = q.new_empty(batch, heads, width, queries)
