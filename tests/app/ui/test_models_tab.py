@@ -262,11 +262,11 @@ def test_the_card_of_the_computer() -> None:
         device="cuda", name="NVIDIA X", bf16=True, vram_total=24 * 10**9, vram_free=20 * 10**9
     )
     found = Hardware(machine=gpu, ram_total=32 * 10**9, ram_free=16 * 10**9, disk_free=10**12)
-    html = model_cards.hardware(found, "PixArt nano", "128x128", "needs 0.1 GB, 20.0 GB are free")
+    html = model_cards.hardware(found, "PixArt nano", "128x128", "needs 0.2 GB, 20.0 GB are free")
     assert "NVIDIA X" in html
     assert "20.0 GB of 24.0 GB free" in html
     assert "16.0 GB of 32.0 GB free" in html
-    assert "PixArt nano at 128 × 128 px needs 0.1 GB, 20.0 GB are free." in html
+    assert "PixArt nano at 128 × 128 px needs 0.2 GB, 20.0 GB are free." in html
     unknown = model_cards.hardware(
         Hardware(machine=None, ram_total=0, ram_free=0, disk_free=0), "PixArt nano", "128x128", ""
     )
@@ -274,7 +274,7 @@ def test_the_card_of_the_computer() -> None:
 
 
 def test_the_plan_follows_the_chosen_model(page: Page) -> None:
-    assert "PixArt nano at 128 × 128 px needs 0.1 GB" in str(page.open()["hardware"])
+    assert "PixArt nano at 128 × 128 px needs 0.2 GB" in str(page.open()["hardware"])
 
 
 def tick(page: Page, **values: Any) -> dict[str, Any]:
