@@ -34,7 +34,7 @@ def test_download_stop_reload_go_on_use_remove(
     hub.put(ALPHA, COMMIT, {BIG: safetensors(2_000_000, 1)})
     hub.fail(BIG, pause=0.02, chunk=8000)
     page = visit()
-    assert "Needs 0.1 GB, 11.2 GB are free" in page.wait_for_selector(".forecast").inner_text()
+    assert "Needs 0.2 GB, 11.2 GB are free" in page.wait_for_selector(".forecast").inner_text()
     open_models(page)
     press(page, "ask")
     page.wait_for_selector(f"{CARD} .ask")

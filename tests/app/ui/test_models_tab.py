@@ -284,7 +284,7 @@ def tick(page: Page, **values: Any) -> dict[str, Any]:
 
 
 def test_the_forecast_follows_size_and_guidance(page: Page) -> None:
-    assert "Needs 0.1 GB, 11.2 GB are free" in tick(page)["forecast"]
+    assert "Needs 0.2 GB, 11.2 GB are free" in tick(page)["forecast"]
     assert "forecast" not in tick(page), "nothing new is not sent"
     large = page.call("reforecast", "nano", "dpm-solver++", 4.5, "256x256")
     assert large == {}, "a plain value"
