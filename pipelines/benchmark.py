@@ -13,7 +13,7 @@ import os
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -166,14 +166,7 @@ def transformer(case: Case, device: torch.device, clock: Clock) -> Result:
     repeated = torch.equal(first, ours())
     shape = f"{case.layers} blocks of {case.heads * case.each}, guidance {case.guidance}"
     told = {**result.facts, **facts, "net": shape, "second run equals first": repeated}
-    return Result(
-        name=result.name,
-        compared=result.compared,
-        ratio=result.ratio,
-        seconds=result.seconds,
-        spread=result.spread,
-        facts=told,
-    )
+    return replace(result, facts=told)
 
 
 def _walk(
@@ -310,14 +303,7 @@ def embedded(clock: Clock) -> Result:
     again = request(10**6)
     list(engine.generate(again, lambda progress: None, lambda: False))
     calls = _text_calls(engine, again)
-    return Result(
-        name=result.name,
-        compared=result.compared,
-        ratio=result.ratio,
-        seconds=result.seconds,
-        spread=result.spread,
-        facts={**result.facts, "text encoder runs for a known prompt": calls},
-    )
+    return replace(result, facts={**result.facts, "text encoder runs for a known prompt": calls})
 
 
 def _text_calls(engine: Engine, request: GenerationRequest) -> int:
@@ -336,7 +322,7 @@ def _text_calls(engine: Engine, request: GenerationRequest) -> int:
     return len(calls)
 
 
-def _stock(folder: Path, tokens: int) -> Callable[[GenerationRequest], object]:
+def stock_pipeline(folder: Path) -> PixArtAlphaPipeline:
     """diffusers' pipeline over a model folder, as its documentation builds it, in float32."""
     with loader.quiet():
         pipe = PixArtAlphaPipeline(
@@ -351,6 +337,11 @@ def _stock(folder: Path, tokens: int) -> Callable[[GenerationRequest], object]:
             scheduler=DPMSolverMultistepScheduler(),
         )
     pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def _stock(folder: Path, tokens: int) -> Callable[[GenerationRequest], object]:
+    pipe = stock_pipeline(folder)
 
     def paint(request: GenerationRequest) -> object:
         return pipe(

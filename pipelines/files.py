@@ -55,12 +55,12 @@ def whole(target: Path, needed: int) -> Iterator[Path]:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         yield draft
         for path in [*draft.rglob("*"), draft] if draft.is_dir() else [draft]:
-            _sync(path)
+            sync(path)
         if target.is_dir():
             # Folders cannot be replaced in one step; the old one is put back if the new one fails.
             target.rename(old)
         draft.replace(target)
-        _sync(target.parent)
+        sync(target.parent)
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise SaveError(
@@ -81,7 +81,8 @@ def whole(target: Path, needed: int) -> Iterator[Path]:
             shutil.rmtree(old, ignore_errors=True)
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
+    """Makes sure that a file, or a folder's list of names, is on the disk. Raises OSError."""
     if os.name == "nt" and path.is_dir():
         return
     handle = os.open(path, os.O_RDONLY)

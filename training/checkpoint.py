@@ -27,6 +27,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from pipelines.errors import SaveError, printable
+from pipelines.files import sync
 
 MANIFEST = "manifest.json"
 FORMAT = 1
@@ -75,7 +76,7 @@ def save(
             # Shared tensors are refused by the format, and views would be written whole.
             plain = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
             save_file(plain, draft / f"{name}.safetensors")
-            _sync(draft / f"{name}.safetensors")
+            sync(draft / f"{name}.safetensors")
         manifest = {
             "format": FORMAT,
             "step": step,
@@ -83,13 +84,13 @@ def save(
             "state": dict(state),
         }
         (draft / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n", "utf-8")
-        _sync(draft / MANIFEST)
-        _sync(draft)
+        sync(draft / MANIFEST)
+        sync(draft)
         before = root / f"{_DRAFT}old-{step:08d}"
         if folder.exists():
             folder.rename(before)
         draft.rename(folder)
-        _sync(root)
+        sync(root)
         shutil.rmtree(before, ignore_errors=True)
     except (OSError, SafetensorError) as error:
         shutil.rmtree(draft, ignore_errors=True)
@@ -115,17 +116,7 @@ def _save_error(root: Path, error: Exception, needed: int) -> SaveError:
 def sync_folder(folder: Path) -> None:
     """Makes sure that every file below `folder` is on the disk. Raises OSError."""
     for path in [*folder.rglob("*"), folder]:
-        _sync(path)
-
-
-def _sync(path: Path) -> None:
-    if os.name == "nt" and path.is_dir():
-        return
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+        sync(path)
 
 
 def _facts(file: Path) -> dict[str, Any]:

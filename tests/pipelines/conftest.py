@@ -5,14 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-import torch
-from diffusers import PixArtAlphaPipeline
-from transformers import AutoTokenizer
 
+from pipelines.benchmark import stock_pipeline as stock
 from pipelines.catalog import Catalog
 from pipelines.engine import Engine
 from pipelines.memory import Machine
 from tests import tiny
+
+__all__ = ["stock"]
 
 CPU = Machine(device="cpu", name="CPU", bf16=False)
 
@@ -42,23 +42,3 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def engine(catalog: Catalog, inputs: Path) -> Engine:
     # On the processor, also where there is a card: the references below run there in float32.
     return Engine(catalog, inputs=inputs, machine=CPU)
-
-
-def stock(folder: Path) -> PixArtAlphaPipeline:
-    """diffusers' own pipeline over the same folder, float32."""
-    from diffusers import AutoencoderKL, DPMSolverMultistepScheduler, PixArtTransformer2DModel
-    from transformers import T5EncoderModel
-
-    pipe = PixArtAlphaPipeline(
-        tokenizer=AutoTokenizer.from_pretrained(folder / "tokenizer"),
-        text_encoder=T5EncoderModel.from_pretrained(
-            folder / "text_encoder", dtype=torch.float32
-        ).eval(),
-        vae=AutoencoderKL.from_pretrained(folder / "vae", torch_dtype=torch.float32),
-        transformer=PixArtTransformer2DModel.from_pretrained(
-            folder / "transformer", torch_dtype=torch.float32
-        ),
-        scheduler=DPMSolverMultistepScheduler(),
-    )
-    pipe.set_progress_bar_config(disable=True)
-    return pipe
