@@ -125,13 +125,15 @@ class ObjectiveConfig(Part):
 
     `min_snr` is gamma of min-SNR weighting (arXiv 2303.09556), 0 turns it off; `variational` the
     weight of the variational term that trains the variance half (arXiv 2102.09672), 0 leaves it
-    untrained; `dropout` the share of captions (or labels) that are replaced by the empty one.
-    `perceptual` and `kl` belong to the VAE.
+    untrained; `dropout` the share of captions (or labels) that are replaced by the empty one;
+    `middle` the share of timesteps that are drawn around those where things take shape (see
+    `training.noise.drawn`), the others evenly. `perceptual` and `kl` belong to the VAE.
     """
 
     min_snr: float = Field(default=0.0, ge=0, le=100)
     variational: float = Field(default=1.0, ge=0, le=10)
     dropout: float = Field(default=0.1, ge=0, lt=1)
+    middle: float = Field(default=0.0, ge=0, le=1)
     perceptual: float = Field(default=0.0, ge=0, le=100)
     kl: float = Field(default=1e-6, ge=0, le=1)
 

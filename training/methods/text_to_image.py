@@ -51,7 +51,7 @@ class CaptionLoss(nn.Module):
         """Per picture."""
         latents: Tensor = batch["latents"]
         draw = generator(seed)
-        noise, timesteps = drawn(latents, draw, timestep)
+        noise, timesteps = drawn(latents, draw, timestep, middle=self._objective.middle)
         # Validation is with the captions.
         share = self._objective.dropout if timestep is None else 0.0
         dropped = torch.rand(len(latents), generator=draw) < share
