@@ -21,13 +21,16 @@ from pipelines.request import GenerationRequest
 class PictureFile:
     """A picture on disk. `request` paints it again alone; `seconds` is what it took.
 
-    `weights` is the hash of the weights that painted it, "" where it is unknown.
+    `weights` is the hash of the weights that painted it, "" where it is unknown; `peak` the memory
+    in bytes that it took at its highest, 0 where it is unknown, `forecast` what had been said.
     """
 
     path: Path
     request: GenerationRequest
     seconds: float
     weights: str = ""
+    peak: int = 0
+    forecast: int = 0
 
     @property
     def name(self) -> str:
@@ -47,7 +50,10 @@ class Painted(Protocol):
     def seconds(self) -> float: ...
     @property
     def weights(self) -> str: ...
-
+    @property
+    def peak(self) -> int: ...
+    @property
+    def forecast(self) -> int: ...
     @property
     def notes(self) -> tuple[str, ...]: ...
 
@@ -79,4 +85,6 @@ class Gallery:
             request=picture.request,
             seconds=picture.seconds,
             weights=picture.weights,
+            peak=picture.peak,
+            forecast=picture.forecast,
         )

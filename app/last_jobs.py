@@ -29,7 +29,15 @@ class LastJobs:
         """Remembers a job. A disk that refuses costs only the memory of it."""
         kept = {
             "request": request.model_dump(mode="json"),
-            "pictures": [{"path": str(p.path), "seconds": p.seconds} for p in pictures],
+            "pictures": [
+                {
+                    "path": str(p.path),
+                    "seconds": p.seconds,
+                    "peak": p.peak,
+                    "forecast": p.forecast,
+                }
+                for p in pictures
+            ],
         }
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
@@ -73,4 +81,7 @@ def _picture(row: dict[str, Any]) -> PictureFile | None:
         request=recipe.request,
         seconds=float(row["seconds"]),
         weights=recipe.weights,
+        # Files of earlier versions do not have them.
+        peak=int(row.get("peak", 0)),
+        forecast=int(row.get("forecast", 0)),
     )

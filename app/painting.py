@@ -113,6 +113,8 @@ class _Painter:
                 request=file.request.model_dump(mode="json"),
                 seconds=file.seconds,
                 weights=file.weights,
+                peak=file.peak,
+                forecast=file.forecast,
             )
 
         failure = self._attempt(

@@ -308,4 +308,6 @@ def _picture(message: Message) -> PictureFile:
         request=from_mapping(message["request"]),
         seconds=message["seconds"],
         weights=message["weights"],
+        peak=message["peak"],
+        forecast=message["forecast"],
     )

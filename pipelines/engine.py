@@ -16,9 +16,13 @@ from pipelines.catalog import Catalog
 from pipelines.denoise import Step, denoise, make_schedule, start_latents
 from pipelines.errors import ModelError, OutOfMemoryError, StudioError
 from pipelines.loaded import Loaded, free
+from pipelines.measured import held, measured
 from pipelines.memory import DevicePlan, Machine, Wish
 from pipelines.progress import Progress, Report, ShouldStop, Stage
 from pipelines.request import GenerationRequest
+
+# Often enough to see every step, seldom enough to cost nothing.
+_LOOK = 0.02
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,13 +30,16 @@ class Picture:
     """Finished pixels and the request that paints exactly them again.
 
     `weights` is the hash of the model's weights, `seconds` what the painting took; `notes` say
-    what was done for lack of memory.
+    what was done for lack of memory. `peak` is the memory in bytes that model and picture took at
+    their highest, `forecast` what the plan had said.
     """
 
     image: Image.Image
     request: GenerationRequest
     seconds: float
     weights: str
+    peak: int = 0
+    forecast: int = 0
     notes: tuple[str, ...] = ()
 
 
@@ -58,6 +65,8 @@ class Engine:
         self._loaded: Loaded | None = None
         self._is_given = machine is not None
         self.machine = machine or loader.probe()
+        # What the process holds without a model.
+        self._empty = held(torch.device(self.machine.device))
 
     def load(self, model_id: str, report: Report) -> Loaded:
         """Makes `model_id` the loaded model, ready to paint its default size.
@@ -94,6 +103,7 @@ class Engine:
         device = torch.device(self.machine.device)
         self._loaded = None
         free(device)
+        self._empty = held(device)
 
     def generate(
         self,
@@ -144,7 +154,11 @@ class Engine:
         try:
             with torch.inference_mode():
                 loaded = self._open(work.request.model, way, work.report)
-                return _Job(loaded, way, work, self._inputs, place).paint(index)
+                with measured(loaded.device, before=self._empty, every=_LOOK) as peak:
+                    made = _Job(loaded, way, work, self._inputs, place).paint(index)
+                if made is None:
+                    return None
+                return replace(made, peak=_whole(peak.bytes, way), forecast=way.peak)
         except OutOfMemoryError as error:
             # Known before anything was tried.
             return _Lack(stage="main memory", told=error)
@@ -186,6 +200,11 @@ class Engine:
         self.unload()
         self._loaded = Loaded(model, way, self._cache)
         return self._loaded
+
+
+def _whole(peak: int, way: DevicePlan) -> int:
+    """A measured peak with what the forecast counts besides tensors."""
+    return max(0, peak) + (memory.CONTEXT if way.device == "cuda" else 0)
 
 
 def _lasting(way: DevicePlan) -> tuple[object, ...]:

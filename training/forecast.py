@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import threading
-import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Any
 
 import psutil
@@ -17,46 +13,6 @@ from training.config import RunConfig
 from training.sharding import own
 
 _GB = 1e9
-_INTERVAL = 0.005
-
-
-@dataclass(kw_only=True)
-class Peak:
-    """The memory that a piece of work needed at its highest, in bytes above the start, and the
-    seconds it took."""
-
-    bytes: int = 0
-    seconds: float = 0.0
-
-
-@contextmanager
-def measured(device: torch.device) -> Iterator[Peak]:
-    """Measures the peak of what happens inside: the card's own count, else the process's size."""
-    peak = Peak()
-    started = time.perf_counter()
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
-        before = torch.cuda.memory_allocated(device)
-        yield peak
-        peak.bytes = torch.cuda.max_memory_allocated(device) - before
-        peak.seconds = time.perf_counter() - started
-        return
-    process = psutil.Process()
-    before = process.memory_info().rss
-    ended = threading.Event()
-
-    def watch() -> None:
-        while not ended.wait(_INTERVAL):
-            peak.bytes = max(peak.bytes, process.memory_info().rss - before)
-
-    watcher = threading.Thread(target=watch, daemon=True)
-    watcher.start()
-    try:
-        yield peak
-    finally:
-        peak.seconds = time.perf_counter() - started
-        ended.set()
-        watcher.join()
 
 
 def of_states(weights: Sequence[nn.Parameter], config: RunConfig) -> dict[str, int]:

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from pipelines import files, memory
 from pipelines.errors import OutOfMemoryError, TrainingError
+from pipelines.measured import measured
 from pipelines.pictures import png
 from pipelines.progress import Progress, Report, ShouldStop, Stage, duration
 from training import checkpoint, forecast, optim
@@ -226,7 +227,7 @@ class Trainer:
         batch = next(self._batches(workers=0), None)
         if batch is None:
             return
-        with forecast.measured(self._accelerator.device) as peak:
+        with measured(self._accelerator.device) as peak:
             with self._accelerator.no_sync(self._net):
                 loss = self._forward(batch, self._place(0))["loss"].mean()
                 self._accelerator.backward(loss)

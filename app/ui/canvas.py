@@ -195,6 +195,8 @@ def result(file: PictureFile | None, *, busy: bool) -> str:
     ]
     if request.init is not None:
         facts.append(("Strength", f"{request.strength:g}"))
+    if file.peak:
+        facts.append(("Memory", f"{file.peak / 1e9:.1f} GB, {file.forecast / 1e9:.1f} forecast"))
     rows = "".join(f"<div><dt>{k}</dt><dd>{escape(v)}</dd></div>" for k, v in facts)
     return (
         '<div class="result"><div class="actions">'

@@ -25,6 +25,8 @@ class Painted:
     request: GenerationRequest
     seconds: float = 0.5
     weights: str = "0123456789"
+    peak: int = 0
+    forecast: int = 0
     notes: tuple[str, ...] = ()
 
 

@@ -26,6 +26,8 @@ class Painted:
     request: GenerationRequest
     seconds: float = 0.5
     weights: str = "a1"
+    peak: int = 7_000
+    forecast: int = 6_000
     notes: tuple[str, ...] = ()
 
 

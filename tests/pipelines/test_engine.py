@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from pipelines import engine as engine_module
-from pipelines import pictures, samplers
+from pipelines import memory, pictures, samplers
 from pipelines.catalog import Catalog
 from pipelines.engine import Engine, Picture
 from pipelines.errors import ModelError, OutOfMemoryError, RequestError
@@ -51,6 +51,17 @@ def test_the_background_has_the_colour_that_was_asked_for(
         others = np.delete(mean, channel)
         assert mean[channel] > others.max() + 30, mean
         assert roughness(picture.image) < 15
+
+
+def test_a_picture_says_what_it_took_and_what_had_been_forecast(
+    engine: Engine, catalog: Catalog
+) -> None:
+    engine.unload()
+    (picture,) = paint(engine, catalog, model="nano")
+    wish = memory.Wish(width=128, height=128)
+    assert picture.forecast == engine.plan("nano", wish).peak
+    # Weights in float32 alone; a process also holds what its libraries keep.
+    assert picture.peak > 60e6
 
 
 @pytest.mark.parametrize(

@@ -35,7 +35,7 @@ from pipelines.catalog import Catalog
 from pipelines.tokens import tokenize
 from training import nets, optim
 from training.config import OptimizerConfig
-from training.forecast import measured
+from pipelines.measured import measured
 from training.learning import Learning
 from training.methods.text_to_image import CaptionLoss
 from training.objective import LINEAR

@@ -47,6 +47,8 @@ class FakePicture:
     request: GenerationRequest
     seconds: float
     weights: str = ""
+    peak: int = 0
+    forecast: int = 0
     notes: tuple[str, ...] = ()
 
 

@@ -153,6 +153,13 @@ def structure(html: str) -> list[tuple[str, list[str]]]:
     return [(tag, sorted(attributes)) for tag, attributes in tags(html)]
 
 
+def test_the_memory_it_took_stands_beside_the_forecast() -> None:
+    (file,) = job(JobState.DONE, done=1).pictures
+    assert "Memory" not in canvas.result(file, busy=False)
+    known = replace(file, peak=3_120_000_000, forecast=3_300_000_000)
+    assert "<dd>3.1 GB, 3.3 forecast</dd>" in canvas.result(known, busy=False)
+
+
 def test_hostile_text_stays_text() -> None:
     html = everything(HOSTILE)
     assert structure(html) == structure(everything("plain"))
