@@ -188,6 +188,10 @@ def generate(
     eta: Annotated[
         str | None, typer.Option(help="SA-Solver: 0 (no noise) to 1.", metavar="F")
     ] = None,
+    original_size: Annotated[
+        str | None,
+        typer.Option(help="Told to models with size conditions; default: --size.", metavar="WxH"),
+    ] = None,
     like: Annotated[
         str | None, typer.Option(help="Paint this picture again.", metavar="PICTURE")
     ] = None,
@@ -234,7 +238,7 @@ def _like(request: GenerationRequest, values: dict[str, Any]) -> dict[str, Any]:
     if {"sampler", "model"} & set(values):
         dropped |= {"steps", "guidance"}
     if "model" in values:
-        dropped |= {"width", "height", "sampler"}
+        dropped |= {"width", "height", "sampler", "original_size"}
     return {k: v for k, v in request.model_dump().items() if k not in dropped} | values
 
 
@@ -266,6 +270,7 @@ _REQUEST_OPTIONS = (
     "predictor_order",
     "corrector_order",
     "eta",
+    "original_size",
 )
 
 

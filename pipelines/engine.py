@@ -30,8 +30,8 @@ class Picture:
     """Finished pixels and the request that paints exactly them again.
 
     `weights` is the hash of the model's weights, `seconds` what the painting took; `notes` say
-    what was done for lack of memory. `peak` is the memory in bytes that model and picture took at
-    their highest, `forecast` what the plan had said.
+    what was done for lack of memory. `peak` is the memory in bytes at its highest, above what the
+    process held before its first model; `forecast` what the plan had said.
     """
 
     image: Image.Image
@@ -65,7 +65,7 @@ class Engine:
         self._loaded: Loaded | None = None
         self._is_given = machine is not None
         self.machine = machine or loader.probe()
-        # What the process holds without a model.
+        # Once, before the first model: what is freed stays with the process for a while.
         self._empty = held(torch.device(self.machine.device))
 
     def load(self, model_id: str, report: Report) -> Loaded:
@@ -103,7 +103,6 @@ class Engine:
         device = torch.device(self.machine.device)
         self._loaded = None
         free(device)
-        self._empty = held(device)
 
     def generate(
         self,
@@ -122,8 +121,8 @@ class Engine:
         `should_stop()` is true. Raises StudioError.
         """
         wish = Wish(width=request.width, height=request.height, rows=1 + request.guided)
-        sizes = numbers.of(self._catalog.find(request.model))
-        way = memory.plan(self._machine_now(), sizes, wish)
+        about = numbers.of(self._catalog.find(request.model))
+        way = memory.plan(self._machine_now(), about, wish)
         work = _Work(
             request=request,
             upcoming=upcoming,
@@ -141,7 +140,7 @@ class Engine:
                 yield replace(result, notes=tuple(notes))
                 index += 1
                 continue
-            way = self._next_way(sizes, wish, way, result)
+            way = self._next_way(about, wish, way, result)
             notes.append(f"Memory ran out, so it was painted again: {memory.words(way)}.")
             report(Progress(stage=Stage.LOADING, note=notes[-1]))
 
@@ -168,13 +167,13 @@ class Engine:
         return _Lack(stage=place.stage, told=None)
 
     def _next_way(
-        self, sizes: memory.Numbers, wish: Wish, failed: DevicePlan, lack: _Lack
+        self, about: memory.Numbers, wish: Wish, failed: DevicePlan, lack: _Lack
     ) -> DevicePlan:
         """The next rung of the ladder. Raises OutOfMemoryError below the last one."""
         self.unload()
         if not self._is_given:
             self.machine = loader.probe()
-        way = memory.cheaper(self.machine, sizes, wish, failed, lack.stage)
+        way = memory.cheaper(self.machine, about, wish, failed, lack.stage)
         # What this plan needed is not there: the next job begins lower.
         self.machine = memory.limited(self.machine, failed)
         if way is None:
@@ -338,7 +337,9 @@ class _Job:
         size = (request.height // 8, request.width // 8)
         shape = (1, transformer.net.config.in_channels, *size)
         start = start_latents(schedule, shape, generator, clean).to(loaded.device)
-        predict = transformer.predictor(texts, size, variance=schedule.wants_variance)
+        predict = transformer.predictor(
+            texts, size, variance=schedule.wants_variance, original_size=request.told_size
+        )
         report(Progress(stage=Stage.DENOISING, done=0, total=schedule.steps))
         step: Step | None = None
         for step in denoise(

@@ -41,6 +41,17 @@ def of(model: ModelSpec) -> Numbers:
         ) from None
 
 
+def knows_sizes(model: ModelSpec) -> bool:
+    """True for nets that were trained with size conditions (PixArt-α at 1024 px).
+
+    Configurations that do not say so mean what diffusers takes it for: sample_size 128. Raises
+    ModelError where the configuration cannot be read.
+    """
+    config = _config(model.part("transformer"))
+    told = config.get("use_additional_conditions")
+    return config.get("sample_size") == 128 if told is None else told is True
+
+
 def _t5(config: dict[str, Any]) -> tuple[int, int]:
     """Parameters of a block of T5's encoder, and of its embedding. Source: arXiv 1910.10683."""
     width, inner = int(config["d_model"]), int(config["d_kv"]) * int(config["num_heads"])

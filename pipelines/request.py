@@ -13,8 +13,8 @@ from typing import Annotated, Any, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
-from pipelines import samplers, sizes, styles
-from pipelines.catalog import Catalog
+from pipelines import numbers, samplers, sizes, styles
+from pipelines.catalog import Catalog, ModelSpec
 from pipelines.errors import RequestError, printable
 
 MAX_PROMPT = 10_000
@@ -23,6 +23,8 @@ MAX_COUNT = 64
 MAX_GUIDANCE = 30.0
 MAX_SEED = 2**64 - 1
 """The largest seed of a torch generator."""
+MIN_ORIGINAL, MAX_ORIGINAL = 16, 16_384
+"""Pixels that an original picture may be said to have per side."""
 NEW_SEED_BITS = 32
 """New seeds are drawn from this range: short enough to read aloud."""
 
@@ -48,6 +50,8 @@ class GenerationRequest(BaseModel):
 
     Build it with `complete`, which fills the defaults of model and sampler and checks the limits
     that depend on them; the bare constructor checks only what a field can know by itself.
+    `original_size` ("WxH" in pixels) is what a model with size conditions is told about the
+    picture that it imagines, None for the size that is painted.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -68,6 +72,7 @@ class GenerationRequest(BaseModel):
     eta: float = Field(default=1.0, ge=0, le=1, allow_inf_nan=False)
     init: str | None = Field(default=None, pattern=r"^[0-9a-f]{16}\.png$")
     strength: float = Field(default=0.6, gt=0, le=1, allow_inf_nan=False)
+    original_size: str | None = Field(default=None, pattern=r"^[1-9]\d{1,4}x[1-9]\d{1,4}$")
 
     @model_validator(mode="after")
     def _seeds_fit(self) -> Self:
@@ -79,6 +84,14 @@ class GenerationRequest(BaseModel):
     def guided(self) -> bool:
         """True where classifier-free guidance is computed."""
         return self.guidance > samplers.GUIDANCE_OFF
+
+    @property
+    def told_size(self) -> tuple[int, int] | None:
+        """The original size as a net is told it, (height, width), None for that of the picture."""
+        if self.original_size is None:
+            return None
+        told = sizes.parse(self.original_size)
+        return told.height, told.width
 
     def single(self, index: int) -> GenerationRequest:
         """The request that paints picture `index` of this one alone."""
@@ -114,6 +127,7 @@ def complete(values: Mapping[str, Any], catalog: Catalog) -> GenerationRequest:
     merged["style"] = styles.find(str(merged.get("style", styles.NO_STYLE))).name
     if "size" in values or "width" in given or "height" in given:
         _check_size(merged, model.max_side)
+    merged["original_size"] = _original_size(merged.get("original_size"), model)
     request = from_mapping(merged)
     samplers.check(row, steps=request.steps, guidance=request.guidance)
     if request.init is not None and not row.from_picture:
@@ -151,6 +165,32 @@ def _check_size(values: Mapping[str, Any], max_side: int) -> None:
     sizes.check(size, max_side)
 
 
+def _original_size(value: Any, model: ModelSpec) -> str | None:
+    """As a request holds it; None where nothing was said. Raises RequestError."""
+    if value is None or not str(value).strip():
+        return None
+    try:
+        told = sizes.parse(str(value))
+    except RequestError:
+        raise RequestError("original_size", _no_original_size(value)) from None
+    if not all(MIN_ORIGINAL <= side <= MAX_ORIGINAL for side in (told.width, told.height)):
+        raise RequestError("original_size", _no_original_size(value))
+    if not numbers.knows_sizes(model):
+        raise RequestError(
+            "original_size",
+            f"“{model.id}” was not trained with size conditions, so it has no original size.",
+            "Leave the original size empty.",
+        )
+    return str(told)
+
+
+def _no_original_size(value: Any) -> str:
+    return (
+        f"“{printable(value, 40)}” is not an original size: write width x height,"
+        f" each from {MIN_ORIGINAL} to {MAX_ORIGINAL}."
+    )
+
+
 def _sentence(field: str, fault: Mapping[str, Any], values: Mapping[str, Any]) -> str:
     """The pydantic fault as one sentence with the value and the limits."""
     name = _NAMES.get(field, field.replace("_", " "))
@@ -163,6 +203,8 @@ def _sentence(field: str, fault: Mapping[str, Any], values: Mapping[str, Any]) -
         return f"“{printable(field, 40)}” is not a setting of a picture."
     if kind == "missing":
         return f"The {name} is missing."
+    if field == "original_size":
+        return _no_original_size(values.get(field))
     if kind == "string_pattern_mismatch":
         return f"“{shown}” is not the name of a kept picture."
     bounds = _BOUNDS.get(field)

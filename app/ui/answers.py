@@ -107,7 +107,10 @@ class Create:
         arguments |= fields.limits(values)
         note = fields.sampler_note(values, self._studio)
         arguments["sampler"] = {"markup": choices.sampler_select(note)}
-        arguments["size"] = {"markup": choices.shapes(model.shapes, values["size"])}
+        shapes = choices.shapes(model.shapes, values["size"], model.max_side)
+        arguments["size"] = {"markup": shapes}
+        shown = True if fields.knows_sizes(values, self._studio) else "hidden"
+        arguments["original_size"] = {"visible": shown}
         arguments["model"] = {"markup": choices.model_select(self._studio.catalog, model)}
         return arguments
 

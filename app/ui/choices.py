@@ -16,7 +16,7 @@ from app.ui.routes import STARTS
 from app.ui.shell import script
 from pipelines.catalog import Catalog, ModelSpec
 from pipelines.samplers import SAMPLERS
-from pipelines.sizes import Size
+from pipelines.sizes import MIN_SIDE, MULTIPLE, Size
 from pipelines.styles import NO_STYLE, all_styles
 
 # Shapes that nearly everybody wants, tallest last; the rest is one click away.
@@ -123,8 +123,11 @@ def _shape(size: Size) -> str:
     )
 
 
-def shapes(sizes: Sequence[Size], chosen: str) -> str:
-    """The trained shapes as a group of radio buttons; a size that is none of them comes first."""
+def shapes(sizes: Sequence[Size], chosen: str, max_side: int) -> str:
+    """The trained shapes as a group of radio buttons; a size that is none of them comes first.
+
+    Below them any other size up to `max_side` can be typed.
+    """
     ranked = sorted(sizes, key=lambda s: s.width / s.height, reverse=True)
     front = list(ranked)
     if len(ranked) > _FEW:
@@ -149,7 +152,24 @@ def shapes(sizes: Sequence[Size], chosen: str) -> str:
     note = '<p class="note">The one shape that this model was trained on.</p>' if only else ""
     return (
         '<fieldset class="shape-field"><legend class="field-label">Shape</legend>'
-        f'<div class="shapes{only}">{odd}{"".join(map(_shape, front))}{note}</div>{more}</fieldset>'
+        f'<div class="shapes{only}">{odd}{"".join(map(_shape, front))}{note}</div>'
+        f"{more}{_own(chosen, max_side)}</fieldset>"
+    )
+
+
+def _own(chosen: str, max_side: int) -> str:
+    """Two numbers for a size of one's own; they follow what is chosen."""
+    width, _, height = chosen.partition("x")
+    sides = "".join(
+        f'<label>{name}<input type="number" inputmode="numeric" min="{MIN_SIDE}" max="{max_side}"'
+        f' step="{MULTIPLE}" value="{escape(value)}"></label>'
+        for name, value in (("Width", width), ("Height", height))
+    )
+    return (
+        '<details class="more-shapes"><summary>Own size</summary>'
+        f'<div class="own-size">{sides}</div>'
+        f'<p class="note">Multiples of {MULTIPLE} up to {max_side}, painted as they are: nothing is'
+        " cropped or scaled. The shapes above look best, the model learned from them.</p></details>"
     )
 
 

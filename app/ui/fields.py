@@ -10,7 +10,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, TypeGuard
 
-from pipelines import samplers, sizes, styles
+from pipelines import numbers, samplers, sizes, styles
 from pipelines.errors import StudioError
 from pipelines.memory import Wish
 from pipelines.request import MAX_PROMPT, GenerationRequest
@@ -38,11 +38,13 @@ FIELDS: dict[str, Kind] = {
     "new_seed": "switch",
     "init": "start",
     "strength": "number",
+    "original_size": "text",
 }
 """Every widget of the form; each name but `new_seed` is a field of the request."""
 
 _NAMED = ("choice", "start")
 _ORDERS = ("predictor_order", "corrector_order", "eta")
+_OF_MODEL = ("sampler", "size", "steps", "guidance", "original_size")
 
 
 def form(raw: Sequence[Any]) -> Form:
@@ -85,6 +87,7 @@ def from_request(request: GenerationRequest) -> Form:
         "seed": str(request.seed),
         "new_seed": False,
         "init": request.init or "",
+        "original_size": request.original_size or "",
     }
 
 
@@ -96,10 +99,10 @@ def tuned(values: Form, studio: Studio) -> Form:
 
 
 def for_model(values: Form, studio: Studio) -> Form:
-    """Sampler, size, steps and guidance as the chosen model likes them. Raises StudioError."""
+    """Sampler, sizes, steps and guidance as the chosen model likes them. Raises StudioError."""
     request = studio.request({"prompt": "x", "model": values.get("model")})
     chosen = from_request(request)
-    return {name: chosen[name] for name in ("sampler", "size", "steps", "guidance")}
+    return {name: chosen[name] for name in _OF_MODEL}
 
 
 def restored(kept: Any, studio: Studio) -> Form:
@@ -128,9 +131,9 @@ def restored(kept: Any, studio: Studio) -> Form:
     row = samplers.find(str(values["sampler"]))
     if not row.min_steps <= values["steps"] <= row.max_steps:
         values["steps"] = row.steps
-    shapes = {str(shape) for shape in studio.model(values["model"]).shapes}
-    if str(kept.get("size")) in shapes:
-        values["size"] = str(kept["size"])
+    values["size"] = _size(kept.get("size"), values["size"], studio.model(values["model"]).max_side)
+    if not knows_sizes(values, studio):
+        values["original_size"] = ""
     values["init"] = _start(kept.get("init"), studio)
     return values
 
@@ -150,6 +153,16 @@ def _is_possible(name: str, value: float, studio: Studio) -> bool:
     return True
 
 
+def _size(kept: Any, otherwise: str, max_side: int) -> str:
+    """The kept size where the model can paint it."""
+    try:
+        size = sizes.parse(kept if isinstance(kept, str) else "")
+        sizes.check(size, max_side)
+    except StudioError:
+        return otherwise
+    return str(size)
+
+
 def _start(name: Any, studio: Studio) -> str:
     """The kept start picture, if it is still there."""
     if not isinstance(name, str) or not name:
@@ -158,6 +171,14 @@ def _start(name: Any, studio: Studio) -> str:
         return studio.find_start(name).name
     except StudioError:
         return ""
+
+
+def knows_sizes(values: Form, studio: Studio) -> bool:
+    """Whether the chosen model can be told an original size."""
+    try:
+        return numbers.knows_sizes(studio.model(str(values.get("model"))))
+    except StudioError:
+        return False
 
 
 def guidance_off(values: Form) -> str:

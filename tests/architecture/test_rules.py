@@ -27,6 +27,7 @@ HEAVY_MODULES = {
         "latents",
         "loaded",
         "loader",
+        "measured",
         "preview",
         "prompt_cache",
         "sources",

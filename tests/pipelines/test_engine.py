@@ -64,6 +64,16 @@ def test_a_picture_says_what_it_took_and_what_had_been_forecast(
     assert picture.peak > 60e6
 
 
+def test_an_original_size_is_told_to_nets_that_know_it(engine: Engine, catalog: Catalog) -> None:
+    told = [
+        paint(engine, catalog, model="tiny-1024", size="64x64", **more)[0].image.tobytes()
+        for more in ({}, {"original_size": "64x64"}, {"original_size": "2048x1024"})
+    ]
+    assert told[0] == told[1] != told[2]
+    with pytest.raises(RequestError, match="size conditions"):
+        paint(engine, catalog, model="tiny", original_size="64x64")
+
+
 @pytest.mark.parametrize(
     "sampler", [row.id for row in samplers.SAMPLERS.values() if row.distilled != "dmd"]
 )

@@ -32,10 +32,10 @@ from transformers import T5EncoderModel
 
 from pipelines import text
 from pipelines.catalog import Catalog
+from pipelines.measured import measured
 from pipelines.tokens import tokenize
 from training import nets, optim
 from training.config import OptimizerConfig
-from pipelines.measured import measured
 from training.learning import Learning
 from training.methods.text_to_image import CaptionLoss
 from training.objective import LINEAR

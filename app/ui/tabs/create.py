@@ -63,7 +63,7 @@ def _form(studio: Studio, start: Form) -> dict[str, Any]:
         form["style"] = choices.choice("style", start["style"], choices.style_select())
     with gr.Column(elem_classes="card", elem_id="frame"):
         form["size"] = choices.choice(
-            "size", start["size"], choices.shapes(model.shapes, start["size"])
+            "size", start["size"], choices.shapes(model.shapes, start["size"], model.max_side)
         )
         forecast = _html("forecast", canvas.forecast(""))
         form["count"] = _slider("count", "Pictures", 1, limits.MAX_COUNT, 1, start)
@@ -112,6 +112,14 @@ def _method(form: dict[str, Any], studio: Studio, start: Form) -> None:
             form["guidance"] = _slider(
                 "guidance", "Guidance", 0, limits.MAX_GUIDANCE, 0.1, start, **allowed["guidance"]
             )
+        form["original_size"] = gr.Textbox(
+            label="Original size",
+            max_lines=1,
+            placeholder="as painted",
+            info="What the model imagines, e.g. 2048x2048: larger is crisper, smaller is softer.",
+            visible=True if fields.knows_sizes(start, studio) else "hidden",
+            elem_id="original_size",
+        )
         with gr.Row(elem_classes="pair", elem_id="orders"):
             for name, label, low, high, step in (
                 ("predictor_order", "Predictor order", 1, samplers.MAX_ORDER, 1),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from pipelines import samplers, sizes
 from pipelines.catalog import Catalog
 from pipelines.errors import StudioError
 from pipelines.request import GenerationRequest
+from tests import tiny
 from tests.app.ui.fake_studio import FakeStudio
 
 
@@ -106,6 +108,25 @@ def test_what_was_typed_is_restored(studio: FakeStudio) -> None:
     assert fields.restored(kept, studio) == kept
 
 
+def test_only_models_with_size_conditions_are_told_an_original_size(tmp_path: Path) -> None:
+    studio = FakeStudio(tmp_path)
+    tiny.build(studio.settings.models / "tiny")
+    tiny.build(studio.settings.models / "tiny-1024", micro_conditions=True)
+    studio.catalog.reload()
+    kept = fields.first(studio) | {"original_size": "2048x1024", "size": "64x64", "prompt": "x"}
+    plain = fields.restored(kept | {"model": "tiny"}, studio)
+    assert plain["original_size"] == ""
+    with pytest.raises(StudioError, match="size conditions"):
+        studio.request({"prompt": "x", "model": "tiny", "original_size": "2048x1024"})
+    again = fields.restored(kept | {"model": "tiny-1024"}, studio)
+    request = studio.request(fields.request_values(again))
+    assert request.told_size == (1024, 2048)
+    assert fields.from_request(request)["original_size"] == "2048x1024"
+    assert fields.for_model({"model": "tiny"}, studio)["original_size"] == ""
+    assert not fields.knows_sizes({"model": "none such"}, studio)
+    studio.close()
+
+
 def test_a_start_picture_that_is_gone_is_not_restored(studio: FakeStudio) -> None:
     assert fields.restored({"init": "0123456789abcdef.png"}, studio)["init"] == ""
 
@@ -133,22 +154,31 @@ def test_sliders_follow_the_sampler(row: samplers.Sampler) -> None:
 
 def test_all_shapes_can_be_picked_and_few_come_first() -> None:
     table = sizes.bins("512")
-    html = choices.shapes(table, "512x512")
+    html = choices.shapes(table, "512x512", 1024)
     front, more = html.split("More shapes")
     assert all(f'value="{size}"' in html for size in table)
     assert front.count('type="radio"') == 9
     assert '<details class="more-shapes">' in front
-    assert '<details class="more-shapes" open>' in choices.shapes(table, "1024x256")
+    assert '<details class="more-shapes" open>' in choices.shapes(table, "1024x256", 1024)
     assert more.count('type="radio"') == len(table) - 9
 
 
+def test_any_size_can_be_typed_and_is_kept(studio: FakeStudio) -> None:
+    html = choices.shapes(sizes.bins("128"), "128x192", 256)
+    assert re.search(r'min="64" max="256" step="16" value="128".*value="192"', html)
+    kept = fields.first(studio) | {"size": "128x192"}
+    assert fields.restored(kept, studio)["size"] == "128x192"
+    for wrong in ("100x128", "16x16", "99999x128", "x", 7, None):
+        assert fields.restored(kept | {"size": wrong}, studio)["size"] == "128x128"
+
+
 def test_a_single_shape_is_explained() -> None:
-    assert "The one shape" in choices.shapes(sizes.bins("128"), "128x128")
+    assert "The one shape" in choices.shapes(sizes.bins("128"), "128x128", 256)
 
 
 def test_a_shape_from_an_old_recipe_can_be_painted_again() -> None:
-    assert 'value="128x192"' in choices.shapes(sizes.bins("128"), "128x192")
-    assert "<b" not in choices.shapes((), "<b>x1")
+    assert 'value="128x192"' in choices.shapes(sizes.bins("128"), "128x192", 256)
+    assert "<b" not in choices.shapes((), "<b>x1", 256)
 
 
 def test_every_sampler_and_style_is_in_its_select(studio: FakeStudio, tmp_path: Path) -> None:
