@@ -192,6 +192,12 @@ def generate(
         str | None,
         typer.Option(help="Told to models with size conditions; default: --size.", metavar="WxH"),
     ] = None,
+    approximate: Annotated[
+        bool | None,
+        typer.Option(
+            "--approximate", help="Where memory is short, T5 in 8 bits or tiles are allowed."
+        ),
+    ] = None,
     like: Annotated[
         str | None, typer.Option(help="Paint this picture again.", metavar="PICTURE")
     ] = None,
@@ -271,6 +277,7 @@ _REQUEST_OPTIONS = (
     "corrector_order",
     "eta",
     "original_size",
+    "approximate",
 )
 
 

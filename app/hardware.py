@@ -46,7 +46,11 @@ class Forecasts:
         sizes = self._of(model) if machine is not None else None
         if machine is None or sizes is None:
             return ""
-        return memory.forecast(machine, memory.plan(machine, sizes, wish))
+        told = memory.forecast(machine, memory.plan(machine, sizes, wish))
+        rough = memory.approximation(machine, sizes, wish)
+        if rough is not None:
+            told += f"; approximately it fits: {memory.words(rough)}, {rough.peak / 1e9:.1f} GB"
+        return told
 
     def _of(self, model: ModelSpec) -> Numbers | None:
         folder = model.part("transformer")

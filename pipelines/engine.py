@@ -18,7 +18,7 @@ from pipelines.errors import ModelError, OutOfMemoryError, StudioError
 from pipelines.loaded import Loaded, free
 from pipelines.measured import held, measured
 from pipelines.memory import DevicePlan, Machine, Wish
-from pipelines.progress import Progress, Report, ShouldStop, Stage
+from pipelines.progress import Clock, Progress, Report, ShouldStop, Stage
 from pipelines.request import GenerationRequest
 
 # Often enough to see every step, seldom enough to cost nothing.
@@ -120,7 +120,12 @@ class Engine:
         with this one's where the text encoder has to be loaded for it. Ends early once
         `should_stop()` is true. Raises StudioError.
         """
-        wish = Wish(width=request.width, height=request.height, rows=1 + request.guided)
+        wish = Wish(
+            width=request.width,
+            height=request.height,
+            rows=1 + request.guided,
+            approximate=request.approximate,
+        )
         about = numbers.of(self._catalog.find(request.model))
         way = memory.plan(self._machine_now(), about, wish)
         work = _Work(
@@ -128,7 +133,7 @@ class Engine:
             upcoming=upcoming,
             report=report,
             should_stop=should_stop,
-            clock=_Clock(request.count),
+            clock=Clock(request.count),
         )
         notes: list[str] = []
         index = 0
@@ -177,7 +182,9 @@ class Engine:
         # What this plan needed is not there: the next job begins lower.
         self.machine = memory.limited(self.machine, failed)
         if way is None:
-            raise lack.told or _too_little()
+            asked = replace(wish, approximate=True)
+            rough = memory.cheaper(self.machine, about, asked, failed, lack.stage)
+            raise _changed(rough) if rough is not None else lack.told or _too_little()
         return way
 
     def _machine_now(self) -> Machine:
@@ -211,6 +218,15 @@ def _lasting(way: DevicePlan) -> tuple[object, ...]:
     return (way.device, way.precision, way.text, way.text_precision, way.keeps_text)
 
 
+def _changed(rough: DevicePlan) -> OutOfMemoryError:
+    """Nobody is given another picture without having been asked."""
+    return OutOfMemoryError(
+        "There is not enough memory to paint exactly this picture, but a little changed it may fit"
+        f" ({memory.words(rough)}).",
+        "Allow approximations (--approximate) and paint it again.",
+    )
+
+
 def _too_little() -> OutOfMemoryError:
     return OutOfMemoryError(
         "There is not enough memory for this picture.",
@@ -226,7 +242,7 @@ class _Work:
     upcoming: Sequence[GenerationRequest]
     report: Report
     should_stop: ShouldStop
-    clock: _Clock
+    clock: Clock
 
 
 @dataclass
@@ -363,29 +379,3 @@ def _texts(request: GenerationRequest) -> list[str]:
     """What the model reads: [negative, prompt], or [prompt] without guidance."""
     prompt, negative = styles.find(request.style).apply(request.prompt, request.negative)
     return [negative, prompt] if request.guided else [prompt]
-
-
-class _Clock:
-    """Estimates the time left of a job from the steps done so far."""
-
-    def __init__(self, count: int) -> None:
-        self._count = count
-        self._started = time.perf_counter()
-
-    def watch(self, report: Report, index: int) -> Report:
-        """`report` for picture `index`, with the picture's number and the time left filled in."""
-
-        def fill(progress: Progress) -> None:
-            left = None
-            if progress.stage is Stage.DENOISING and not index + progress.done:
-                # Loading happens once and says nothing about what is left.
-                self._started = time.perf_counter()
-            share = progress.done / progress.total if progress.total else 0.0
-            if progress.stage is Stage.DECODING:
-                share = 1.0
-            done = (index + share) / self._count
-            if done > 0:
-                left = (time.perf_counter() - self._started) * (1 / done - 1)
-            report(replace(progress, picture=index + 1, pictures=self._count, seconds_left=left))
-
-        return fill

@@ -77,12 +77,16 @@ class Numbers:
 
 @dataclass(frozen=True, kw_only=True)
 class Wish:
-    """What is to be painted: pixels, rows of a step (2 with guidance), and a chosen text mode."""
+    """What is to be painted: pixels, rows of a step (2 with guidance), and a chosen text mode.
+
+    `approximate` allows ways that change the picture, where nothing exact fits.
+    """
 
     width: int
     height: int
     rows: int = 2
     text: TextMode | None = None
+    approximate: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -213,7 +217,13 @@ def _fits(machine: Machine, way: DevicePlan) -> bool:
 
 
 def _ways(machine: Machine, numbers: Numbers, wish: Wish) -> Iterator[DevicePlan]:
-    """Every way to run, the best first: first all that are exact."""
+    """Every way to run that the wish allows, the best first: first all that are exact."""
+    for way in _all_ways(machine, numbers, wish):
+        if way.is_exact or wish.approximate or wish.text is not None:
+            yield way
+
+
+def _all_ways(machine: Machine, numbers: Numbers, wish: Wish) -> Iterator[DevicePlan]:
     texts = [wish.text] if wish.text else list(_text_modes(machine))
     exact = [text for text in texts if text not in ("int8", "nf4")]
     rough = [text for text in texts if text in ("int8", "nf4")]
@@ -324,6 +334,14 @@ def words(way: DevicePlan) -> str:
         f"decoded in tiles of {way.tile} px" if way.tile else "",
     ]
     return ", ".join(filter(None, found))
+
+
+def approximation(machine: Machine, numbers: Numbers, wish: Wish) -> DevicePlan | None:
+    """The way that fits only if the picture may change; None where there is none or no need."""
+    if wish.approximate or _fits(machine, plan(machine, numbers, wish)):
+        return None
+    way = plan(machine, numbers, replace(wish, approximate=True))
+    return way if _fits(machine, way) and not way.is_exact else None
 
 
 def forecast(machine: Machine, way: DevicePlan) -> str:

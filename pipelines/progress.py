@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 
@@ -92,3 +93,29 @@ def plain_size(size: int, *, exact: bool = True) -> str:
         if size < 999.5 * 1000**i or unit == "TB"
     )
     return f"{about}{number:.0f} {unit}" if number >= 99.5 else f"{about}{number:.1f} {unit}"
+
+
+class Clock:
+    """Estimates the time left of a job from the steps done so far."""
+
+    def __init__(self, count: int) -> None:
+        self._count = count
+        self._started = time.perf_counter()
+
+    def watch(self, report: Report, index: int) -> Report:
+        """`report` for picture `index`, with the picture's number and the time left filled in."""
+
+        def fill(progress: Progress) -> None:
+            left = None
+            if progress.stage is Stage.DENOISING and not index + progress.done:
+                # Loading happens once and says nothing about what is left.
+                self._started = time.perf_counter()
+            share = progress.done / progress.total if progress.total else 0.0
+            if progress.stage is Stage.DECODING:
+                share = 1.0
+            done = (index + share) / self._count
+            if done > 0:
+                left = (time.perf_counter() - self._started) * (1 / done - 1)
+            report(replace(progress, picture=index + 1, pictures=self._count, seconds_left=left))
+
+        return fill

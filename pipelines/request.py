@@ -50,8 +50,9 @@ class GenerationRequest(BaseModel):
 
     Build it with `complete`, which fills the defaults of model and sampler and checks the limits
     that depend on them; the bare constructor checks only what a field can know by itself.
-    `original_size` ("WxH" in pixels) is what a model with size conditions is told about the
-    picture that it imagines, None for the size that is painted.
+    `approximate` allows what changes the picture a little, where memory does not suffice
+    otherwise. `original_size` ("WxH" in pixels) is what a model with size conditions is told
+    about the picture that it imagines, None for the size that is painted.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -72,6 +73,7 @@ class GenerationRequest(BaseModel):
     eta: float = Field(default=1.0, ge=0, le=1, allow_inf_nan=False)
     init: str | None = Field(default=None, pattern=r"^[0-9a-f]{16}\.png$")
     strength: float = Field(default=0.6, gt=0, le=1, allow_inf_nan=False)
+    approximate: bool = False
     original_size: str | None = Field(default=None, pattern=r"^[1-9]\d{1,4}x[1-9]\d{1,4}$")
 
     @model_validator(mode="after")

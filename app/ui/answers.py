@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from app.studio import Studio
 
 MORE_COUNT = 4
+FORECAST = ("model", "sampler", "guidance", "size", "approximate")
+"""The fields that decide about the memory."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -251,11 +253,9 @@ class Create:
         """Guidance was moved: the negative prompt may do nothing now."""
         return gr.update(**fields.limits({"sampler": sampler, "guidance": guidance})["negative"])
 
-    def reforecast(self, model: Any, sampler: Any, guidance: Any, size: Any) -> str:
+    def reforecast(self, *raw: Any) -> str:
         """What decides about the memory has changed."""
-        return self._forecast(
-            {"model": model, "sampler": sampler, "guidance": guidance, "size": size}
-        )
+        return self._forecast(dict(zip(FORECAST, raw, strict=True)))
 
     def _forecast(self, values: Form) -> str:
         try:

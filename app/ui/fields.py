@@ -39,6 +39,7 @@ FIELDS: dict[str, Kind] = {
     "init": "start",
     "strength": "number",
     "original_size": "text",
+    "approximate": "switch",
 }
 """Every widget of the form; each name but `new_seed` is a field of the request."""
 
@@ -195,7 +196,12 @@ def guidance_off(values: Form) -> str:
 def wish(values: Form) -> Wish:
     """What the form asks of the memory. Raises RequestError for a size that is none."""
     size = sizes.parse(str(values.get("size")))
-    return Wish(width=size.width, height=size.height, rows=1 if guidance_off(values) else 2)
+    return Wish(
+        width=size.width,
+        height=size.height,
+        rows=1 if guidance_off(values) else 2,
+        approximate=values.get("approximate") is True,
+    )
 
 
 def sampler_note(values: Form, studio: Studio) -> str:

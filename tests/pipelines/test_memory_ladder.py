@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from app.hardware import Forecasts
 from pipelines import engine as engines
 from pipelines import latents, memory, numbers
 from pipelines.catalog import Catalog
@@ -25,7 +26,9 @@ CPU = Machine(device="cpu", name="CPU", bf16=False)
 
 
 def request(catalog: Catalog, **values: object) -> GenerationRequest:
+    """Something that may be painted in every way."""
     wanted = {"prompt": "a red apple", "model": "tiny", "steps": 2, "seed": 4, "size": "256x192"}
+    wanted["approximate"] = True
     return complete({**wanted, **values}, catalog)
 
 
@@ -76,7 +79,7 @@ def paint(engine: Engine, wanted: GenerationRequest) -> tuple[list[Picture], lis
 
 def ladder(catalog: Catalog, wanted: GenerationRequest) -> list[DevicePlan]:
     sizes = numbers.of(catalog.find(wanted.model))
-    wish = Wish(width=wanted.width, height=wanted.height)
+    wish = Wish(width=wanted.width, height=wanted.height, approximate=wanted.approximate)
     way: DevicePlan | None = memory.plan(CPU, sizes, wish)
     found = []
     while way is not None:
@@ -102,6 +105,38 @@ def test_every_rung_is_tried_and_each_is_told(
         if rung.is_exact:
             assert pictures[0].image.tobytes() == free.image.tobytes()
     assert any(not rung.is_exact for rung in rungs)
+
+
+def test_the_picture_is_never_changed_without_asking(
+    catalog: Catalog, tmp_path: Path, budget: Callable[[int], Budget]
+) -> None:
+    allowed = ladder(catalog, request(catalog))
+    exact = [rung for rung in allowed if rung.is_exact]
+    assert ladder(catalog, request(catalog, approximate=False)) == exact
+    rough = next(rung for rung in allowed if not rung.is_exact)
+    watched = budget(rough.peaks[2])
+    engine = Engine(catalog, inputs=tmp_path, machine=CPU)
+    wanted = request(catalog, approximate=False)
+    for _ in range(2):
+        with pytest.raises(OutOfMemoryError, match="a little changed") as caught:
+            paint(engine, wanted)
+        assert "--approximate" in caught.value.way_out
+    assert all(rung.is_exact for rung in watched.tried)
+    assert len(paint(engine, request(catalog))[0]) == 1
+
+
+def test_the_forecast_says_what_an_approximation_would_need(catalog: Catalog) -> None:
+    model = catalog.find("tiny")
+    sizes, wish = numbers.of(model), Wish(width=256, height=192, approximate=False)
+    exact = [rung for rung in ladder(catalog, request(catalog)) if rung.is_exact]
+    small = replace(CPU, ram_free=min(rung.peak for rung in exact) - 1)
+    rough = memory.approximation(small, sizes, wish)
+    assert rough is not None
+    told = Forecasts().of(small, model, wish)
+    assert "it may not suffice; approximately it fits: " + memory.words(rough) in told
+    assert memory.approximation(CPU, sizes, wish) is None
+    assert memory.approximation(small, sizes, replace(wish, approximate=True)) is None
+    assert "approximately" not in Forecasts().of(small, model, replace(wish, approximate=True))
 
 
 def test_nothing_is_held_when_the_next_rung_begins(

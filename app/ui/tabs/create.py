@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import gradio as gr
 
 from app.ui import canvas, choices, fields
-from app.ui.answers import Create, CreateTab, Session, filled
+from app.ui.answers import FORECAST, Create, CreateTab, Session, filled
 from app.ui.fields import FIELDS, Form
 from app.ui.shell import script
 from pipelines import request as limits
@@ -120,6 +120,12 @@ def _method(form: dict[str, Any], studio: Studio, start: Form) -> None:
             visible=True if fields.knows_sizes(start, studio) else "hidden",
             elem_id="original_size",
         )
+        form["approximate"] = gr.Checkbox(
+            label="Approximate where memory is short",
+            info="T5 in 8 bits or decoding in tiles: the picture may change a little.",
+            value=False,
+            elem_id="approximate",
+        )
         with gr.Row(elem_classes="pair", elem_id="orders"):
             for name, label, low, high, step in (
                 ("predictor_order", "Predictor order", 1, samplers.MAX_ORDER, 1),
@@ -174,9 +180,9 @@ def _wire_form(tab: CreateTab, session: Session, on: Create, shown: list[Any]) -
         on.reguide, [field["sampler"], field["guidance"]], field["negative"], **raw, **latest
     )
     gr.on(
-        [field["size"].change, field["guidance"].change],
+        [field[name].change for name in ("size", "guidance", "approximate")],
         on.reforecast,
-        [field[name] for name in ("model", "sampler", "guidance", "size")],
+        [field[name] for name in FORECAST],
         tab.forecast,
         **raw,
         **latest,

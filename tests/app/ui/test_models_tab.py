@@ -286,13 +286,13 @@ def tick(page: Page, **values: Any) -> dict[str, Any]:
 def test_the_forecast_follows_size_and_guidance(page: Page) -> None:
     assert "Needs 0.2 GB, 11.2 GB are free" in tick(page)["forecast"]
     assert "forecast" not in tick(page), "nothing new is not sent"
-    large = page.call("reforecast", "nano", "dpm-solver++", 4.5, "256x256")
+    large = page.call("reforecast", "nano", "dpm-solver++", 4.5, "256x256", False)
     assert large == {}, "a plain value"
     handler = next(f for f in page.demo.fns.values() if f.api_name == "reforecast").fn
     assert handler is not None
-    assert "Needs" in handler("nano", "dpm-solver++", 4.5, "256x256")
+    assert "Needs" in handler("nano", "dpm-solver++", 4.5, "256x256", False)
     for model, size in (("nobody", "128x128"), ("nano", "wide"), ("nano", None)):
-        assert handler(model, "dpm-solver++", 4.5, size) == '<p class="forecast"></p>'
+        assert handler(model, "dpm-solver++", 4.5, size, False) == '<p class="forecast"></p>'
 
 
 def test_there_is_no_forecast_before_the_engine_has_told(page: Page) -> None:
