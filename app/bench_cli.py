@@ -5,20 +5,32 @@ from __future__ import annotations
 import json
 import signal
 import sys
+import tempfile
 import threading
+from collections.abc import Iterator
 from dataclasses import asdict
-from typing import Annotated, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from app.status import Status
-from pipelines.errors import RequestError
-from pipelines.memory import before_torch
+from pipelines.errors import RequestError, UnknownNameError
+from pipelines.memory import Machine, before_torch
+from pipelines.progress import ShouldStop
 
+if TYPE_CHECKING:
+    from pipelines.benchmark import Clock, Result
+
+_SUITES = ("quick", "full")
 _MIN_ROUNDS, _MAX_ROUNDS = 3, 1000
 
 
 def bench(
+    suite: Annotated[
+        str,
+        typer.Option(help="quick, or full: the real size on a card, 12 GB of temporary files."),
+    ] = "quick",
     rounds: Annotated[int, typer.Option(help="How often each is measured.")] = 7,
     cpu_time: Annotated[
         bool,
@@ -27,6 +39,8 @@ def bench(
     as_json: Annotated[bool, typer.Option("--json", help="One object per line on stdout.")] = False,
 ) -> None:
     """Paint by turns with the studio and with stock diffusers, and tell the ratios."""
+    if suite not in _SUITES:
+        raise UnknownNameError("suite", "suite", suite, _SUITES)
     if not _MIN_ROUNDS <= rounds <= _MAX_ROUNDS:
         raise RequestError("rounds", f"{rounds} rounds: it must be {_MIN_ROUNDS} to {_MAX_ROUNDS}.")
     stopped = threading.Event()
@@ -43,7 +57,7 @@ def bench(
             status.clear()
             print(f"On {machine.name}; more than 1 means faster than stock diffusers.")
         status.text("Measuring, about a minute each")
-        for result in benchmark.run(machine, clock, stopped.is_set):
+        for result in _results(suite, machine, clock, stopped.is_set):
             status.clear()
             values = {**asdict(result), "device": machine.name}
             print(json.dumps(values) if as_json else _line(values), flush=True)
@@ -55,10 +69,24 @@ def bench(
         raise KeyboardInterrupt
 
 
+def _results(
+    suite: str, machine: Machine, clock: Clock, should_stop: ShouldStop
+) -> Iterator[Result]:
+    from pipelines import benchmark, benchmark_full
+
+    if suite == "quick":
+        yield from benchmark.run(machine, clock, should_stop)
+        return
+    with tempfile.TemporaryDirectory(prefix="pixart-bench-") as folder:
+        yield from benchmark_full.run(machine, clock, should_stop, Path(folder))
+
+
 def _line(values: dict[str, Any]) -> str:
-    ours, stock = values["seconds"]["ours"], values["seconds"]["stock"]
     ratio = f"{values['ratio']:.2f} x" if values["ratio"] else "too noisy"
     facts = "; ".join(f"{name} {_short(value)}" for name, value in values["facts"].items())
+    if not values["seconds"]:
+        return f"{values['name']}: {ratio}, {values['compared']}\n    {facts}"
+    ours, stock = values["seconds"]["ours"], values["seconds"]["stock"]
     return (
         f"{values['name']}: {ratio} ({ours:.3g} s against {stock:.3g} s,"
         f" quartiles within {values['spread']:.0%})\n    {facts}"

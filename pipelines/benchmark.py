@@ -162,7 +162,7 @@ def transformer(case: Case, device: torch.device, clock: Clock) -> Result:
 
     facts = _errors(case, net, [negative, prompt])
     first = ours()
-    result = _compare(f"transformer, {case.name}", ours, stock, clock)
+    result = compare(f"transformer, {case.name}", ours, stock, clock)
     repeated = torch.equal(first, ours())
     shape = f"{case.layers} blocks of {case.heads * case.each}, guidance {case.guidance}"
     told = {**result.facts, **facts, "net": shape, "second run equals first": repeated}
@@ -284,7 +284,7 @@ def embedded(clock: Clock) -> Result:
     engine = Engine(
         catalog, inputs=Path(os.devnull), machine=Machine(device="cpu", name="CPU", bf16=False)
     )
-    pipe = _stock(model.part("transformer").parent, model.tokens)
+    pipe = stock_pipeline(model.part("transformer").parent)
     count = iter(range(10**9))
 
     def request(number: int) -> GenerationRequest:
@@ -297,9 +297,9 @@ def embedded(clock: Clock) -> Result:
 
     def stock() -> object:
         wanted = request(next(count))
-        return pipe(wanted)
+        return stock_picture(pipe, wanted, model.tokens)
 
-    result = _compare(f"{model.title}, prompt to picture", ours, stock, clock)
+    result = compare(f"{model.title}, prompt to picture", ours, stock, clock)
     again = request(10**6)
     list(engine.generate(again, lambda progress: None, lambda: False))
     calls = _text_calls(engine, again)
@@ -322,17 +322,17 @@ def _text_calls(engine: Engine, request: GenerationRequest) -> int:
     return len(calls)
 
 
-def stock_pipeline(folder: Path) -> PixArtAlphaPipeline:
-    """diffusers' pipeline over a model folder, as its documentation builds it, in float32."""
+def stock_pipeline(folder: Path, dtype: torch.dtype = torch.float32) -> PixArtAlphaPipeline:
+    """diffusers' pipeline over a model folder, as its documentation builds it."""
     with loader.quiet():
         pipe = PixArtAlphaPipeline(
             tokenizer=PreTrainedTokenizerFast.from_pretrained(folder / "tokenizer"),
             text_encoder=T5EncoderModel.from_pretrained(
-                folder / "text_encoder", dtype=torch.float32
+                folder / "text_encoder", dtype=dtype
             ).eval(),
-            vae=AutoencoderKL.from_pretrained(folder / "vae", torch_dtype=torch.float32),
+            vae=AutoencoderKL.from_pretrained(folder / "vae", torch_dtype=dtype),
             transformer=PixArtTransformer2DModel.from_pretrained(
-                folder / "transformer", torch_dtype=torch.float32
+                folder / "transformer", torch_dtype=dtype
             ),
             scheduler=DPMSolverMultistepScheduler(),
         )
@@ -340,27 +340,23 @@ def stock_pipeline(folder: Path) -> PixArtAlphaPipeline:
     return pipe
 
 
-def _stock(folder: Path, tokens: int) -> Callable[[GenerationRequest], object]:
-    pipe = stock_pipeline(folder)
-
-    def paint(request: GenerationRequest) -> object:
-        return pipe(
-            request.prompt,
-            negative_prompt=request.negative,
-            num_inference_steps=request.steps,
-            guidance_scale=request.guidance,
-            width=request.width,
-            height=request.height,
-            generator=torch.Generator().manual_seed(request.seed),
-            use_resolution_binning=False,
-            clean_caption=False,
-            max_sequence_length=tokens,
-        ).images
-
-    return paint
+def stock_picture(pipe: PixArtAlphaPipeline, request: GenerationRequest, tokens: int) -> object:
+    """What `pipe` paints for `request`, of texts of `tokens` tokens."""
+    return pipe(
+        request.prompt,
+        negative_prompt=request.negative,
+        num_inference_steps=request.steps,
+        guidance_scale=request.guidance,
+        width=request.width,
+        height=request.height,
+        generator=torch.Generator().manual_seed(request.seed),
+        use_resolution_binning=False,
+        clean_caption=False,
+        max_sequence_length=tokens,
+    ).images
 
 
-def _compare(
+def compare(
     name: str, ours: Callable[[], object], stock: Callable[[], object], clock: Clock
 ) -> Result:
     """Both by turns, each first as often as second."""

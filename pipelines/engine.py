@@ -98,6 +98,10 @@ class Engine:
         """How `model_id` would paint `wish` with what is free now. Raises StudioError."""
         return memory.plan(self._machine_now(), numbers.of(self._catalog.find(model_id)), wish)
 
+    def plan_of(self, request: GenerationRequest) -> DevicePlan:
+        """How `request` would be painted now. Raises StudioError."""
+        return self.plan(request.model, _wish(request))
+
     def unload(self) -> None:
         """Frees the loaded model."""
         device = torch.device(self.machine.device)
@@ -120,12 +124,7 @@ class Engine:
         with this one's where the text encoder has to be loaded for it. Ends early once
         `should_stop()` is true. Raises StudioError.
         """
-        wish = Wish(
-            width=request.width,
-            height=request.height,
-            rows=1 + request.guided,
-            approximate=request.approximate,
-        )
+        wish = _wish(request)
         about = numbers.of(self._catalog.find(request.model))
         way = memory.plan(self._machine_now(), about, wish)
         work = _Work(
@@ -206,6 +205,15 @@ class Engine:
         self.unload()
         self._loaded = Loaded(model, way, self._cache)
         return self._loaded
+
+
+def _wish(request: GenerationRequest) -> Wish:
+    return Wish(
+        width=request.width,
+        height=request.height,
+        rows=1 + request.guided,
+        approximate=request.approximate,
+    )
 
 
 def _whole(peak: int, way: DevicePlan) -> int:

@@ -38,6 +38,11 @@ def test_a_sentence_for_people(capsys: pytest.CaptureFixture[str]) -> None:
     assert "two: too noisy" in told
 
 
+def test_an_unknown_suite_is_answered_with_the_nearest(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["bench", "--suite", "ful"]) == 2
+    assert "full" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("rounds", ["0", "2", "1001", "many"])
 def test_impossible_rounds_are_refused(rounds: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["bench", "--rounds", rounds]) == 2

@@ -20,6 +20,7 @@ HEAVY = ("torch", "diffusers", "transformers", "peft", "gradio")
 HEAVY_MODULES = {
     "pipelines": {
         "benchmark",
+        "benchmark_full",
         "convert",
         "denoise",
         "engine",
