@@ -29,7 +29,7 @@ _KINDS = {
     "lora": "An adapter: it works together with a model.",
 }
 _READ_ONLY = (
-    "Models are downloaded and removed on the computer that the studio runs on;"
+    "Models are downloaded, imported and removed on the computer that the studio runs on;"
     " from here they can be used."
 )
 
@@ -39,7 +39,7 @@ class Shelf:
     """What the cards are drawn from.
 
     `usable` are the ids that can be chosen in Create and `chosen` the one that is; `removing` is
-    the id of the model whose removal is asked about, `goes` the names of what would be deleted.
+    the id of the model whose removal is asked about, `question` says what would be deleted.
     `admin` is False for visitors, who see no button that changes anything.
     """
 
@@ -51,7 +51,7 @@ class Shelf:
     folder: str
     free: int
     removing: str = ""
-    goes: str = ""
+    question: str = ""
     notice: str = ""
     problems: Sequence[str] = ()
 
@@ -140,9 +140,8 @@ def _facts(row: Row, job: ModelJob | None) -> str:
 def _work(row: Row, job: ModelJob | None, view: Shelf) -> str:
     """What happens with the model now, or what can be done with it."""
     if view.removing == row.id and view.admin:
-        question = f"Delete {view.goes}? What other models read stays."
         buttons = (("remove", "Remove", "danger"), ("keep", "Keep it", ""))
-        return _said(question) + _buttons(row, buttons)
+        return _said(view.question) + _buttons(row, buttons)
     if job is None or job.phase == "done":
         done = _said("It is here.", "good") if job is not None else ""
         return done + _idle(row, view)
@@ -172,7 +171,7 @@ def _idle(row: Row, view: Shelf) -> str:
         buttons.append(("ask", "Go on…" if row.arrived else "Download…", busy))
     if view.admin and row.state == "broken":
         buttons.append(("mend", "Mend…", busy or "lead"))
-    if view.admin and (row.state in ("downloaded", "broken") or row.arrived):
+    if view.admin and (row.state in ("downloaded", "broken", "own") or row.arrived):
         buttons.append(("ask-remove", "Remove…", busy))
     return _buttons(row, buttons)
 
