@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 
-from app import own_models
+from app import own_models, samples
 from app.import_jobs import ImportJob
 from app.ui import access, care, fields, import_form, model_cards
 from app.ui.answers import Create, Session, told
@@ -229,6 +229,7 @@ class Models:
                 removing=visit.removing,
                 question=question,
                 notice=visit.notice,
+                samples={spec.id: found for spec in catalog if (found := samples.read(spec))},
                 problems=catalog.problems[:MAX_PROBLEMS],
             )
         )

@@ -380,3 +380,18 @@ def test_a_model_that_paints_is_not_removed(page: Page, studio: FakeStudio) -> N
     studio.wait(job.id, "owner", 20)
     page.press("remove", "dog")
     assert not folder.exists()
+
+
+# samples
+
+
+def test_the_card_of_the_model_that_ships_shows_what_it_paints(
+    page: Page, studio: FakeStudio
+) -> None:
+    own_model(studio, "dog")
+    shelf = page.open(ELSEWHERE)["shelf"]
+    shown = card(shelf, "nano")
+    for prompt in studio.model("nano").examples:
+        assert f'role="img" aria-label="{prompt}"' in shown
+    assert "studio/samples/nano?v=" in shown
+    assert "samples" not in card(shelf, "dog")
