@@ -13,6 +13,7 @@ from app.settings import Settings, make_folder, user_path, workspace_path
 from app.status import Status
 from pipelines.errors import UnknownNameError
 from pipelines.memory import before_torch
+from pipelines.progress import plain_size
 
 if TYPE_CHECKING:
     from pipelines.convert import Precision
@@ -172,6 +173,9 @@ def import_(
             make_folder(settings.models),
             wanted,
             _counting(status, "Importing"),
+            copying=lambda done, total: status.text(
+                f"Copying, {plain_size(done)} of {plain_size(total)}"
+            ),
         )
     finally:
         status.clear()

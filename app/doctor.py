@@ -10,7 +10,7 @@ import os
 import platform
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -24,6 +24,7 @@ from pipelines.memory import Machine, Wish
 
 State = Literal["ok", "warning", "fault"]
 _LITTLE_SPACE = 2_000_000_000
+_SIGNS: dict[State, str] = {"ok": "  ", "warning": "! ", "fault": "X "}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,9 +35,16 @@ class Finding:
     state: State
     fact: str
 
+    def line(self) -> str:
+        """The finding as the command line prints it."""
+        return f"{_SIGNS[self.state]}{self.name}: {self.fact}"
 
-def examine(settings: Settings, probe: Callable[[], Machine]) -> Iterator[Finding]:
-    """Every finding, quick ones first. `probe` looks at the device, which takes seconds."""
+
+def examine(settings: Settings, probe: Callable[[], Machine | None]) -> Iterator[Finding]:
+    """Every finding, quick ones first. `probe` looks at the device, which may take seconds.
+
+    Where it gives None, nothing is said of what a picture would need.
+    """
     yield Finding(name="studio", state="ok", fact=VERSION)
     yield Finding(
         name="system",
@@ -47,8 +55,18 @@ def examine(settings: Settings, probe: Callable[[], Machine]) -> Iterator[Findin
     yield _packages()
     yield _workspace(settings.workspace)
     machine = probe()
-    yield _device(machine)
+    if machine is None:
+        yield Finding(
+            name="device", state="warning", fact="not known; the painting process has not told yet"
+        )
+    else:
+        yield _device(machine)
     yield from _models(settings, machine)
+
+
+def report(findings: Iterable[Finding]) -> str:
+    """The findings as text that can be pasted anywhere."""
+    return "\n".join(finding.line().rstrip() for finding in findings)
 
 
 def _packages() -> Finding:
@@ -93,7 +111,7 @@ def _of(free: int, total: int, words: str) -> str:
     return f"{free / 1e9:.1f} of {total / 1e9:.1f} GB {words}"
 
 
-def _models(settings: Settings, machine: Machine) -> Iterator[Finding]:
+def _models(settings: Settings, machine: Machine | None) -> Iterator[Finding]:
     catalog = Catalog(user_models=settings.models)
     for spec in catalog:
         size = spec.default_size
@@ -101,6 +119,9 @@ def _models(settings: Settings, machine: Machine) -> Iterator[Finding]:
             sizes = numbers.of(spec)
         except StudioError as error:
             yield Finding(name=spec.id, state="fault", fact=redacted(str(error)))
+            continue
+        if machine is None:
+            yield Finding(name=spec.id, state="ok", fact=f"{size.width}x{size.height}")
             continue
         wish = Wish(width=size.width, height=size.height)
         way = memory.plan(machine, sizes, wish)

@@ -15,8 +15,6 @@ from app.status import Status
 from pipelines.errors import StudioError
 from pipelines.memory import Machine, before_torch
 
-_SIGNS = {"ok": "  ", "warning": "! ", "fault": "X "}
-
 
 def doctor(
     context: typer.Context,
@@ -35,7 +33,7 @@ def doctor(
         if as_json:
             print(json.dumps(asdict(finding)), flush=True)
         else:
-            print(f"{_SIGNS[finding.state]}{finding.name}: {finding.fact}", flush=True)
+            print(finding.line(), flush=True)
         if finding.state == "fault":
             faults.append(finding)
     if faults:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -46,6 +45,7 @@ _COPIED = re.compile(
 )
 # A second copy of the same weights, which nothing here reads.
 _VARIANT = re.compile(r"\.(fp16|bf16|fp32|non_ema)[.-]")
+_PIECE = 8_000_000
 _SIGMA_SCALING, _ALPHA_SCALING = 0.13025, 0.18215
 _RESERVED = re.compile(r"(?i)(con|prn|aux|nul|com\d|lpt\d)(\..*)?")
 _SCHEDULER = {
@@ -63,9 +63,12 @@ def import_model(
     models: Path,
     wanted: Wanted,
     report: Report = lambda done, total: None,
+    *,
+    copying: Report = lambda done, total: None,
 ) -> ModelSpec:
     """Makes `models`/<id> of a file or folder and returns its row.
 
+    `report` counts the transformer's tensors, `copying` the bytes of the other parts.
     Raises RequestError, ModelError, SaveError; nothing is left in `models` then.
     """
     from pipelines import convert, loader, sources
@@ -111,10 +114,7 @@ def import_model(
             loader.check(
                 spec.model_copy(update={"folder": draft, "places": {**spec.places, **now}})
             )
-            for name, place in copies.items():
-                (draft / name).mkdir()
-                for file in _copied(place):
-                    shutil.copyfile(file, draft / name / file.name)
+            _copy(copies, draft, sum(extent[name] for name in copies), copying)
             (draft / ROW_FILE).write_text(model_rows.text(values), "utf-8")
     catalog.reload()
     return catalog.find(model_id)
@@ -283,6 +283,19 @@ def _in_place(
     for place in places.values():
         list(_copied(place))
     return {name: str(place.resolve()) for name, place in places.items()}
+
+
+def _copy(copies: Mapping[str, Path], folder: Path, total: int, report: Report) -> None:
+    """Copies parts, in pieces so that it can be followed and stopped. Raises OSError."""
+    done = 0
+    for name, place in copies.items():
+        (folder / name).mkdir()
+        for file in _copied(place):
+            with open(file, "rb") as source, open(folder / name / file.name, "xb") as target:
+                while piece := source.read(_PIECE):
+                    target.write(piece)
+                    done += len(piece)
+                    report(done, total)
 
 
 def _copied(folder: Path) -> Iterator[Path]:

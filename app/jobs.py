@@ -144,6 +144,12 @@ class JobQueue:
             self._entries[job.id] = _Entry(job)
         return job
 
+    def wants(self, model_id: str) -> bool:
+        """True while a job that waits or runs paints with `model_id`."""
+        with self._changed:
+            jobs = [entry.job for entry in self._entries.values()]
+            return any(job.active and job.request.model == model_id for job in jobs)
+
     def wait(self, job_id: str, owner: str, timeout: float) -> Job | None:
         """Blocks until the job has ended or `timeout` seconds are over; the snapshot then."""
         end = time.monotonic() + timeout

@@ -8,10 +8,12 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from app import own_models
 from app.convert_cli import import_
 from app.model_store import ModelStore, Row
 from app.settings import Settings, workspace_path
@@ -50,6 +52,9 @@ WorkspaceOption = Annotated[
 JsonOption = Annotated[bool, typer.Option("--json", help="One object per line on stdout.")]
 YesOption = Annotated[bool, typer.Option("--yes", help="Do it without asking.")]
 ModelArgument = Annotated[str, typer.Argument(help="A released model, by id.", metavar="ID")]
+RemovedArgument = Annotated[
+    str, typer.Argument(help="A downloaded model or one of your own, by id.", metavar="ID")
+]
 
 
 def _store(context: typer.Context, workspace: str | None) -> ModelStore:
@@ -144,13 +149,17 @@ def download(
 @app.command()
 def remove(
     context: typer.Context,
-    model: ModelArgument,
+    model: RemovedArgument,
     yes: YesOption = False,
     workspace: WorkspaceOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Deletes the files of a downloaded model that no other downloaded model needs."""
-    store = _store(context, workspace)
+    """Deletes a model: of a downloaded one what no other needs, of your own its folder."""
+    settings = Settings(workspace=workspace_path(workspace or context.obj))
+    if own_models.is_own(settings.models, model):
+        _remove_own(settings.models, model, yes=yes, as_json=as_json)
+        return
+    store = ModelStore(settings)
     parts = store.removable(model)
     if not as_json:
         for part in parts:
@@ -159,7 +168,19 @@ def remove(
     if not yes and not _agreed(f"Remove “{model}” ({names})?"):
         print("Nothing was removed.", file=sys.stderr)
         return
-    freed = store.remove(model)
+    _tell_removed(model, store.remove(model), as_json=as_json)
+
+
+def _remove_own(models: Path, model: str, *, yes: bool, as_json: bool) -> None:
+    own = own_models.find(models, model)
+    kind = "the link" if own.is_link else f"{plain_size(own.size)} in the folder"
+    if not yes and not _agreed(f"Remove “{model}” ({kind} {own.folder})?"):
+        print("Nothing was removed.", file=sys.stderr)
+        return
+    _tell_removed(model, own_models.remove(models, model), as_json=as_json)
+
+
+def _tell_removed(model: str, freed: int, *, as_json: bool) -> None:
     if as_json:
         print(json.dumps({"model": model, "bytes_freed": freed}))
     else:

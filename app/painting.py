@@ -33,7 +33,7 @@ def main(connection: Connection, workspace: str, preload: str | None) -> None:
     # Ctrl+C in a terminal reaches every process of the group; the page decides what it means.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     settings = Settings(workspace=Path(workspace))
-    _log_to(settings.logs / "worker.log")
+    log_to(settings.logs / "worker.log")
     _Painter(connection, settings).run(preload)
 
 
@@ -151,7 +151,7 @@ class _Painter:
             self._connection.send_bytes(json.dumps(message).encode())
 
 
-def _log_to(file: Path) -> None:
+def log_to(file: Path) -> None:
     """Sends everything that this process prints, also from C code, to `file`."""
     try:
         file.parent.mkdir(parents=True, exist_ok=True)

@@ -6,6 +6,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from pipelines import prompt_files
 from pipelines.errors import SaveError
 
 VERSION = "0.1.0"
@@ -55,6 +56,11 @@ class Settings:
     def cache(self) -> Path:
         """Files that may be deleted at any time."""
         return self.workspace / "cache"
+
+    @property
+    def prompts(self) -> Path:
+        """Encoded prompts."""
+        return self.cache / prompt_files.FOLDER
 
     @property
     def logs(self) -> Path:

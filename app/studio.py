@@ -8,18 +8,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from app import hardware, metadata
+from app import doctor, hardware, metadata, own_models
+from app.doctor import Finding
 from app.gallery import Gallery
 from app.hardware import Forecasts, Hardware
+from app.import_jobs import ImportJobs
 from app.jobs import Job, JobQueue
 from app.last_jobs import LastJobs
 from app.model_jobs import ModelJobs
 from app.model_store import ModelStore
 from app.settings import Settings
 from app.worker import EngineState, WorkerRunner
-from pipelines import pictures, styles, tokens
+from pipelines import pictures, prompt_files, styles, tokens
 from pipelines.catalog import Catalog, ModelSpec
-from pipelines.errors import RecipeError, RequestError
+from pipelines.errors import BusyError, RecipeError, RequestError
 from pipelines.memory import Wish
 from pipelines.request import MAX_PROMPT, GenerationRequest, complete
 from pipelines.tokens import Tokens
@@ -45,6 +47,7 @@ class Studio:
         self.catalog = Catalog(user_models=settings.models)
         self.gallery = Gallery(settings.outputs)
         self.models = ModelJobs(ModelStore(settings), self.catalog.reload)
+        self.imports = ImportJobs(settings, self.models_changed)
         self.forecasts = Forecasts()
         self._worker = WorkerRunner(settings)
         self._jobs = JobQueue(self._worker, LastJobs(settings.cache / "jobs"))
@@ -54,7 +57,8 @@ class Studio:
         self._worker.start(preload=self.catalog.default.id)
 
     def close(self) -> None:
-        """Stops the running job and the download, and ends the painting process."""
+        """Stops the running job, the download and the import, and ends the painting process."""
+        self.imports.close()
         self.models.close()
         self._jobs.close()
         self._worker.close()
@@ -66,6 +70,40 @@ class Studio:
     def hardware(self) -> Hardware:
         """What this computer has, and what of it is free."""
         return hardware.look(self.engine().machine, self.settings.workspace)
+
+    def examine(self) -> tuple[Finding, ...]:
+        """What a helper would ask first: the findings of `launch.py doctor`, nobody named."""
+        engine = self.engine()
+        found = list(doctor.examine(self.settings, lambda: engine.machine))
+        if engine.message:
+            state: doctor.State = "fault" if engine.phase == "lost" else "warning"
+            said = doctor.redacted(engine.message)
+            found.append(Finding(name="painting process", state=state, fact=said))
+        return tuple(found)
+
+    def prompt_bytes(self) -> int:
+        """What encoded prompts occupy on the disk."""
+        return prompt_files.size(self.settings.prompts)
+
+    def clear_prompts(self) -> int:
+        """Deletes the encoded prompts. Returns the bytes freed."""
+        return prompt_files.clear(self.settings.prompts)
+
+    def models_changed(self) -> None:
+        """Models came or went: both lists are read again."""
+        self.catalog.reload()
+        self.models.rows(fresh=True)
+
+    def remove_model(self, model_id: str) -> int:
+        """Deletes a model, downloaded or one's own; the bytes freed. Raises StudioError."""
+        if self._jobs.wants(model_id):
+            raise BusyError(f"A picture is being painted with “{model_id}”.", "Stop it first.")
+        if not own_models.is_own(self.settings.models, model_id):
+            return self.models.remove(model_id)
+        try:
+            return own_models.remove(self.settings.models, model_id)
+        finally:
+            self.models_changed()
 
     def forecast(self, model_id: str, wish: Wish) -> str:
         """What painting `wish` would need; "" where unknown. Raises StudioError for the model."""

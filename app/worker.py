@@ -238,7 +238,7 @@ class WorkerRunner:
             quick = time.monotonic() - link.started < _QUICK_DEATH_SECONDS
             self._quick_deaths = self._quick_deaths + 1 if quick else 0
             again = self._quick_deaths < _MAX_QUICK_DEATHS
-            said = f"The painting process ended unexpectedly ({_cause(link.process.exitcode)})."
+            said = f"The painting process ended unexpectedly ({cause(link.process.exitcode)})."
             log.warning(said)
             where = f"The reason may be in {self._settings.logs / 'worker.log'}."
             self._state = EngineState(
@@ -282,7 +282,8 @@ def _tell(link: _Link, message: Message) -> None:
         log.info("the worker is gone")
 
 
-def _cause(exit_code: int | None) -> str:
+def cause(exit_code: int | None) -> str:
+    """Why a process ended, in a few words."""
     if exit_code is None:
         return "it does not answer"
     if exit_code >= 0:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from diffusers import AutoencoderKL
 
-from pipelines import loader, text_loader
+from pipelines import loader, prompt_files, text_loader
 from pipelines.catalog import ModelSpec
 from pipelines.memory import DevicePlan
 from pipelines.preview import Preview
@@ -18,7 +18,6 @@ from pipelines.prompt_cache import PromptCache
 from pipelines.text import TextEncoder
 from pipelines.transformer import Transformer
 
-PROMPTS = "prompts"
 ENCODERS = "encoders"
 
 
@@ -39,7 +38,7 @@ class Loaded:
             lambda: text_loader.load(model, plan, cache and cache / ENCODERS),
             device=text_loader.device(plan),
             identity=text_loader.identity(model, plan),
-            cache=PromptCache(cache / PROMPTS) if cache else None,
+            cache=PromptCache(cache / prompt_files.FOLDER) if cache else None,
         )
         self.weights = loader.weights_hash(model)
         self._transformer: Transformer | None = None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import warnings
@@ -23,6 +22,7 @@ from pipelines.errors import ModelError, StudioError, printable
 from pipelines.latents import PIXELS_PER_LATENT
 from pipelines.memory import DevicePlan, Machine, is_out_of_memory
 from pipelines.tokens import tokenize, vocabulary_size
+from pipelines.weights_digest import digest
 
 _PARTS: dict[str, tuple[Any, tuple[str, ...], str]] = {
     # Old repositories call the transformer by the name of diffusers' former class.
@@ -148,12 +148,7 @@ def weights_hash(model: ModelSpec) -> str:
 @lru_cache(maxsize=32)
 def _hash(folder: Path, _facts: object) -> str:
     """Read once for the same files: they may have gigabytes."""
-    digest = hashlib.sha256()
-    for file in sorted(folder.glob("*.safetensors")):
-        with open(file, "rb") as stream:
-            while block := stream.read(1 << 20):
-                digest.update(block)
-    return digest.hexdigest()[:10]
+    return digest(folder)
 
 
 def part(model: ModelSpec, name: str, dtype: torch.dtype, **wish: Any) -> Any:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 
-from app.ui import access, fields, model_cards
+from app import own_models, samples
+from app.import_jobs import ImportJob
+from app.ui import access, care, fields, import_form, model_cards
 from app.ui.answers import Create, Session, told
 from app.ui.choices import MAX_PROBLEMS
 from pipelines.errors import StudioError
@@ -15,11 +18,12 @@ from pipelines.memory import Wish
 from pipelines.progress import plain_size
 
 if TYPE_CHECKING:
+    from app.doctor import Finding
     from app.studio import Studio
 
 BUSY_SECONDS = 0.5
 IDLE_SECONDS = 3.0
-_REFUSED = "Models are downloaded and removed on the computer that the studio runs on."
+_REFUSED = "Models are downloaded, imported and removed on the computer that the studio runs on."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,6 +31,11 @@ class ModelsTab:
     """The components of the tab."""
 
     hardware: gr.HTML
+    care: gr.HTML
+    import_box: gr.Column
+    form: dict[str, Any]
+    start: gr.Button
+    imported: gr.HTML
     shelf: gr.HTML
     timer: gr.Timer
 
@@ -37,6 +46,10 @@ class Visit:
 
     removing: str = ""
     notice: str = ""
+    care_notice: str = ""
+    report: tuple[Finding, ...] = ()
+    import_error: StudioError | None = None
+    emptied: str = ""
     sent: dict[str, Any] = field(default_factory=dict)
 
 
@@ -52,7 +65,8 @@ class Models:
     def open_models(self, visit: Visit, model: Any, request: gr.Request) -> Any:
         """The tab was opened: everything anew, and news from now on."""
         visit.sent.clear()
-        visit.notice = visit.removing = ""
+        visit.notice = visit.removing = visit.care_notice = ""
+        visit.report, visit.import_error = (), None
         self._studio.catalog.reload()
         self._studio.models.rows(fresh=True)
         return told(self._news(visit, model, request))
@@ -75,7 +89,7 @@ class Models:
         if data.get("do") == "use":
             chosen = self._create.choose(values, name)
             return told({self._session.rail: gr.Tabs(selected="create"), **chosen})
-        visit.notice = visit.removing = ""
+        visit.notice = visit.removing = visit.care_notice = ""
         if not _may(request):
             visit.notice = _REFUSED
         else:
@@ -84,6 +98,22 @@ class Models:
             except StudioError as error:
                 visit.notice = str(error)
         return told(self._news(visit, values["model"], request))
+
+    def start_import(
+        self, visit: Visit, model: Any, request: gr.Request, *raw: Any
+    ) -> dict[Any, Any]:
+        """Import was pressed."""
+        visit.notice = visit.removing = visit.care_notice = ""
+        visit.import_error = None
+        if not _may(request):
+            visit.notice = _REFUSED
+        else:
+            try:
+                values = dict(zip(self._tab.form, raw, strict=True))
+                self._studio.imports.start(*import_form.wanted(values))
+            except StudioError as error:
+                visit.import_error = error
+        return told(self._news(visit, model, request))
 
     def _do(self, visit: Visit, wanted: str, name: str) -> None:
         jobs = self._studio.models
@@ -99,39 +129,94 @@ class Models:
             case "dismiss":
                 jobs.dismiss()
             case "ask-remove":
-                jobs.store.removable(name)
+                self._question(name)
                 visit.removing = name
             case "remove":
-                freed = jobs.remove(name)
+                freed = self._studio.remove_model(name)
                 visit.notice = f"“{name}” is removed; {plain_size(freed)} are free again."
+            case "stop-import":
+                self._studio.imports.stop()
+            case "dismiss-import":
+                visit.import_error = None
+                self._studio.imports.dismiss()
+            case "examine":
+                visit.report = self._studio.examine()
+            case "close-report":
+                visit.report = ()
+            case "clear-prompts":
+                freed = self._studio.clear_prompts()
+                visit.care_notice = f"Encoded prompts are deleted; {plain_size(freed)} are free."
 
     def _news(self, visit: Visit, model: Any, request: gr.Request) -> dict[Any, Any]:
-        job = self._studio.models.job
-        wait = BUSY_SECONDS if job is not None and job.active else IDLE_SECONDS
+        job, importing = self._studio.models.job, self._studio.imports.job
+        busy = any(work is not None and work.active for work in (job, importing))
+        wait = BUSY_SECONDS if busy else IDLE_SECONDS
+        admin = _may(request)
         parts = {
-            "shelf": (self._tab.shelf, self._shelf(visit, str(model), admin=_may(request))),
+            "shelf": (self._tab.shelf, self._shelf(visit, str(model), admin=admin)),
             "hardware": (self._tab.hardware, self._hardware(str(model))),
+            "care": (self._tab.care, self._care(visit) if admin else ""),
+            "imported": (self._tab.imported, self._imported(visit) if admin else ""),
+            "parts": (self._tab.form["parts"], import_form.parts_select(self._studio.catalog)),
+            "import": (self._tab.import_box, admin),
             "wait": (self._tab.timer, wait),
+        }
+        dressed: dict[str, Callable[[Any], Any]] = {
+            "wait": lambda seconds: gr.Timer(seconds, active=True),
+            "import": lambda shown: gr.update(visible=shown or "hidden"),
+            "parts": lambda markup: gr.update(markup=markup),
         }
         fresh: dict[Any, Any] = {}
         for name, (place, value) in parts.items():
             if visit.sent.get(name) != hash(value):
                 visit.sent[name] = hash(value)
-                fresh[place] = gr.Timer(wait, active=True) if name == "wait" else value
-        return fresh
+                fresh[place] = dressed[name](value) if name in dressed else value
+        return fresh | self._emptied(visit)
+
+    def _emptied(self, visit: Visit) -> dict[Any, Any]:
+        """The form for the next model, once this one is here."""
+        job = self._studio.imports.job
+        ended = job.model if job is not None else ""
+        if visit.emptied == ended:
+            return {}
+        visit.emptied = ended
+        return {self._tab.form[name]: "" for name in ("path", "title", "id") if ended}
+
+    def _care(self, visit: Visit) -> str:
+        return care.care(self._studio.prompt_bytes(), visit.report, visit.care_notice)
+
+    def _imported(self, visit: Visit) -> str:
+        job = self._studio.imports.job
+        if visit.import_error is not None:
+            # Nothing was begun: the sentence is for whoever pressed.
+            job = ImportJob(source="The model", phase="failed", error=visit.import_error)
+        found = [spec for spec in self._studio.catalog if job is not None and spec.id == job.model]
+        title = found[0].title if found else job.model if job is not None else ""
+        return import_form.job(job, title, usable=bool(found))
+
+    def _question(self, model_id: str) -> str:
+        """The question before a model is removed. Raises StudioError."""
+        models = self._studio.settings.models
+        if own_models.is_own(models, model_id):
+            own = own_models.find(models, model_id)
+            if own.is_link:
+                return f"Delete the link {own.folder}? What it leads to stays."
+            inside = f"all that is in it ({plain_size(own.size)})"
+            return f"Delete the folder {own.folder} with {inside}? There is no way back."
+        parts = self._studio.models.store.removable(model_id)
+        names = [f"{part.label} ({plain_size(part.size, exact=part.exact)})" for part in parts]
+        what = "its " + ", ".join(names) if names else "only its entry in the list"
+        return f"Delete {what}? What other models read stays."
 
     def _shelf(self, visit: Visit, model: str, *, admin: bool) -> str:
         jobs, catalog = self._studio.models, self._studio.catalog
         usable = frozenset(spec.id for spec in catalog)
-        goes = ""
+        question = ""
         if visit.removing:
             try:
-                parts = jobs.store.removable(visit.removing)
+                question = self._question(visit.removing)
             except StudioError:
                 visit.removing = ""
-            else:
-                names = [f"{p.label} ({plain_size(p.size, exact=p.exact)})" for p in parts]
-                goes = "its " + ", ".join(names) if names else "only its entry in the list"
         return model_cards.shelf(
             model_cards.Shelf(
                 rows=jobs.rows(),
@@ -142,8 +227,9 @@ class Models:
                 folder=str(jobs.store.root),
                 free=jobs.free(),
                 removing=visit.removing,
-                goes=goes,
+                question=question,
                 notice=visit.notice,
+                samples={spec.id: found for spec in catalog if (found := samples.read(spec))},
                 problems=catalog.problems[:MAX_PROBLEMS],
             )
         )
@@ -167,4 +253,5 @@ def _may(request: gr.Request | None) -> bool:
 
 def places(tab: ModelsTab) -> list[Any]:
     """What the news of the tab may change."""
-    return [tab.shelf, tab.hardware, tab.timer]
+    boxes = [tab.shelf, tab.hardware, tab.care, tab.import_box, tab.imported, tab.timer]
+    return [*boxes, *tab.form.values()]

@@ -6,13 +6,15 @@ goes, stands in the card itself, so that nothing has to be looked for elsewhere.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from html import escape
 
 from app.hardware import Hardware
 from app.model_jobs import FileState, ModelJob
 from app.model_store import Row
+from app.samples import Samples
+from app.ui.routes import SAMPLES
 from pipelines.downloads import MARGIN
 from pipelines.progress import duration, plain_size
 
@@ -29,7 +31,7 @@ _KINDS = {
     "lora": "An adapter: it works together with a model.",
 }
 _READ_ONLY = (
-    "Models are downloaded and removed on the computer that the studio runs on;"
+    "Models are downloaded, imported and removed on the computer that the studio runs on;"
     " from here they can be used."
 )
 
@@ -39,8 +41,9 @@ class Shelf:
     """What the cards are drawn from.
 
     `usable` are the ids that can be chosen in Create and `chosen` the one that is; `removing` is
-    the id of the model whose removal is asked about, `goes` the names of what would be deleted.
-    `admin` is False for visitors, who see no button that changes anything.
+    the id of the model whose removal is asked about, `question` says what would be deleted.
+    `samples` are pictures that a model painted, by its id. `admin` is False for visitors, who see
+    no button that changes anything.
     """
 
     rows: Sequence[Row]
@@ -51,8 +54,9 @@ class Shelf:
     folder: str
     free: int
     removing: str = ""
-    goes: str = ""
+    question: str = ""
     notice: str = ""
+    samples: Mapping[str, Samples] = field(default_factory=dict)
     problems: Sequence[str] = ()
 
 
@@ -110,9 +114,26 @@ def _card(row: Row, view: Shelf) -> str:
     return (
         f'<li class="model-card" data-state="{state}" data-model="{escape(row.id)}">'
         f'<div class="model-head"><h3>{escape(row.title)}</h3>{tagged}</div>'
-        f'<p class="what">{escape(row.summary)}</p>{kind}{problem}{_facts(row, job)}'
+        f'<p class="what">{escape(row.summary)}</p>{_samples(row, view)}{kind}{problem}'
+        f"{_facts(row, job)}"
         f"{_work(row, job, view)}</li>"
     )
+
+
+def _samples(row: Row, view: Shelf) -> str:
+    """Pieces of one strip, each with its prompt."""
+    found = view.samples.get(row.id)
+    if found is None:
+        return ""
+    many = len(found.prompts)
+    address = f"{SAMPLES}/{escape(row.id)}?v={found.version}"
+    cells = "".join(
+        f'<li><span role="img" aria-label="{escape(prompt)}" title="{escape(prompt)}"'
+        f' style="background:url({address}) {100 * place / max(1, many - 1):.4f}% 0'
+        f' / {100 * many}% 100%"></span></li>'
+        for place, prompt in enumerate(found.prompts)
+    )
+    return f'<ul class="samples" aria-label="Painted by this model">{cells}</ul>'
 
 
 def _facts(row: Row, job: ModelJob | None) -> str:
@@ -140,9 +161,8 @@ def _facts(row: Row, job: ModelJob | None) -> str:
 def _work(row: Row, job: ModelJob | None, view: Shelf) -> str:
     """What happens with the model now, or what can be done with it."""
     if view.removing == row.id and view.admin:
-        question = f"Delete {view.goes}? What other models read stays."
         buttons = (("remove", "Remove", "danger"), ("keep", "Keep it", ""))
-        return _said(question) + _buttons(row, buttons)
+        return _said(view.question) + _buttons(row, buttons)
     if job is None or job.phase == "done":
         done = _said("It is here.", "good") if job is not None else ""
         return done + _idle(row, view)
@@ -172,7 +192,7 @@ def _idle(row: Row, view: Shelf) -> str:
         buttons.append(("ask", "Go on…" if row.arrived else "Download…", busy))
     if view.admin and row.state == "broken":
         buttons.append(("mend", "Mend…", busy or "lead"))
-    if view.admin and (row.state in ("downloaded", "broken") or row.arrived):
+    if view.admin and (row.state in ("downloaded", "broken", "own") or row.arrived):
         buttons.append(("ask-remove", "Remove…", busy))
     return _buttons(row, buttons)
 

@@ -62,7 +62,7 @@ def assemble(studio: Studio) -> gr.Blocks:
             with gr.Tab("Create", id="create", elem_id="tab-create") as create_tab:
                 tab = create.build(studio)
             with gr.Tab("Models", id="models", elem_id="tab-models") as models_tab:
-                shelf = models.build()
+                shelf = models.build(studio)
         session = Session(
             rail=rail,
             # Copied for each browser tab.

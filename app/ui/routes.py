@@ -10,6 +10,7 @@ from starlette.requests import Request
 from starlette.responses import FileResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
+from app import samples
 from app.ui.shell import NO_SNIFF
 from pipelines.errors import StudioError
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
 PICTURES = "studio/pictures"
 STARTS = "studio/starts"
+SAMPLES = "studio/samples"
 
 
 def _file(path: Path, *, download: bool) -> Response:
@@ -33,7 +35,7 @@ def _file(path: Path, *, download: bool) -> Response:
 
 
 def routes(studio: Studio) -> list[Route]:
-    """The routes of painted pictures and of pictures to start from."""
+    """The routes of painted pictures, of pictures to start from, and of samples."""
 
     async def picture(request: Request) -> Response:
         name = f"{request.path_params['day']}/{request.path_params['name']}"
@@ -50,6 +52,14 @@ def routes(studio: Studio) -> list[Route]:
             return PlainTextResponse(str(error), 404)
         return _file(found.path, download=False)
 
+    async def sample(request: Request) -> Response:
+        name = request.path_params["model"]
+        model = next((spec for spec in studio.catalog if spec.id == name), None)
+        found = await run_in_threadpool(samples.read, model) if model is not None else None
+        if found is None:
+            return PlainTextResponse("There are no such pictures.", 404)
+        return _file(found.file, download=False)
+
     async def alive(request: Request) -> Response:
         return PlainTextResponse("yes", headers={"Cache-Control": "no-store"})
 
@@ -57,4 +67,5 @@ def routes(studio: Studio) -> list[Route]:
         Route("/studio/alive", alive),
         Route(f"/{PICTURES}/{{day}}/{{name}}", picture),
         Route(f"/{STARTS}/{{name}}", start),
+        Route(f"/{SAMPLES}/{{model}}", sample),
     ]

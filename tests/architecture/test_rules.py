@@ -94,6 +94,8 @@ MANY_POSITIONAL = {
 }
 # The outermost seams, where any fault must become a sentence.
 BROAD_EXCEPT = {
+    "app/import_jobs.py": "a fault of ours ends the import and not its card",
+    "app/import_process.py": "a fault of ours is a sentence in the page, and no silent end",
     "app/jobs.py": "a fault of ours ends the job and not the queue",
     "app/model_jobs.py": "a fault of ours ends the download and not its card",
     "app/painting.py": "a fault of ours ends the job and not the worker",

@@ -10,7 +10,7 @@ import pytest
 import torch
 from transformers import T5EncoderModel
 
-from pipelines import files, memory, text_loader
+from pipelines import files, memory, prompt_files, text_loader
 from pipelines.catalog import Catalog
 from pipelines.engine import Engine
 from pipelines.prompt_cache import PromptCache
@@ -66,11 +66,11 @@ def test_the_least_used_go_first(tmp_path: Path) -> None:
         cache.keep((number, 1, 2), "t5", features())
         for age, file in enumerate(sorted(tmp_path.iterdir(), key=os.path.getmtime)):
             os.utime(file, (age, age))
-    one = cache.size // 6
+    one = prompt_files.size(tmp_path) // 6
     cache.find((0, 1, 2), "t5")
     small = PromptCache(tmp_path, max_bytes=3 * one)
     small.keep((9, 1, 2), "t5", features())
-    assert small.size <= 3 * one
+    assert prompt_files.size(tmp_path) <= 3 * one
     kept = {n for n in (*range(6), 9) if cache.find((n, 1, 2), "t5") is not None}
     assert kept == {0, 5, 9}
 
@@ -81,8 +81,26 @@ def test_one_prompt_or_all_can_be_forgotten(tmp_path: Path) -> None:
         cache.keep((number, 1, 2), "t5", features())
     cache.forget((1, 1, 2), "t5")
     assert cache.find((1, 1, 2), "t5") is None
-    assert cache.clear() == 2
-    assert cache.size == 0
+    there = prompt_files.size(tmp_path)
+    assert there > 0
+    (tmp_path / "notes.txt").write_text("mine")
+    assert prompt_files.clear(tmp_path) == there
+    assert prompt_files.size(tmp_path) == 0
+    assert [file.name for file in tmp_path.iterdir()] == ["notes.txt"]
+    assert prompt_files.clear(tmp_path / "never made") == 0
+
+
+def test_what_cannot_be_deleted_is_not_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    PromptCache(tmp_path).keep(IDS, "t5", features())
+
+    def refused(*_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "unlink", refused)
+    assert prompt_files.clear(tmp_path) == 0
+    assert prompt_files.size(tmp_path) > 0
 
 
 def test_a_full_disk_only_costs_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

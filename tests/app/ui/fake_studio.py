@@ -19,6 +19,7 @@ from PIL import Image, ImageFilter
 
 from app.gallery import Gallery
 from app.hardware import Forecasts
+from app.import_jobs import ImportJobs
 from app.jobs import JobQueue
 from app.model_jobs import ModelJobs
 from app.model_store import ModelStore
@@ -137,6 +138,7 @@ class FakeStudio(Studio):
         self.catalog = Catalog(user_models=self.settings.models)
         self.gallery = Gallery(self.settings.outputs)
         self.models = ModelJobs(ModelStore(self.settings), self.catalog.reload)
+        self.imports = ImportJobs(self.settings, self.models_changed)
         self.forecasts = Forecasts()
         self.runner = FakeRunner(self.gallery, steps=steps, pace=pace)
         self._worker = self.runner  # type: ignore[assignment]

@@ -143,12 +143,20 @@ def test_pictures_come_with_their_own_bytes(http: httpx.Client, studio: FakeStud
         "/studio/pictures/2026-01-01/000000-1-abcdef.png",
         "/studio/starts/..%2f..%2fetc%2fpasswd",
         "/studio/starts/0123456789abcdef.png",
+        "/studio/samples/nobody",
+        "/studio/samples/..%2fnano",
         "/studio/static/..%2fpyproject.toml",
         "/studio/static/secret",
     ],
 )
 def test_other_files_are_not_served(http: httpx.Client, path: str) -> None:
     assert http.get(path).status_code == 404
+
+
+def test_samples_are_served(http: httpx.Client) -> None:
+    answer = http.get("/studio/samples/nano?v=1")
+    assert answer.status_code == 200
+    assert answer.content.startswith(PNG)
 
 
 def test_own_files_are_cached_for_ever(http: httpx.Client) -> None:

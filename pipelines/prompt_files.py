@@ -1,0 +1,63 @@
+"""The folder of encoded prompts: what it occupies, and what makes it small again.
+
+No torch: the page asks, too. What a file holds is the matter of `prompt_cache`.
+"""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+FOLDER = "prompts"
+MAX_BYTES = 256_000_000
+SUFFIX = ".safetensors"
+log = logging.getLogger(__name__)
+
+
+def size(folder: Path) -> int:
+    """Bytes on the disk."""
+    return sum(_stat(file)[1] for file in _entries(folder))
+
+
+def clear(folder: Path) -> int:
+    """Forgets every text. Returns how many bytes there were."""
+    freed = 0
+    for file in _entries(folder):
+        bytes_ = _stat(file)[1]
+        if remove(file):
+            freed += bytes_
+    return freed
+
+
+def trim(folder: Path, max_bytes: int) -> None:
+    """Forgets the least used texts beyond `max_bytes`, never the last one that was used."""
+    aged = sorted((*_stat(file), file) for file in _entries(folder))
+    total = sum(bytes_ for _, bytes_, _ in aged)
+    for _, bytes_, file in aged[:-1]:
+        if total <= max_bytes:
+            return
+        remove(file)
+        total -= bytes_
+
+
+def remove(file: Path) -> bool:
+    """Deletes `file`; False where it stays, which is written to the log."""
+    try:
+        file.unlink(missing_ok=True)
+    except OSError as error:
+        log.warning("%s stays (%s)", file, error.strerror)
+        return False
+    return True
+
+
+def _entries(folder: Path) -> list[Path]:
+    return list(folder.glob(f"*{SUFFIX}"))
+
+
+def _stat(file: Path) -> tuple[int, int]:
+    """(time of the last use, bytes); zeros where another process was quicker."""
+    try:
+        stat = file.stat()
+    except OSError:
+        return 0, 0
+    return stat.st_mtime_ns, stat.st_size
