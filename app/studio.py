@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from app import hardware, metadata
+from app import hardware, hosting, metadata
 from app.gallery import Gallery
 from app.hardware import Forecasts, Hardware
 from app.jobs import Job, JobQueue
@@ -17,6 +17,7 @@ from app.model_jobs import ModelJobs
 from app.model_store import ModelStore
 from app.settings import Settings
 from app.worker import EngineState, WorkerRunner
+from app.zero import ZeroRunner
 from pipelines import pictures, styles, tokens
 from pipelines.catalog import Catalog, ModelSpec
 from pipelines.errors import RecipeError, RequestError
@@ -46,7 +47,7 @@ class Studio:
         self.gallery = Gallery(settings.outputs)
         self.models = ModelJobs(ModelStore(settings), self.catalog.reload)
         self.forecasts = Forecasts()
-        self._worker = WorkerRunner(settings)
+        self._worker = _runner(settings)
         self._jobs = JobQueue(self._worker, LastJobs(settings.cache / "jobs"))
 
     def start(self) -> None:
@@ -90,7 +91,8 @@ class Studio:
         return complete(values, self.catalog)
 
     def submit(self, request: GenerationRequest, owner: str) -> Job:
-        """Queues a request. Raises BusyError."""
+        """Queues a request. Raises BusyError; RequestError for more than a Space allows."""
+        hosting.check(request)
         return self._jobs.submit(request, owner)
 
     def stop(self, job_id: str, owner: str) -> None:
@@ -131,3 +133,9 @@ class Studio:
     def recipe(self, file: Path) -> GenerationRequest:
         """The request inside a picture of this studio. Raises RecipeError."""
         return metadata.read(file).request
+
+
+def _runner(settings: Settings) -> WorkerRunner | ZeroRunner:
+    """What paints: a process of its own, or on ZeroGPU the function that gets the card."""
+    spaces = hosting.zero_gpu()
+    return WorkerRunner(settings) if spaces is None else ZeroRunner(settings, spaces)
