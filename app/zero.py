@@ -30,8 +30,9 @@ DEVICE = "ZeroGPU"
 # The longest that ZeroGPU lends a card for, and what is kept back to end well, in seconds.
 LONGEST = 120
 _SPARE = 5.0
-# Reading a model in a fresh fork, and one step of PixArt at 1024 px with guidance on its cards.
-_LOADING = 20.0
+# A fresh fork; reading a model in it; a picture; one step of PixArt at 1024 px with guidance.
+_FRESH = 40.0
+_BYTE = 1.5e-9
 _PICTURE = 1.5
 _STEP = 0.15
 _MEGAPIXELS = 2**20
@@ -47,14 +48,17 @@ class Failed:
 
 
 News = Progress | PictureFile | Machine | Failed
-Call = Callable[[GenerationRequest], Generator[News, None, None]]
+Call = Callable[[GenerationRequest, int], Generator[News, None, None]]
 
 
-def seconds(request: GenerationRequest) -> int:
-    """For how long to ask for the card: shorter ones come sooner and cost the visitor less."""
+def seconds(request: GenerationRequest, size: int) -> int:
+    """For how long to ask for the card, for a model of `size` bytes.
+
+    Calls that ask for less come sooner and are open to visitors with little time left.
+    """
     share = request.width * request.height / _MEGAPIXELS * (1 + request.guided) / 2
     each = _PICTURE + _STEP * request.steps * max(share, 0.1)
-    return min(LONGEST, round(_LOADING + request.count * each))
+    return min(LONGEST, round(_FRESH + size * _BYTE + request.count * each))
 
 
 class ZeroRunner:
@@ -66,7 +70,10 @@ class ZeroRunner:
 
     def __init__(self, settings: Settings, spaces: Any) -> None:
         self._settings = settings
-        self._call: Call = spaces.GPU(duration=seconds)(_Fork(settings).paint)
+        # Only this one function gets the card; by a variable, gradio would wrap every handler.
+        spaces.disable_gradio_auto_wrap()
+        # It is told for how long the card is lent; the platform asks for as long.
+        self._call: Call = spaces.GPU(duration=lambda _, lent: lent)(_Fork(settings).paint)
         self._lock = threading.Lock()
         self._state = EngineState(device=DEVICE)
 
@@ -105,12 +112,12 @@ class ZeroRunner:
         """
         # A fork in the middle of an import would wait for it for ever.
         _import()
-        self._look_at(request.model)
+        lent = seconds(request, self._look_at(request.model))
         if should_stop():
             return
         self._say(phase="painting")
         try:
-            with closing(self._call(request)) as news:
+            with closing(self._call(request, lent)) as news:
                 self._follow(news, report=report, keep=keep, should_stop=should_stop)
         except StudioError:
             raise
@@ -136,11 +143,16 @@ class ZeroRunner:
             if should_stop():
                 return
 
-    def _look_at(self, model_id: str) -> None:
-        """Hashes the weights before the card is lent; the fork inherits the hash. StudioError."""
+    def _look_at(self, model_id: str) -> int:
+        """The bytes of a model, hashed before the card is lent: a fork inherits the hash.
+
+        Raises UnknownNameError, ModelError.
+        """
         from pipelines import loader
 
-        loader.weights_hash(Catalog(user_models=self._settings.models).find(model_id))
+        model = Catalog(user_models=self._settings.models).find(model_id)
+        loader.weights_hash(model)
+        return sum(size for _, size, _ in loader.fingerprint(model))
 
     def _say(self, **changes: Any) -> None:
         with self._lock:
@@ -166,9 +178,12 @@ class _Fork:
         self._settings = settings
         self._painter: _Painter | None = None
 
-    def paint(self, request: GenerationRequest) -> Generator[News, None, None]:
-        """Yields progress and finished files; ends in time, before the platform ends it."""
-        deadline = time.monotonic() + seconds(request) - _SPARE
+    def paint(self, request: GenerationRequest, lent: int) -> Generator[News, None, None]:
+        """Yields progress and finished files; ends before `lent` seconds are over.
+
+        The platform would end the whole fork then.
+        """
+        deadline = time.monotonic() + lent - _SPARE
         news: queue.Queue[News | None] = queue.Queue()
         stop = threading.Event()
         # The engine reports by calls and this function by yields: between them runs a thread.

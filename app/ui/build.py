@@ -124,7 +124,8 @@ def serve(
             demo = build(studio)
             logging.getLogger("httpx").setLevel(logging.WARNING)
             arguments = launch_arguments(studio, host=host, port=chosen, share_token=share_token)
-            demo.launch(prevent_thread_lock=True, **arguments)
+            with serving.without_code_server():
+                demo.launch(prevent_thread_lock=True, **arguments)
         # Before the address is said: who reads it may already end us.
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, lambda *_: stopped.set())

@@ -15,6 +15,7 @@ import json
 import multiprocessing
 import os
 import queue
+import signal
 import sys
 import threading
 import warnings
@@ -37,6 +38,18 @@ def _write(**facts: Any) -> None:
 _write(imported=True, torch="torch" in sys.modules, temp=os.environ.get("GRADIO_TEMP_DIR"))
 
 
+_wrapped = {"handlers": True}
+
+
+def disable_gradio_auto_wrap() -> None:
+    _wrapped["handlers"] = False
+
+
+def gradio_auto_wrap(task: Any) -> Any:
+    """gradio asks this for every handler of a page on a Space."""
+    return GPU(task) if _wrapped["handlers"] and callable(task) else task
+
+
 class _Fork:
     """A process with the card, which waits for calls."""
 
@@ -50,6 +63,8 @@ class _Fork:
             self.process.start()
 
     def _serve(self, task: Callable[..., Iterator[Any]]) -> None:
+        # What the page does on this signal is inherited.
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
         while True:
             arguments = self.orders.get()
             self.stop.clear()
