@@ -19,7 +19,7 @@ from typing import Annotated, Any
 import typer
 from typer.exceptions import TyperException
 
-from app import convert_cli, metadata
+from app import convert_cli, hosting, metadata
 from app.bench_cli import bench
 from app.doctor_cli import doctor
 from app.gallery import Gallery, PictureFile
@@ -36,6 +36,7 @@ from pipelines.progress import Progress, Stage
 from pipelines.request import GenerationRequest, complete
 
 DEBUG_VARIABLE = "PIXART_STUDIO_DEBUG"
+TOKEN_VARIABLE = "PIXART_STUDIO_SHARE_TOKEN"
 _INTERRUPTED = 130
 
 app = typer.Typer(
@@ -121,12 +122,17 @@ def _verbs() -> list[str]:
 def studio(
     context: typer.Context,
     workspace: Workspace = None,
-    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    host: Annotated[
+        str | None, typer.Option(help="Address to listen on; default: 127.0.0.1, on a Space all.")
+    ] = None,
     port: Annotated[
         str | None, typer.Option(help="Port; default: the first free one from 7860.")
     ] = None,
     share_token: Annotated[
-        str | None, typer.Option(help="Secret that visitors must give; needed for other hosts.")
+        str | None,
+        typer.Option(
+            envvar=TOKEN_VARIABLE, help="Secret that visitors must give; needed for other hosts."
+        ),
     ] = None,
     browser: Annotated[bool, typer.Option(help="Open the browser.")] = True,
     version: Annotated[bool, typer.Option("--version", help="Say the version.")] = False,
@@ -143,9 +149,17 @@ def studio(
     number = _port(port)
     # Here and not above: the other verbs must not wait for the page's libraries.
     from app.studio import Studio
-    from app.ui.build import serve
+    from app.ui.build import prepare, serve
 
-    serve(Studio(settings), host=host, port=number, share_token=share_token, open_browser=browser)
+    # The package of ZeroGPU imports gradio, which reads these settings once.
+    prepare(settings)
+    serve(
+        Studio(settings),
+        host=host or hosting.default_host(),
+        port=number,
+        share_token=share_token,
+        open_browser=browser,
+    )
 
 
 def _port(text: str | None) -> int | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextvars
 import logging
 import threading
 import time
@@ -61,6 +62,8 @@ class Job:
 class _Entry:
     job: Job
     stop: threading.Event = field(default_factory=threading.Event)
+    # Who asked, for a runner that has to tell: the visitor's event is a variable of this context.
+    context: contextvars.Context | None = None
 
 
 class JobQueue:
@@ -87,7 +90,7 @@ class JobQueue:
                     f"{len(waiting)} jobs are waiting already.", "Wait, or stop some of them."
                 )
             job = Job(id=uuid.uuid4().hex, owner=owner, request=request)
-            self._entries[job.id] = _Entry(job)
+            self._entries[job.id] = _Entry(job, context=contextvars.copy_context())
             self._forget()
             self._changed.notify_all()
         self._remember(job)
@@ -210,8 +213,11 @@ class JobQueue:
 
     def _run(self, entry: _Entry) -> None:
         error: str | None = None
+        # Let go of with the job: it holds the whole request of the page.
+        context, entry.context = entry.context or contextvars.copy_context(), None
         try:
-            self._runner.paint(
+            context.run(
+                self._runner.paint,
                 entry.job.request,
                 report=lambda progress: self._update(entry, progress=_kept(entry, progress)),
                 keep=lambda file: self._update(entry, pictures=(*entry.job.pictures, file)),

@@ -6,6 +6,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from app import hosting
 from pipelines import prompt_files
 from pipelines.errors import SaveError
 
@@ -69,8 +70,9 @@ class Settings:
 
 
 def workspace_path(option: str | None = None) -> Path:
-    """The workspace: the option, else $PIXART_STUDIO_WORKSPACE, else ./workspace."""
-    return user_path(option or os.environ.get(WORKSPACE_VARIABLE) or "workspace").resolve()
+    """The option, else $PIXART_STUDIO_WORKSPACE, else a Space's storage, else ./workspace."""
+    asked = option or os.environ.get(WORKSPACE_VARIABLE)
+    return user_path(asked or str(hosting.storage() or "workspace")).resolve()
 
 
 def user_path(text: str) -> Path:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from app import doctor, hardware, metadata, own_models
+from app import doctor, hardware, hosting, metadata, own_models
 from app.doctor import Finding
 from app.gallery import Gallery
 from app.hardware import Forecasts, Hardware
@@ -19,6 +19,7 @@ from app.model_jobs import ModelJobs
 from app.model_store import ModelStore
 from app.settings import Settings
 from app.worker import EngineState, WorkerRunner
+from app.zero import ZeroRunner
 from pipelines import pictures, prompt_files, styles, tokens
 from pipelines.catalog import Catalog, ModelSpec
 from pipelines.errors import BusyError, RecipeError, RequestError
@@ -49,7 +50,7 @@ class Studio:
         self.models = ModelJobs(ModelStore(settings), self.catalog.reload)
         self.imports = ImportJobs(settings, self.models_changed)
         self.forecasts = Forecasts()
-        self._worker = WorkerRunner(settings)
+        self._worker = _runner(settings)
         self._jobs = JobQueue(self._worker, LastJobs(settings.cache / "jobs"))
 
     def start(self) -> None:
@@ -128,7 +129,8 @@ class Studio:
         return complete(values, self.catalog)
 
     def submit(self, request: GenerationRequest, owner: str) -> Job:
-        """Queues a request. Raises BusyError."""
+        """Queues a request. Raises BusyError; RequestError for more than a Space allows."""
+        hosting.check(request)
         return self._jobs.submit(request, owner)
 
     def stop(self, job_id: str, owner: str) -> None:
@@ -169,3 +171,9 @@ class Studio:
     def recipe(self, file: Path) -> GenerationRequest:
         """The request inside a picture of this studio. Raises RecipeError."""
         return metadata.read(file).request
+
+
+def _runner(settings: Settings) -> WorkerRunner | ZeroRunner:
+    """What paints: a process of its own, or on ZeroGPU the function that gets the card."""
+    spaces = hosting.zero_gpu()
+    return WorkerRunner(settings) if spaces is None else ZeroRunner(settings, spaces)

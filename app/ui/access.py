@@ -5,19 +5,22 @@ from __future__ import annotations
 import hashlib
 import hmac
 import ipaddress
-import os
 import secrets
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from http.cookies import CookieError, SimpleCookie
 from urllib.parse import parse_qsl, urlencode
 
 from starlette.datastructures import Headers
+from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.responses import HTMLResponse, PlainTextResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from app import hosting
 from pipelines.errors import RequestError
 
 COOKIE = "pixart-studio-access"
+# Where the platform's own proxies and replicas ask for a Space.
+_SPACES = "*.hf.space"
 # What proxies and tunnels add: the person is elsewhere, though the proxy may be here.
 _FORWARDED = (
     "forwarded",
@@ -57,7 +60,7 @@ def may_administer(client: str | None, headers: Mapping[str, str]) -> bool:
     A share token lets people paint; whoever comes with it from elsewhere, or through a proxy or
     tunnel that says so, is a visitor, and so is everybody on a Space.
     """
-    if os.environ.get("SPACE_ID") or client is None:
+    if hosting.on_space() or client is None:
         return False
     if any(name in headers for name in _FORWARDED):
         return False
@@ -66,25 +69,52 @@ def may_administer(client: str | None, headers: Mapping[str, str]) -> bool:
 
 def check(host: str, share_token: str | None) -> None:
     """Raises RequestError where the page would be open to others without a token."""
-    if is_loopback(host) or share_token or os.environ.get("SPACE_ID"):
+    if is_loopback(host) or share_token or hosting.on_space():
         return
     raise RequestError(
         "host",
         f"With --host {host} everybody on the network could use this studio, so give a"
-        " --share-token as well.",
+        " --share-token as well (or set PIXART_STUDIO_SHARE_TOKEN).",
     )
 
 
 def allowed_hosts(host: str, share_token: str | None) -> list[str]:
     """The names under which the page may be asked for: the answer to DNS rebinding."""
+    names = ["localhost", "127.0.0.1", "[::1]", *hosting.space_hosts()]
+    if hosting.on_space():
+        # Nothing but its names guards a Space, which is open to all and bound to every address.
+        return list(dict.fromkeys([*names, _SPACES]))
     if host in ("0.0.0.0", "::", "[::]"):
         # Bound to every address, the machine has names that it cannot know; the token guards it.
         return ["*"]
-    space = os.environ.get("SPACE_HOST", "")
-    if os.environ.get("SPACE_ID") and not space:
-        return ["*"]
-    names = ["localhost", "127.0.0.1", "[::1]", f"[{host}]" if ":" in host.strip("[]") else host]
-    return list(dict.fromkeys([*names, *filter(None, space.split(","))]))
+    return list(dict.fromkeys([*names, f"[{host}]" if ":" in host.strip("[]") else host]))
+
+
+class KnownHosts:
+    """ASGI middleware: the page is asked for by names that are its own, or by a bare address.
+
+    A page of somebody else can give its own name the address of this machine, and so make a browser
+    ask here (DNS rebinding); it cannot do that without a name. Health checks use the address.
+    """
+
+    def __init__(self, app: ASGIApp, allowed: Sequence[str]) -> None:
+        self._app = app
+        self._named = TrustedHostMiddleware(app, allowed_hosts=allowed, www_redirect=False)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Passes the request on, or answers 400."""
+        known = scope["type"] in ("http", "websocket") and _is_number(Headers(scope=scope))
+        await (self._app if known else self._named)(scope, receive, send)
+
+
+def _is_number(headers: Headers) -> bool:
+    host = headers.get("host", "")
+    name = host.rpartition(":")[0] if host.rpartition(":")[2].isdigit() else host
+    try:
+        ipaddress.ip_address(name.strip("[]"))
+    except ValueError:
+        return False
+    return True
 
 
 def _is_own_start(scope: Scope) -> bool:

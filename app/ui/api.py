@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 
+from app import hosting
 from app.jobs import Job, JobState
 from app.ui.routes import PICTURES
 from pipelines.errors import StudioError
@@ -68,8 +69,7 @@ class Api:
             "count": count,
             "style": style or None,
         }
-        base = str(request.request.base_url) if request is not None and request.request else "/"
-        return _told(await self._paint(values), base)
+        return _told(await self._paint(values), _base(request))
 
     async def _paint(self, values: dict[str, Any]) -> Job:
         owner = "api-" + secrets.token_hex(16)
@@ -93,6 +93,16 @@ def publish(studio: Studio) -> None:
         api_visibility="public",
         concurrency_limit=_AT_ONCE,
     )
+
+
+def _base(request: gr.Request | None) -> str:
+    """The address of the page as the caller knows it, with a slash at its end."""
+    inner = request.request if request is not None else None
+    if inner is None:
+        return "/"
+    # A Space is behind a proxy that speaks https to the world and http to us.
+    secure = hosting.on_space() and "https" in inner.headers.get("x-forwarded-proto", "")
+    return str(inner.base_url.replace(scheme="https") if secure else inner.base_url)
 
 
 async def _ended(studio: Studio, job: Job) -> Job:

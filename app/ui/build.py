@@ -15,6 +15,7 @@ import webbrowser
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from app import hosting
 from app.settings import DEFAULT_PORT, Settings, make_folder
 from app.ui import access, serving
 from pipelines.errors import RequestError
@@ -74,17 +75,10 @@ def launch_arguments(
     """Every argument of `Blocks.launch`, but for what only a test or `serve` needs."""
     prepare(studio.settings)
     from starlette.middleware import Middleware
-    from starlette.middleware.trustedhost import TrustedHostMiddleware
 
     from app.ui import routes, shell, theme
 
-    guards = [
-        Middleware(
-            TrustedHostMiddleware,
-            allowed_hosts=access.allowed_hosts(host, share_token),
-            www_redirect=False,
-        )
-    ]
+    guards = [Middleware(access.KnownHosts, allowed=access.allowed_hosts(host, share_token))]
     if share_token:
         guards.append(Middleware(access.TokenGate, token=share_token))
     return {
@@ -95,7 +89,8 @@ def launch_arguments(
         "run_history": False,
         "enable_monitoring": False,
         "max_file_size": MAX_UPLOAD,
-        "show_error": True,
+        # What goes wrong in a Space is told to its owner, in the log.
+        "show_error": not hosting.on_space(),
         "ssr_mode": False,
         "share": False,
         "pwa": False,
@@ -129,7 +124,8 @@ def serve(
             demo = build(studio)
             logging.getLogger("httpx").setLevel(logging.WARNING)
             arguments = launch_arguments(studio, host=host, port=chosen, share_token=share_token)
-            demo.launch(prevent_thread_lock=True, **arguments)
+            with serving.without_code_server():
+                demo.launch(prevent_thread_lock=True, **arguments)
         # Before the address is said: who reads it may already end us.
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, lambda *_: stopped.set())

@@ -97,6 +97,23 @@ def uncollected() -> Iterator[None]:
         gc.enable()
 
 
+@contextmanager
+def without_code_server() -> Iterator[None]:
+    """Launches a page on a Space without the second server that gradio starts there.
+
+    That one takes new code for the running program, on a port of its own and without a password.
+    """
+    # Here and not above: gradio reads its settings when it is imported.
+    from gradio import http_server
+
+    kept = http_server.get_space
+    http_server.get_space = lambda: None
+    try:
+        yield
+    finally:
+        http_server.get_space = kept
+
+
 def without_stub_files() -> None:
     """Lets gradio be imported without writing .pyi files for editors beside its components.
 

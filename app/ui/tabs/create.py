@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 
+from app import hosting
 from app.ui import canvas, choices, fields
 from app.ui.answers import FORECAST, Create, CreateTab, Session, filled
 from app.ui.fields import FIELDS, Form
@@ -66,7 +67,7 @@ def _form(studio: Studio, start: Form) -> dict[str, Any]:
             "size", start["size"], choices.shapes(model.shapes, start["size"], model.max_side)
         )
         forecast = _html("forecast", canvas.forecast(""))
-        form["count"] = _slider("count", "Pictures", 1, limits.MAX_COUNT, 1, start)
+        form["count"] = _slider("count", "Pictures", 1, hosting.most_pictures(), 1, start)
     with gr.Column(elem_classes="card", elem_id="start-card"):
         form["init"] = choices.start("init")
         upload = gr.UploadButton(
