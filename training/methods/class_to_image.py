@@ -45,9 +45,7 @@ class ClassLoss(nn.Module):
     def forward(self, batch: Batch, seed: int, timestep: int | None) -> dict[str, Tensor]:
         """Per picture; labels are dropped by the net's own embedder while it trains."""
         latents: Tensor = batch["latents"]
-        noise, timesteps = drawn(
-            latents, generator(seed), timestep, middle=self._objective.middle
-        )
+        noise, timesteps = drawn(latents, generator(seed), timestep, middle=self._objective.middle)
         noised = self._diffusion.noised(latents, noise, timesteps)
         output = self.dit(noised, timestep=timesteps, class_labels=batch["label"]).sample
         weights = {"min_snr": self._objective.min_snr, "variational": self._objective.variational}
