@@ -10,13 +10,23 @@ from __future__ import annotations
 import hashlib
 import json
 import multiprocessing
+import os
 import signal
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from pipelines.errors import ModelError, SaveError, StudioError, WorkerError, cause_of_death
+from pipelines.errors import (
+    ModelError,
+    SaveError,
+    StudioError,
+    WorkerError,
+    cause_of_death,
+    printable,
+)
 from pipelines.hub_rows import Source
 from pipelines.hub_store import Entry, Store
 from pipelines.progress import Stage
@@ -33,15 +43,21 @@ def into_diffusers(source: Source, commit: str, store: Store, gate: Gate, meter:
     """
     base, folder = store.commit(source.repo, commit), store.converted(source, commit)
     file = base / source.file
-    _apart(file, folder, gate, meter)
-    made = [path for path in sorted(folder.rglob("*")) if path.is_file()]
-    total = sum(path.stat().st_size for path in made)
-    meter.begin_stage(Stage.CHECKING, source.file, total)
-    entries = {}
-    for path in made:
-        meter.begin(source.file, total)
-        entry = _described(path, path.relative_to(base).as_posix(), gate, meter)
-        entries[entry.path] = entry
+    try:
+        _apart(file, folder, gate, meter)
+        made = [path for path in sorted(folder.rglob("*")) if path.is_file()]
+        total = sum(path.stat().st_size for path in made)
+        meter.begin_stage(Stage.CHECKING, source.file, total)
+        entries = {}
+        for path in made:
+            meter.begin(source.file, total)
+            entry = _described(path, path.relative_to(base).as_posix(), gate, meter)
+            entries[entry.path] = entry
+    except OSError as error:
+        raise SaveError(
+            f"What was converted into {folder} cannot be read ({printable(error.strerror)}).",
+            "Look after the disk, and start again.",
+        ) from None
     with gate.through():
         record = store.record(source.repo, commit)
         record.chosen[source.file] = list(entries)
@@ -76,7 +92,8 @@ def _apart(file: Path, folder: Path, gate: Gate, meter: Meter) -> None:
         target=main, args=(theirs, str(file), str(folder)), name="pixart-convert", daemon=True
     )
     try:
-        process.start()
+        with _without_interrupts():
+            process.start()
     except OSError as error:
         ours.close()
         raise WorkerError(
@@ -104,6 +121,24 @@ def _apart(file: Path, folder: Path, gate: Gate, meter: Meter) -> None:
         raise kind(last["message"], last["way_out"])
 
 
+@contextmanager
+def _without_interrupts() -> Iterator[None]:
+    """A child that is started here is deaf to Ctrl+C from its first moment on.
+
+    It reaches every process of a terminal, and the parent decides what it means.
+    """
+    if os.name != "posix":
+        yield
+        return
+    # Otherwise started along with the child, which undoes the mask.
+    resource_tracker.ensure_running()
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def _followed(connection: Connection, size: int, meter: Meter) -> Message | None:
     """The child's last word, None where it died without one."""
     before = 0
@@ -121,7 +156,7 @@ def _followed(connection: Connection, size: int, meter: Meter) -> Message | None
 
 def main(connection: Connection, file: str, folder: str) -> None:
     """The child."""
-    # Ctrl+C reaches every process of a terminal; the parent decides what it means.
+    # Where there is no mask.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     from pipelines.memory import before_torch, is_out_of_memory
 

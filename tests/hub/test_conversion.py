@@ -206,7 +206,7 @@ def child(shelf: Shelf) -> subprocess.Popen[str]:
     )
 
 
-@pytest.mark.parametrize("how", ["killed", "Ctrl+C", "let be"])
+@pytest.mark.parametrize("how", ["killed", "Ctrl+C at once", "Ctrl+C", "let be"])
 def test_another_process_takes_up_what_one_has_left(
     hub: FakeHub, shelf: Shelf, checkpoint: bytes, how: str
 ) -> None:
@@ -222,14 +222,14 @@ def test_another_process_takes_up_what_one_has_left(
     while not (folder(shelf) / PTH).exists():
         assert time.monotonic() < end
         time.sleep(0.01)
-    time.sleep(0.3)
+    time.sleep(0.02 if how == "Ctrl+C at once" else 0.3)
     if how == "killed":
         process.kill()
     else:
         # As a terminal does: every process of the group hears it.
         os.killpg(process.pid, signal.SIGINT)
     _, errors = process.communicate(timeout=30)
-    if how == "Ctrl+C":
+    if how != "killed":
         assert process.returncode == 130
         said = ["What has arrived is kept; the same command goes on from there.", "Stopped."]
         assert errors.splitlines() == said
@@ -363,9 +363,10 @@ def test_a_file_that_cannot_be_converted_is_one_sentence(
     }
     hub.put(OWN.repo, OWN.revision, {PTH: data[kind]})
     assert main(["models", "download", COCO, "--yes"]) == 2
-    said = capsys.readouterr().err
+    *before, said = capsys.readouterr().err.splitlines()
     assert words in said
-    assert len(said.strip().splitlines()) == 1
+    # On a slow machine its progress is told now and then.
+    assert all(line.startswith("Converting to") for line in before)
     assert not (tmp_path / "mark").exists()
     assert there(shelf) == {"download.json", PTH}
     assert state(shelf) == "known"
