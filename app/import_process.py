@@ -22,8 +22,7 @@ from typing import Any
 from app.model_rows import Wanted
 from app.painting import log_to
 from app.settings import Settings, make_folder
-from app.worker import cause
-from pipelines.errors import RequestError, StudioError, WorkerError, printable
+from pipelines.errors import RequestError, StudioError, WorkerError, cause_of_death, printable
 from pipelines.memory import before_torch
 from pipelines.progress import ShouldStop
 
@@ -81,7 +80,7 @@ def run(
         if asked is not None:
             return None
         raise WorkerError(
-            f"The import ended unexpectedly ({cause(process.exitcode)}).",
+            f"The import ended unexpectedly ({cause_of_death(process.exitcode)}).",
             f"The reason may be in {settings.logs / 'import.log'}.",
         ) from None
     finally:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Literal
 
 from app.model_store import ModelStore, Row
 from pipelines.errors import BusyError, RequestError, StudioError
+from pipelines.progress import Stage
 
 if TYPE_CHECKING:
     from pipelines.downloads import Plan
@@ -41,7 +42,9 @@ class ModelJob:
 
     `left` are the bytes that the plan has to fetch, `total` those of all its files, `done` those
     that are there. `speed` in bytes per second and `seconds_left` are None while unknown;
-    `checking` means that what is there is read again. `error` is one sentence when it has failed.
+    `checking` means that what is there is read again. `spare` are the bytes that converting takes
+    beside the files until the original is deleted; while `converting`, `total` and `done` count
+    what is converted. `error` is one sentence when it has failed.
     """
 
     model: str
@@ -53,6 +56,8 @@ class ModelJob:
     speed: float | None = None
     seconds_left: float | None = None
     checking: bool = False
+    spare: int = 0
+    converting: bool = False
     error: str = ""
 
     @property
@@ -182,13 +187,17 @@ class ModelJobs:
             if phase is None or self._job is None:
                 self._job = self._plan = None
                 return
+            done, total = _arrived(self._job.files)
             self._job = replace(
                 self._job,
                 phase=phase,
                 error=error,
+                done=done,
+                total=total,
                 speed=None,
                 seconds_left=None,
                 checking=False,
+                converting=False,
             )
 
     def _ask(self, model_id: str, check: bool) -> Phase | None:
@@ -210,7 +219,8 @@ class ModelJobs:
         with self._lock:
             self._plan = plan
         there = plan.total - plan.left
-        self._update(files=files, left=plan.left, total=plan.total, done=there, checking=False)
+        counted = {"left": plan.left, "total": plan.total, "done": there, "spare": plan.spare}
+        self._update(files=files, checking=False, **counted)
         return plan
 
     def _download(self, model_id: str, plan: Plan | None) -> Phase:
@@ -228,13 +238,21 @@ class ModelJobs:
             job = self._job
         if job is None:
             return
-        files = _advanced(job.files, reading)
+        converting = reading.stage is Stage.CONVERTING
+        if converting:
+            files = tuple(replace(file, done=file.size) for file in job.files)
+            done, total = reading.done, reading.total
+        else:
+            files = _advanced(job.files, reading)
+            done, total = _arrived(files)
         self._update(
             files=files,
-            done=sum(file.done for file in files),
-            speed=reading.speed,
+            done=done,
+            total=total,
+            speed=None if converting else reading.speed,
             seconds_left=reading.seconds_left,
             checking=reading.checking,
+            converting=converting,
         )
 
     def _update(self, **changes: object) -> None:
@@ -246,6 +264,11 @@ class ModelJobs:
                 changes.pop("speed", None)
                 changes.pop("seconds_left", None)
             self._job = replace(self._job, **changes)  # type: ignore[arg-type]
+
+
+def _arrived(files: tuple[FileState, ...]) -> tuple[int, int]:
+    """The bytes of the files that are there, and those of all."""
+    return sum(file.done for file in files), sum(file.size for file in files)
 
 
 def _advanced(files: tuple[FileState, ...], reading: Reading) -> tuple[FileState, ...]:

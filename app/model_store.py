@@ -160,7 +160,10 @@ class ModelStore:
         report: Callable[[Reading], None] = lambda reading: None,
         should_stop: ShouldStop = lambda: False,
     ) -> bool:
-        """Does what was planned. False where it was stopped. Raises StudioError."""
+        """Does what was planned, converting included. False where it was stopped.
+
+        Raises StudioError.
+        """
         from pipelines import downloads
 
         hub = self._hub()
@@ -187,6 +190,8 @@ class ModelStore:
                 if commit is not None:
                     record = self._store.record(source.repo, commit)
                     names = set(record.chosen.get(source.key[2], ()))
+                    if source.file:
+                        freed += hub_store.sweep(self._store, source, commit)
                     freed += hub_store.erase(self._store, source.repo, commit, names)
         return freed
 
@@ -258,7 +263,7 @@ class ModelStore:
         return sum(file.stat().st_size for file in places if file.is_file())
 
     def _part(self, model: Known, source: Source, places: Mapping[str, Path]) -> Part:
-        folder = places.get(source.part) or self._store.folder(source) or self.found.place(source)
+        folder = places.get(source.part) or self._store.place(source) or self.found.place(source)
         others = tuple(name for name in hub_rows.shared_by(source) if name != model.id)
         return Part(
             source=source,

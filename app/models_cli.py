@@ -207,6 +207,7 @@ def _announce(plan: Plan, *, as_json: bool) -> None:
             licence=model.licence,
             bytes=plan.total,
             bytes_left=plan.left,
+            bytes_to_convert=plan.spare,
             files=files,
             found={part: str(folder) for part, folder in plan.found.items()},
         )
@@ -222,6 +223,12 @@ def _announce(plan: Plan, *, as_json: bool) -> None:
             words = f"{left:,} of {size:,} bytes" if left else "here already"
             print(f"  {source.label}: {words}, {source.repo} at {items[0].commit[:10]}")
     print(f"To download: {plan.left:,} bytes ({plain_size(plan.left)}).", flush=True)
+    for item in plan.originals:
+        print(
+            f"{item.source.file} is then converted to diffusers' layout and deleted; until that is"
+            f" done, the disk needs {plain_size(item.entry.size)} more.",
+            flush=True,
+        )
 
 
 def _agreed(question: str) -> bool:
@@ -265,6 +272,7 @@ def _values(reading: Reading) -> dict[str, Any]:
         "bytes_per_second": round(reading.speed) if reading.speed else None,
         "seconds_left": round(reading.seconds_left, 1) if reading.seconds_left else None,
         "checking": reading.checking,
+        "stage": reading.stage.name.lower(),
     }
 
 
@@ -277,7 +285,7 @@ def _finish(plan: Plan, seconds: float, *, as_json: bool) -> None:
     elif model.kind == "lora":
         print(f"“{model.id}” is here; it is an adapter on {model.base}.")
     else:
-        print(f"“{model.id}” is here, in the original format: it has to be converted first.")
+        print(f"“{model.id}” is here; it is a ControlNet for {model.base}.")
 
 
 def _print(**values: Any) -> None:

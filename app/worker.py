@@ -13,7 +13,6 @@ import json
 import logging
 import multiprocessing
 import queue
-import signal
 import threading
 import time
 import uuid
@@ -27,7 +26,7 @@ from app import painting
 from app.gallery import PictureFile
 from app.runner import Keep
 from app.settings import Settings
-from pipelines.errors import StudioError, WorkerError
+from pipelines.errors import StudioError, WorkerError, cause_of_death
 from pipelines.memory import Machine
 from pipelines.progress import Progress, Report, ShouldStop, Stage
 from pipelines.request import GenerationRequest, from_mapping
@@ -238,7 +237,8 @@ class WorkerRunner:
             quick = time.monotonic() - link.started < _QUICK_DEATH_SECONDS
             self._quick_deaths = self._quick_deaths + 1 if quick else 0
             again = self._quick_deaths < _MAX_QUICK_DEATHS
-            said = f"The painting process ended unexpectedly ({cause(link.process.exitcode)})."
+            cause = cause_of_death(link.process.exitcode)
+            said = f"The painting process ended unexpectedly ({cause})."
             log.warning(said)
             where = f"The reason may be in {self._settings.logs / 'worker.log'}."
             self._state = EngineState(
@@ -280,20 +280,6 @@ def _tell(link: _Link, message: Message) -> None:
     except OSError:
         # The listener sees the same death, and says it.
         log.info("the worker is gone")
-
-
-def cause(exit_code: int | None) -> str:
-    """Why a process ended, in a few words."""
-    if exit_code is None:
-        return "it does not answer"
-    if exit_code >= 0:
-        return f"exit code {exit_code}"
-    try:
-        name = signal.Signals(-exit_code).name
-    except ValueError:
-        name = f"signal {-exit_code}"
-    lack = ", perhaps for lack of memory" if name == "SIGKILL" else ""
-    return f"killed by {name}{lack}"
 
 
 def _progress(message: Message) -> Progress:

@@ -118,7 +118,7 @@ class Catalog:
                     f"The model “{row.id}” cannot be used: {reason}. "
                     f"Mend it with: launch.py models download {row.id}"
                 )
-            elif model.paints or (model.kind == "original" and _is_converted(store.places(row))):
+            elif model.paints:
                 rows[row.id] = downloaded(model, store.places(row))
 
     @property
@@ -164,11 +164,6 @@ def downloaded(model: Known, places: Mapping[str, Path]) -> ModelSpec:
     return _row(values, places["transformer"].parent)
 
 
-def _is_converted(places: Mapping[str, Path]) -> bool:
-    """A part in the original format is a file, one in diffusers' a folder."""
-    return places["transformer"].is_dir()
-
-
 def _not_here(model: Known) -> ModelError:
     size = plain_size(model.size, exact=model.exact)
     if model.kind in ("controlnet", "lora"):
@@ -176,11 +171,6 @@ def _not_here(model: Known) -> ModelError:
         return ModelError(
             f"“{model.id}” is {what} and paints only together with a model.",
             f"Choose a model, e.g. {model.base}.",
-        )
-    if model.kind == "original":
-        return ModelError(
-            f"“{model.id}” is published in the original format and has to be converted first.",
-            f"Its files come with: launch.py models download {model.id} ({size})",
         )
     return ModelError(
         f"The model “{model.id}” is not on this computer.",

@@ -1,36 +1,31 @@
 """Downloading a model: what is needed, what is there already, how much is left, and the doing.
 
 `make_plan` asks the hub (once: later plans of the same files need no network), `carry_out` fetches.
-Both may take long, so the work runs in a thread of its own and the caller's thread reports and
-stops it: a stop is obeyed within a second, also while the network is silent.
+Both may take long, so the work runs in a thread of its own (`attendance`) and the caller's thread
+reports and stops it: a stop is obeyed within a second, also while the network is silent.
 """
 
 from __future__ import annotations
 
 import shutil
-import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TypeVar
 
 from filelock import FileLock, Timeout
 
-from pipelines import hub_rows, parts
+from pipelines import conversion, hub_rows, hub_store, parts
+from pipelines.attendance import Listener, attended
 from pipelines.errors import BusyError, DownloadError, printable
 from pipelines.hub import Hub, PassingError
 from pipelines.hub_rows import Known, Source
 from pipelines.hub_store import Entry, Record, Store
 from pipelines.progress import Progress, ShouldStop, Stage, plain_size
-from pipelines.transfer import Cancelled, Gate, Meter, Reading, Transfer, is_whole
+from pipelines.transfer import Gate, Meter, Reading, Transfer, is_whole
 
 MARGIN = 64_000_000
 """Bytes that a download leaves free on the disk."""
-_TICK = 0.1
-_GRACE = 0.6
-Result = TypeVar("Result")
-Listener = Callable[[Reading], None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,6 +61,18 @@ class Plan:
         """Bytes to fetch."""
         return sum(item.left for item in self.items)
 
+    @property
+    def originals(self) -> tuple[Item, ...]:
+        """The files in the original format that are converted as soon as they have arrived."""
+        if not self.model.paints:
+            return ()
+        return tuple(item for item in self.items if item.entry.path == item.source.file)
+
+    @property
+    def spare(self) -> int:
+        """Bytes that converting takes beside all files, at most, until the originals are gone."""
+        return sum(item.entry.size for item in self.originals)
+
 
 def make_plan(
     model: Known,
@@ -84,7 +91,7 @@ def make_plan(
     """
 
     def work(gate: Gate, meter: Meter) -> Plan:
-        used = {s.part: (found or {}).get(s.part) for s in model.parts if not store.folder(s)}
+        used = {s.part: (found or {}).get(s.part) for s in model.parts if not store.place(s)}
         in_place = {part: folder for part, folder in used.items() if folder is not None}
         listings: dict[tuple[str, str], Mapping[str, Entry]] = {}
         items: list[Item] = []
@@ -94,11 +101,13 @@ def make_plan(
             record = _described(source, store, hub, listings, gate)
             if check:
                 record = _checked(source, record, store, gate, meter)
+            if _forgotten(source, record, store, gate):
+                record = _described(source, store, hub, listings, gate)
             items += _items(source, record, store)
         return Plan(model=model, items=tuple(items), found=in_place)
 
     meter = Meter(model.size)
-    return _attended(lambda gate: work(gate, meter), meter, report, should_stop)
+    return attended(lambda gate: work(gate, meter), meter, report, should_stop)
 
 
 def carry_out(
@@ -109,32 +118,40 @@ def carry_out(
     report: Listener = lambda reading: None,
     should_stop: ShouldStop = lambda: False,
 ) -> bool:
-    """Fetches what `plan` lacks and installs the model. False where a person stopped.
+    """Fetches what `plan` lacks, converts it and installs the model. False where a person stopped.
 
-    Raises DownloadError, and BusyError where another process downloads from the same repository.
+    Raises DownloadError, ModelError where a file cannot be converted, and BusyError where another
+    process downloads from the same repository.
     """
     repos = {item.source.repo for item in plan.items}
     meter = Meter(plan.total)
 
     def work(gate: Gate) -> bool:
         _fetch_all(plan, store, hub, gate, meter)
+        for item in plan.originals:
+            conversion.into_diffusers(item.source, item.commit, store, gate, meter)
         with gate.through():
             _install(plan, store)
         return True
 
     with alone(store, repos):
+        plan = replace(plan, items=tuple(i for i in plan.items if not _is_converted(i, store)))
+        _sweep(plan, store)
         _check_space(plan, store)
-        return bool(_attended(work, meter, report, should_stop))
+        try:
+            return bool(attended(work, meter, report, should_stop))
+        finally:
+            _sweep(plan, store)
 
 
 def as_progress(reading: Reading) -> Progress:
     """A reading in the one shape of progress, in bytes."""
     # Short, so that a terminal of 80 columns shows all of it: the part, not the file.
     note = reading.file.split("/")[0]
-    if reading.speed and not reading.checking:
+    if reading.speed and reading.stage is Stage.DOWNLOADING:
         note = f"{plain_size(int(reading.speed))}/s, {note}"
     return Progress(
-        stage=Stage.CHECKING if reading.checking else Stage.DOWNLOADING,
+        stage=reading.stage,
         done=reading.done,
         total=reading.total,
         seconds_left=None if reading.checking else reading.seconds_left,
@@ -247,6 +264,19 @@ def _checked(source: Source, record: Record, store: Store, gate: Gate, meter: Me
     return record
 
 
+def _forgotten(source: Source, record: Record, store: Store, gate: Gate) -> bool:
+    """Whether a part that was converted is no longer whole: its original is then fetched anew."""
+    chosen = record.chosen[source.key[2]]
+    if not source.file or source.file in chosen or store.place(source) is not None:
+        return False
+    del record.chosen[source.file]
+    for name in chosen:
+        record.entries.pop(name, None)
+    with gate.through():
+        store.keep(record)
+    return True
+
+
 def _size(file: Path) -> int | None:
     try:
         return file.stat().st_size if file.is_file() else None
@@ -284,18 +314,31 @@ def _install(plan: Plan, store: Store) -> None:
     for source in plan.model.parts:
         if source.part in places:
             continue
-        folder = store.folder(source)
-        reason = "files are missing" if folder is None else None
-        if folder is not None and not source.file:
-            reason = parts.missing(folder, source.part)
-        if folder is None or reason:
+        place = store.place(source)
+        reason = "files are missing" if place is None else None
+        if place is not None and not place.is_file():
+            reason = parts.missing(place, source.part)
+        if place is None or reason:
             raise DownloadError(
                 f"The {source.label} of {source.repo} cannot be used: {reason}.",
                 f"Try: launch.py models download {plan.model.id} --check",
             )
-        places[source.part] = folder / source.file if source.file else folder
+        places[source.part] = place
     commits = {item.source.repo: item.commit for item in plan.items}
     store.install(plan.model, places, commits)
+
+
+def _is_converted(item: Item, store: Store) -> bool:
+    """Whether an original of a plan was converted by somebody else since the plan was made."""
+    place = store.place(item.source) if item.entry.path == item.source.file else None
+    return place is not None and place.is_dir()
+
+
+def _sweep(plan: Plan, store: Store) -> None:
+    """Takes away what a conversion that was stopped, now or earlier, has left."""
+    for item in plan.items:
+        if item.source.file:
+            hub_store.sweep(store, item.source, item.commit)
 
 
 def _check_space(plan: Plan, store: Store) -> None:
@@ -308,9 +351,11 @@ def _check_space(plan: Plan, store: Store) -> None:
             f"The folder {store.root} cannot be made ({printable(error.strerror)}).",
             "Choose another --workspace.",
         ) from None
-    if plan.left and free < plan.left + MARGIN:
+    needed = plan.left + plan.spare
+    if needed and free < needed + MARGIN:
+        why = " to be fetched and converted" if plan.spare else ""
         raise DownloadError(
-            f"{plan.model.id} needs {plain_size(plan.left)} more, and the disk of {store.root} "
+            f"{plan.model.id} needs {plain_size(needed)} more{why}, and the disk of {store.root} "
             f"has {plain_size(free)} left.",
             "Free some space, or choose a --workspace on another disk.",
         )
@@ -342,40 +387,3 @@ def alone(store: Store, repos: set[str]) -> Iterator[None]:
     finally:
         for lock in held:
             lock.release()
-
-
-def _attended(
-    work: Callable[[Gate], Result], meter: Meter, report: Listener, should_stop: ShouldStop
-) -> Result | None:
-    """Runs `work` in a thread; reports and stops it from this one. None where it was stopped."""
-    gate = Gate()
-    results: list[Result] = []
-    faults: list[Exception] = []
-
-    def run() -> None:
-        try:
-            results.append(work(gate))
-        except PassingError as fault:
-            faults.append(fault.error)
-        # Whatever it is, the caller's thread raises it again.
-        except Exception as fault:
-            faults.append(fault)
-
-    thread = threading.Thread(target=run, name="download", daemon=True)
-    thread.start()
-    try:
-        while thread.is_alive():
-            thread.join(_TICK)
-            if should_stop():
-                break
-            report(meter.read())
-    finally:
-        if thread.is_alive():
-            gate.close()
-            # A look-up of a name or a connection that hangs ends by itself, and writes nothing.
-            thread.join(_GRACE)
-    if results:
-        return results[0]
-    if faults and not isinstance(faults[0], Cancelled):
-        raise faults[0]
-    return None

@@ -8,7 +8,7 @@ StudioError
 ├── DownloadError       weights that could not be fetched
 ├── SaveError           a picture that could not be written
 ├── OutOfMemoryError    the device or the machine has too little memory
-├── WorkerError         the painting process died or could not start
+├── WorkerError         a process of the studio died or could not start
 ├── TrainingError       a training that cannot go on
 └── BusyError           too many jobs are waiting, or a folder is in use
 """
@@ -16,6 +16,7 @@ StudioError
 from __future__ import annotations
 
 import difflib
+import signal
 from collections.abc import Iterable
 
 
@@ -83,7 +84,7 @@ class OutOfMemoryError(StudioError):
 
 
 class WorkerError(StudioError):
-    """The painting process died or could not start."""
+    """A process of the studio, as the one that paints, died or could not start."""
 
 
 class TrainingError(StudioError):
@@ -100,3 +101,17 @@ def printable(text: object, limit: int = 60) -> str:
     line = "".join(c if c.isprintable() else " " for c in raw[: limit * 4])
     line = " ".join(line.split())
     return line if len(line) <= limit and len(raw) <= limit * 4 else line[: limit - 1] + "…"
+
+
+def cause_of_death(exit_code: int | None) -> str:
+    """How a process ended that should have gone on, in a few words."""
+    if exit_code is None:
+        return "it does not answer"
+    if exit_code >= 0:
+        return f"exit code {exit_code}"
+    try:
+        name = signal.Signals(-exit_code).name
+    except ValueError:
+        name = f"signal {-exit_code}"
+    lack = ", perhaps for lack of memory" if name == "SIGKILL" else ""
+    return f"killed by {name}{lack}"

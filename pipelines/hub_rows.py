@@ -83,8 +83,8 @@ class Known(BaseModel):
 
     @property
     def paints(self) -> bool:
-        """Whether the files are a model that can be chosen as they are."""
-        return self.kind == "model"
+        """Whether it is a model by itself, which can be chosen once it is here."""
+        return self.kind in ("model", "original")
 
 
 @cache

@@ -2,6 +2,7 @@
 
 hub/<owner>--<name>/<commit>/...        files of a repository at one commit
 hub/<owner>--<name>/<commit>/download.json   what the hub said of them, and which are whole
+hub/<owner>--<name>/<commit>/<file>/transformer   a file in the original format, converted
 hub/<owner>--<name>/revisions.json      the commit that "main" named at the first download
 hub/installed/<id>.json                 where the parts of a model lie
 """
@@ -125,16 +126,26 @@ class Store:
         file = self.commit(record.repo, record.commit) / RECORD
         self._write(file, record.model_dump_json(exclude_defaults=True, indent=1))
 
-    def folder(self, source: Source) -> Path | None:
-        """The folder of a part that was downloaded whole, or None."""
+    def converted(self, source: Source, commit: str) -> Path:
+        """The folder that a file in the original format is converted to; its name is the file's."""
+        return self.commit(source.repo, commit) / Path(source.file).stem
+
+    def place(self, source: Source) -> Path | None:
+        """Where a part lies that was downloaded whole, or None.
+
+        A folder; a file, where it is one in the original format that was not converted.
+        """
         commit = self.pinned(source)
         if commit is None:
             return None
         record = self.record(source.repo, commit)
-        chosen = record.chosen.get(source.folder if not source.file else source.file)
+        chosen = record.chosen.get(source.key[2])
         base = self.commit(source.repo, commit)
         if chosen is None or not all(self._is_there(base, record.entries[p]) for p in chosen):
             return None
+        if source.file:
+            made = self.converted(source, commit) / source.part
+            return base / source.file if source.file in chosen else made
         return base / source.folder if source.folder else base
 
     def _is_there(self, base: Path, entry: Entry) -> bool:
@@ -160,12 +171,15 @@ class Store:
     def lacks(self, row: Installed) -> str | None:
         """Why an installed model cannot be used, in a few words, or None."""
         places = self.places(row)
-        for source in hub_rows.known()[row.id].parts:
+        model = hub_rows.known()[row.id]
+        for source in model.parts:
             place = places.get(source.part)
             name = source.part.replace("_", " ")
             if place is None:
                 return f"its {name} is missing"
             if source.file and place.is_file():
+                if model.paints:
+                    return f"its {name} is still in the original format"
                 continue
             if reason := parts.missing(place, source.part):
                 return f"its {name} in {place}: {reason}"
@@ -254,6 +268,35 @@ def erase(store: Store, repo: str, commit: str, names: set[str]) -> int:
             shutil.rmtree(base)
         if not any(entry.is_dir() for entry in store.repo(repo).iterdir()):
             shutil.rmtree(store.repo(repo))
+    return freed
+
+
+def sweep(store: Store, source: Source, commit: str) -> int:
+    """Deletes what a conversion that was cut short has left: whatever of it no record names.
+
+    The source's repository has to be locked. Returns the bytes freed.
+    """
+    base, folder = store.commit(source.repo, commit), store.converted(source, commit)
+    known = store.record(source.repo, commit).chosen.get(source.file, [])
+    left = [
+        path
+        for path in base.glob(f".{folder.name}.*")
+        if path.suffix in (".part", ".old") and path.is_dir()
+    ]
+    if not any(name.startswith(f"{folder.name}/") for name in known):
+        left.append(folder)
+    elif source.file not in known:
+        left += [base / source.file, base / f"{source.file}.part"]
+    freed = 0
+    for path in left:
+        with suppress(OSError):
+            inside = path.rglob("*") if path.is_dir() and not path.is_symlink() else [path]
+            size = sum(file.stat().st_size for file in inside if file.is_file())
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            else:
+                path.unlink()
+            freed += size
     return freed
 
 

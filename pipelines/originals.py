@@ -47,7 +47,11 @@ _WRAPPERS = ("module.", "_orig_mod.", "model.", "diffusion_model.")
 _OTHERS = (
     (r"controlnet\.\d+\.copied_block\.", "a ControlNet for PixArt, not a model by itself"),
     (r"controlnet_blocks\.\d+\.", "a ControlNet for PixArt, not a model by itself"),
-    (r".*\.?lora_(A|B|down|up|a|b)\b", "a LoRA, not a model by itself"),
+    (
+        r"(.*\.)?(lora_(A|B|down|up|mid|a|b|magnitude_vector)|dora_scale|hada_[wt][12](_[ab])?"
+        r"|lokr_(w[12](_[ab])?|t2)|oft_(R|blocks|diag))\b|(lora|lycoris)_\w+\.alpha$",
+        "a LoRA, not a model by itself",
+    ),
     (r"y_embedder\.embedding_table\.", "a class-conditional DiT, which reads no text"),
     (r"(model\.)?diffusion_model\.|(down|up)_blocks\.|input_blocks\.", "a Stable Diffusion model"),
     (r"double_blocks\.|single_transformer_blocks\.", "a FLUX model"),

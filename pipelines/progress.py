@@ -13,6 +13,7 @@ class Stage(StrEnum):
 
     DOWNLOADING = "downloading"
     CHECKING = "checking what has arrived"
+    CONVERTING = "converting to diffusers' layout"
     LOADING = "loading the model"
     ENCODING = "encoding the prompt"
     DENOISING = "painting"
@@ -26,7 +27,7 @@ class Stage(StrEnum):
     PREVIEWING = "painting samples"
 
 
-_BYTES = (Stage.DOWNLOADING, Stage.CHECKING)
+_BYTES = (Stage.DOWNLOADING, Stage.CHECKING, Stage.CONVERTING)
 _COUNTED = (Stage.SCANNING, Stage.FEATURES, Stage.TRAINING)
 
 

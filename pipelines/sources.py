@@ -28,6 +28,7 @@ NULL_CAPTION_FILE = "null_caption.safetensors"
 TRANSFORMER = "transformer"
 CONFIG = "config.json"
 WEIGHTS = "diffusion_pytorch_model.safetensors"
+_ADAPTER = "adapter_config.json"
 _CLASSES = ("PixArtTransformer2DModel", "Transformer2DModel")
 _MAX_CONFIG_BYTES = 100_000
 # What a PixArt has and diffusers' classes could have otherwise; a config that asks for anything
@@ -124,6 +125,12 @@ def _folder_of(source: Path) -> Path | None:
         for folder in (source / TRANSFORMER, source):
             if (folder / CONFIG).is_file():
                 return folder
+        if (source / _ADAPTER).is_file():
+            # What it names as its base is neither read nor fetched.
+            raise ModelError(
+                f"{printable(source.name)} is a LoRA, not a model by itself.",
+                "Give the folder of the model itself.",
+            )
         raise ModelError(
             f"{printable(source, 200)} holds no transformer in diffusers' layout.",
             "Give the folder with model_index.json or with the transformer's config.json.",

@@ -21,6 +21,7 @@ import httpx
 from pipelines.errors import DownloadError, printable
 from pipelines.hub import Hub, PassingError
 from pipelines.hub_store import Entry
+from pipelines.progress import Stage
 
 _RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+)")
 _WINDOW = 8.0
@@ -31,22 +32,21 @@ class Cancelled(Exception):
 
 
 class Gate:
-    """Lets bytes through until it is closed. Closing wakes a reader that waits for the network."""
+    """Lets bytes through until it is closed. Closing wakes whoever waits for something slow."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._closed = threading.Event()
-        self._line: Any = None
+        self._end: Callable[[], None] | None = None
 
     def close(self) -> None:
         """After this returns, nothing more is written."""
         with self._lock:
             self._closed.set()
-            line = self._line
-        if line is not None:
+            end = self._end
+        if end is not None:
             with suppress(OSError):
-                # Not the method of an SSLSocket, which would forget its state under the reader.
-                socket.socket.shutdown(line, socket.SHUT_RDWR)
+                end()
 
     def check(self) -> None:
         """Raises Cancelled once the gate is closed."""
@@ -66,22 +66,37 @@ class Gate:
             yield
 
     @contextmanager
-    def listening(self, response: httpx.Response) -> Iterator[None]:
-        """While a response is read, closing the gate ends its connection."""
-        stream = response.extensions.get("network_stream")
+    def ending(self, end: Callable[[], None] | None) -> Iterator[None]:
+        """While the block runs, closing the gate calls `end`."""
         with self._lock:
             self.check()
-            self._line = stream.get_extra_info("socket") if stream is not None else None
+            self._end = end
         try:
             yield
         finally:
             with self._lock:
-                self._line = None
+                self._end = None
+
+    @contextmanager
+    def listening(self, response: httpx.Response) -> Iterator[None]:
+        """While a response is read, closing the gate ends its connection."""
+        stream = response.extensions.get("network_stream")
+        line: Any = stream.get_extra_info("socket") if stream is not None else None
+
+        def end() -> None:
+            # Not the method of an SSLSocket, which would forget its state under the reader.
+            socket.socket.shutdown(line, socket.SHUT_RDWR)
+
+        with self.ending(end if line is not None else None):
+            yield
 
 
 @dataclass(frozen=True, kw_only=True)
 class Reading:
-    """Where a download stands. `speed` in bytes per second, None while nothing is known."""
+    """Where a download stands. `speed` in bytes per second, None while nothing is known.
+
+    A conversion is counted by itself: `done` of `total` are then its bytes.
+    """
 
     file: str
     file_done: int
@@ -89,7 +104,12 @@ class Reading:
     done: int
     total: int
     speed: float | None
-    checking: bool
+    stage: Stage
+
+    @property
+    def checking(self) -> bool:
+        """Whether what is there is read again."""
+        return self.stage is Stage.CHECKING
 
     @property
     def seconds_left(self) -> float | None:
@@ -106,7 +126,7 @@ class Meter:
         self._before = self._now = 0
         self._arrived = 0
         self._file, self._file_total = "", 0
-        self._checking = False
+        self._stage, self._checking = Stage.DOWNLOADING, False
         self._marks: deque[tuple[float, int]] = deque([(clock(), 0)])
 
     def begin(self, file: str, total: int) -> None:
@@ -114,6 +134,14 @@ class Meter:
         with self._lock:
             self._before += self._now
             self._file, self._file_total, self._now = file, total, 0
+
+    def begin_stage(self, stage: Stage, file: str, total: int) -> None:
+        """Something else than downloading, of `total` bytes, that is counted from nothing."""
+        with self._lock:
+            self._stage, self._checking = stage, False
+            self._file, self._file_total, self._total = file, total, total
+            self._before = self._now = self._arrived = 0
+            self._marks = deque([(self._clock(), 0)])
 
     def at(self, done: int, *, arrived: int = 0, checking: bool = False) -> None:
         """`done` bytes of the file are there; `arrived` of them came just now."""
@@ -141,7 +169,7 @@ class Meter:
                 done=min(self._before + self._now, self._total),
                 total=self._total,
                 speed=moved / span if known and moved else None,
-                checking=self._checking,
+                stage=Stage.CHECKING if self._checking else self._stage,
             )
 
 

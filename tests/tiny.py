@@ -26,8 +26,14 @@ examples = ["a red apple"]
 """
 
 
-def transformer(*, micro_conditions: bool = False, layers: int = 2) -> PixArtTransformer2DModel:
-    """A PixArt of two blocks whose every part, also those that start at zero, does something."""
+def transformer(
+    *, micro_conditions: bool = False, sigma: bool = False, layers: int = 2
+) -> PixArtTransformer2DModel:
+    """A PixArt of two blocks whose every part, also those that start at zero, does something.
+
+    `sigma`: of the size of the 1024 models, and never told sizes all the same.
+    """
+    large = micro_conditions or sigma
     net = PixArtTransformer2DModel(
         num_attention_heads=2,
         # One third of the width goes to each size embedding: 48 is divisible by 3.
@@ -35,11 +41,11 @@ def transformer(*, micro_conditions: bool = False, layers: int = 2) -> PixArtTra
         num_layers=layers,
         in_channels=4,
         out_channels=8,
-        sample_size=128 if micro_conditions else 16,
+        sample_size=128 if large else 16,
         patch_size=2,
         cross_attention_dim=48,
         caption_channels=32,
-        interpolation_scale=2 if micro_conditions else 1,
+        interpolation_scale=2 if large else 1,
         use_additional_conditions=micro_conditions,
         attention_bias=True,
     )
@@ -88,10 +94,13 @@ def _predict_noise(net: PixArtTransformer2DModel) -> None:
     weight[:, :channels] = solution.view(patch * patch, channels, -1)
 
 
-def build(folder: Path, *, micro_conditions: bool = False, seed: int = 0) -> Path:
+def build(
+    folder: Path, *, micro_conditions: bool = False, sigma: bool = False, seed: int = 0
+) -> Path:
     """Writes a complete model into `folder` (its name becomes the model's id); returns it."""
     torch.manual_seed(seed)
-    transformer(micro_conditions=micro_conditions).save_pretrained(folder / "transformer")
+    net = transformer(micro_conditions=micro_conditions, sigma=sigma)
+    net.save_pretrained(folder / "transformer")
     vae = AutoencoderKL(
         block_out_channels=(8, 8, 8, 8),
         down_block_types=("DownEncoderBlock2D",) * 4,
@@ -100,7 +109,7 @@ def build(folder: Path, *, micro_conditions: bool = False, seed: int = 0) -> Pat
         latent_channels=4,
         norm_num_groups=4,
         mid_block_add_attention=False,
-        scaling_factor=0.2,
+        scaling_factor=0.13025 if sigma else 0.2,
     )
     vae.save_pretrained(folder / "vae")
     config = T5Config(
@@ -116,5 +125,6 @@ def build(folder: Path, *, micro_conditions: bool = False, seed: int = 0) -> Pat
     T5EncoderModel(config).save_pretrained(folder / "text_encoder")
     shutil.copytree(NANO / "tokenizer", folder / "tokenizer")
     DPMSolverMultistepScheduler().save_pretrained(folder / "scheduler")
-    (folder / "model.toml").write_text(_ROW, "utf-8")
+    row = _ROW.replace("tokens = 24", 'family = "sigma"\ntokens = 300') if sigma else _ROW
+    (folder / "model.toml").write_text(row, "utf-8")
     return folder

@@ -26,7 +26,7 @@ _TAGS = {
     "known": "",
 }
 _KINDS = {
-    "original": "Original format: it has to be converted before it paints.",
+    "original": "Published in the original format, and converted after the download.",
     "controlnet": "A ControlNet, in the original format: it works together with a model.",
     "lora": "An adapter: it works together with a model.",
 }
@@ -199,17 +199,20 @@ def _idle(row: Row, view: Shelf) -> str:
 
 def _question(row: Row, job: ModelJob, view: Shelf) -> str:
     """What a download would do, before it does it."""
-    enough = not view.free or view.free >= job.left + MARGIN
-    lines = (
+    enough = not view.free or view.free >= job.left + job.spare + MARGIN
+    lines = [
         ("To fetch", f"{job.left:,} bytes ({plain_size(job.left)})"),
         ("Here already", plain_size(job.total - job.left) if job.total > job.left else "nothing"),
         ("Free on the disk", plain_size(view.free) if view.free else "not known"),
         ("Folder", view.folder),
         ("Licence", row.licence),
-    )
+    ]
+    if job.spare:
+        lines.insert(1, ("Then", f"converted; {plain_size(job.spare)} more until that is done"))
     facts = "".join(f"<div><dt>{n}</dt><dd>{escape(v)}</dd></div>" for n, v in lines)
     short = "" if enough else _said("The disk has too little room for it.", "bad")
-    label = f"Download {plain_size(job.left)}" if job.left else "Add it, nothing to fetch"
+    nothing = "Convert it, nothing to fetch" if job.spare else "Add it, nothing to fetch"
+    label = f"Download {plain_size(job.left)}" if job.left else nothing
     buttons = (("download", label, "lead" if enough else "off"), ("dismiss", "Not now", ""))
     return (
         f'<div class="ask"><dl class="model-facts">{facts}</dl></div>'
@@ -229,7 +232,7 @@ def _progress(job: ModelJob) -> str:
     elif job.phase == "asking":
         words = "Asking the hub what is needed…"
     else:
-        words = _amount(job)
+        words = ("Converting to diffusers' layout, " if job.converting else "") + _amount(job)
         if job.speed:
             words += f", {plain_size(int(job.speed))}/s"
         if job.seconds_left is not None and job.seconds_left >= 1:

@@ -11,8 +11,10 @@ import pytest
 from app.model_jobs import FileState, ModelJob, ModelJobs
 from pipelines.catalog import Catalog
 from pipelines.errors import BusyError, ModelError, RequestError, UnknownNameError
+from tests import tiny
 from tests.fake_hub import FakeHub
 from tests.hub.conftest import BIG, Shelf, _clean, hub  # noqa: F401
+from tests.hub.published import COCO, PTH, put_original
 
 MODEL = "alpha-1024"
 SPARE = "alpha-512"
@@ -98,6 +100,39 @@ def test_a_stopped_download_goes_on(jobs: ModelJobs, hub: FakeHub) -> None:  # n
     assert job is not None
     assert (job.phase, job.done) == ("done", total), job.error
     assert any(asked.range for asked in hub.requests(BIG))
+
+
+@pytest.mark.parametrize("stopped", [False, True])
+def test_a_conversion_is_followed_stopped_and_gone_on_with(
+    jobs: ModelJobs,
+    hub: FakeHub,  # noqa: F811
+    tmp_path: Path,
+    stopped: bool,
+) -> None:
+    size = len(put_original(hub, tiny.build(tmp_path / "tiny")))
+    jobs.ask(COCO)
+    job = ended(jobs)
+    assert job is not None
+    assert (job.phase, job.spare) == ("asked", size)
+    total = job.total
+    jobs.download(COCO)
+    until(lambda: (jobs.job or fail()).converting)
+    job = jobs.job
+    assert job is not None
+    assert job.total == size, "what is converted is counted by itself"
+    assert all(file.done == file.size for file in job.files)
+    if stopped:
+        jobs.stop()
+        job = ended(jobs)
+        assert job is not None
+        assert (job.phase, job.done, job.total) == ("stopped", total, total)
+        jobs.download(COCO)
+    job = ended(jobs)
+    assert job is not None
+    assert (job.phase, job.done, job.total, job.converting) == ("done", total, total, False)
+    assert len(hub.requests(PTH)) == 1
+    assert next(row for row in jobs.rows() if row.id == COCO).state == "downloaded"
+    assert jobs.remove(COCO) > 500_000
 
 
 def fail() -> ModelJob:

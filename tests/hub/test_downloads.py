@@ -107,7 +107,7 @@ def test_exact_bytes_are_said_before_and_progress_while(hub: FakeHub, shelf: She
     assert any(r.seconds_left and r.seconds_left < 20 for r in moving)
 
 
-def test_originals_and_adapters_are_fetched_but_do_not_paint(hub: FakeHub, shelf: Shelf) -> None:
+def test_controlnets_and_adapters_are_fetched_but_do_not_paint(hub: FakeHub, shelf: Shelf) -> None:
     repo = "PixArt-alpha/PixArt-ControlNet"
     hub.put(repo, "c" * 40, {"PixArt-XL-2-1024-ControlNet.pth": b"PK" * 5000})
     assert shelf.get("controlnet-hed-1024")
@@ -121,12 +121,6 @@ def test_originals_and_adapters_are_fetched_but_do_not_paint(hub: FakeHub, shelf
     assert shelf.get("lcm-lora-1024")
     rows = {row.id: row.state for row in shelf.store.rows()}
     assert rows["lcm-lora-1024"] == rows["controlnet-hed-1024"] == "downloaded"
-    original = hub_rows.known()["alpha-256-coco"].parts[0]
-    hub.put(original.repo, original.revision, {original.file: b"PK" * 5000})
-    assert shelf.get("alpha-256-coco")
-    catalog.reload()
-    with pytest.raises(ModelError, match="converted first"):
-        catalog.find("alpha-256-coco")
 
 
 # --- interruptions ----------------------------------------------------------------------------

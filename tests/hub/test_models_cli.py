@@ -4,26 +4,18 @@ from __future__ import annotations
 
 import io
 import json
-import os
-import shutil
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
-from PIL import Image
-from safetensors.torch import load_file, save_file
-from transformers import T5EncoderModel
 
 from app.cli import main
 from pipelines import hub_rows
 from pipelines.catalog import Catalog, downloaded
 from pipelines.errors import ModelError, UnknownNameError
 from pipelines.progress import plain_size
-from tests import tiny
 from tests.fake_hub import FakeHub
 from tests.hub.conftest import ALPHA, BIG, COMMIT, Shelf, parts
-from tests.pipelines.test_spiece import spiece_file
 
 pytestmark = pytest.mark.usefixtures("workspace")
 
@@ -176,52 +168,3 @@ def test_own_copy_leaves_what_others_have(
 )
 def test_sizes_are_said_as_people_do(size: int, exact: bool, words: str) -> None:
     assert plain_size(size, exact=exact) == words
-
-
-def published(folder: Path) -> dict[str, bytes]:
-    """A tiny model as the real repository: sharded T5, spiece.model, the old null caption."""
-    tiny.build(folder, micro_conditions=True, seed=3)
-    weights = folder / "transformer" / "diffusion_pytorch_model.safetensors"
-    tensors = load_file(weights)
-    null_caption = tensors["proj_out.bias"].clone()
-    save_file(tensors | {"caption_projection.y_embedding": null_caption}, weights)
-    config = folder / "transformer" / "config.json"
-    values = json.loads(config.read_text("utf-8"))
-    # As the old configurations: another name, and nothing about additional conditions.
-    values |= {"_class_name": "Transformer2DModel"}
-    values.pop("use_additional_conditions")
-    config.write_text(json.dumps(values), "utf-8")
-    encoder = T5EncoderModel.from_pretrained(folder / "text_encoder")
-    shutil.rmtree(folder / "text_encoder")
-    encoder.save_pretrained(folder / "text_encoder", max_shard_size="200KB")
-    vocabulary = folder / "tokenizer" / "tokenizer.json"
-    (folder / "tokenizer" / "spiece.model").write_bytes(spiece_file(vocabulary))
-    vocabulary.unlink()
-    files = [file for file in folder.rglob("*") if file.is_file()]
-    return {f.relative_to(folder).as_posix(): f.read_bytes() for f in files}
-
-
-def pixels(file: str) -> np.ndarray:
-    with Image.open(file) as picture:
-        return np.asarray(picture)
-
-
-def test_a_published_model_is_downloaded_and_paints(
-    hub: FakeHub, workspace: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    files = published(tmp_path / "tiny-original")
-    assert len([name for name in files if name.startswith("text_encoder/model-")]) > 1
-    hub.repos.clear()
-    hub.put(ALPHA, COMMIT, files)
-    own = workspace / "models" / "tiny"
-    shutil.copytree(tmp_path / "tiny-original", own)
-    prompt = ["generate", "a red apple", "--size", "64x64", "--steps", "2", "--seed", "5", "--json"]
-    assert main([*prompt, "--model", "alpha-1024"]) == 2
-    assert "launch.py models download alpha-1024" in capsys.readouterr().err
-    assert main(["models", "download", "alpha-1024", "--yes"]) == 0
-    capsys.readouterr()
-    assert main([*prompt, "--model", "alpha-1024"]) == 0, capsys.readouterr().err
-    assert main([*prompt, "--model", "tiny"]) == 0
-    first, second = (json.loads(line)["path"] for line in lines(capsys))
-    assert os.path.samefile(Path(first).parent, Path(second).parent)
-    assert np.array_equal(pixels(first), pixels(second))

@@ -10,6 +10,7 @@ import shutil
 import struct
 import tarfile
 import zipfile
+import zlib
 from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
@@ -366,6 +367,16 @@ def pickle_in_zip(folder: Path) -> Path:
     return zipped(folder, {"data.pkl": pickle.dumps(Runs(folder / "mark"))})
 
 
+def packed_pickle(folder: Path) -> Path:
+    """As joblib writes it."""
+    (folder / "x.pth").write_bytes(zlib.compress(pickle.dumps(Runs(folder / "mark"))))
+    return folder / "x.pth"
+
+
+def checkpoint_of_old(folder: Path) -> Path:
+    return bare_pickle(folder).rename(folder / "x.ckpt")
+
+
 def saved_with_code(folder: Path) -> Path:
     torch.save({"state_dict": {}, "hyper": Runs(folder / "mark")}, folder / "x.pth")
     return folder / "x.pth"
@@ -515,6 +526,8 @@ NAN = torch.full((32,), float("nan"))
 HOSTILE: dict[str, tuple[Callable[[Path], Path], str]] = {
     # W1: pickles under every name
     "bare pickle": (bare_pickle, "bare pickle"),
+    "pickle named ckpt": (checkpoint_of_old, "bare pickle"),
+    "packed pickle": (packed_pickle, "not a sound safetensors"),
     "pickle named safetensors": (pickle_as_safetensors, "not a sound safetensors"),
     "pickle in a checkpoint": (pickle_in_checkpoint, "asks for “posix.system”"),
     "pickle of protocol 4": (pickle_in_checkpoint_4, "never need"),

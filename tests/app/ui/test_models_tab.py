@@ -250,6 +250,27 @@ def test_a_full_disk_is_said_before_the_download() -> None:
     assert 'data-do="download" data-name="alpha-1024" disabled' in shelf
 
 
+def test_a_conversion_is_said_before_and_while() -> None:
+    asked = ModelJob(model=MODEL, phase="asked", left=10**9, total=10**9, spare=9 * 10**8)
+    shelf = model_cards.shelf(view(asked))
+    assert "converted; 900 MB more until that is done" in shelf
+    # The download would fit, the conversion would not.
+    assert "too little room" in model_cards.shelf(view(asked, free=15 * 10**8))
+    again = ModelJob(model=MODEL, phase="asked", total=10**9, spare=9 * 10**8)
+    assert "Convert it, nothing to fetch" in model_cards.shelf(view(again))
+    now = ModelJob(
+        model=MODEL,
+        phase="downloading",
+        converting=True,
+        done=3 * 10**8,
+        total=9 * 10**8,
+        seconds_left=9,
+    )
+    shelf = model_cards.shelf(view(now))
+    assert "Converting to diffusers&#x27; layout, 300 MB of 900 MB, about 9 s left" in shelf
+    assert 'data-do="stop"' in shelf
+
+
 def test_a_failure_can_be_tried_again() -> None:
     job = ModelJob(model=MODEL, phase="failed", error="The hub does not answer.")
     shelf = model_cards.shelf(view(job))
