@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image, PngImagePlugin
@@ -35,7 +36,7 @@ def model(tmp_path: Path) -> ModelSpec:
     return Catalog().find("nano").model_copy(update={"folder": tmp_path})
 
 
-def write(model: ModelSpec, *, across: int = 2, **story: object) -> None:
+def write(model: ModelSpec, *, across: int = 2, **story: Any) -> None:
     whole = {"prompts": ["a", "b"], "weights": digest(model.part("transformer")), "seed": 1}
     text = PngImagePlugin.PngInfo()
     text.add_text("pixart-studio-samples", json.dumps(whole | story))
@@ -60,7 +61,7 @@ def test_only_models_that_ship_have_them(model: ModelSpec) -> None:
 
 
 @pytest.mark.parametrize("story", [{"prompts": None}, {"prompts": 7}, {"weights": "0" * 10}])
-def test_a_story_that_is_none_is_not_told(model: ModelSpec, story: dict[str, object]) -> None:
+def test_a_story_that_is_none_is_not_told(model: ModelSpec, story: dict[str, Any]) -> None:
     write(model, **story)
     assert samples.read(model) is None
 

@@ -214,7 +214,7 @@ def test_an_import_comes_into_the_list_and_into_create(
     assert running["Timer"].value == 0.5
     importing.studio.imports._tell("convert", 30, 120)
     told = page.call("tick_models", page.visit, "nano", HERE)
-    shown = told.get("imported", running.get("imported"))
+    shown = str(told.get("imported", running.get("imported")))
     assert "Importing net.pth" in shown
     assert "Converting the transformer, 30 of 120 tensors" in shown
     assert 'aria-valuenow="25"' in shown
@@ -286,7 +286,8 @@ def test_the_way_out_is_one_that_the_page_has(error: StudioError, way: str) -> N
 
 
 def test_hostile_values_are_a_sentence(page: Page, importing: FakeImport, file: Path) -> None:
-    for value in (None, 7, {}, ["x"], "x" * 2000, "\x00", "", "/no/such/file"):
+    values: list[Any] = [None, 7, {}, ["x"], "x" * 2000, "\x00", "", "/no/such/file"]
+    for value in values:
         for name in FORM:
             importing.seen.clear()
             send(page, **{"path": str(file), name: value})
