@@ -13,6 +13,7 @@ from app.ui.fields import FIELDS, Form
 from app.ui.shell import script
 from pipelines import request as limits
 from pipelines import samplers
+from pipelines.errors import StudioError
 
 if TYPE_CHECKING:
     from app.studio import Studio
@@ -56,7 +57,7 @@ def _form(studio: Studio, start: Form) -> dict[str, Any]:
             placeholder=f"For example: {model.examples[0]}" if model.examples else "",
             elem_id="prompt",
         )
-        count = _html("token-count", canvas.token_count(studio.count(model.id, ""), empty=True))
+        count = _html("token-count", _count(studio, model.id))
         examples = _html("examples", canvas.examples(model.examples), script("examples.js"))
         form["negative"] = gr.Textbox(
             label="Negative prompt", lines=1, max_lines=4, elem_id="negative", **allowed["negative"]
@@ -95,6 +96,14 @@ def _form(studio: Studio, start: Form) -> dict[str, Any]:
         "generate": generate,
         "stop": stop,
     }
+
+
+def _count(studio: Studio, model_id: str) -> str:
+    """The limit of the text; a model without its tokenizer must not keep the page from opening."""
+    try:
+        return canvas.token_count(studio.count(model_id, ""), empty=True)
+    except StudioError as error:
+        return canvas.sentence(str(error))
 
 
 def _method(form: dict[str, Any], studio: Studio, start: Form) -> None:

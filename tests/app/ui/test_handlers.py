@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +16,7 @@ from app.ui import fields, watch
 from app.ui.build import build
 from app.ui.watch import Seat
 from pipelines.errors import RequestError
+from tests import tiny
 from tests.app.ui.fake_studio import FakeStudio
 
 OWNER = "owner-0123456789abcdef"
@@ -98,6 +100,17 @@ def test_hostile_values_never_raise(page: Page, value: Any) -> None:
             page.call(name, *(form[each] for each in fields.FIELDS))
         page.call("reguide", value, value)
         page.call("keep_upload", page.seat, value if value != "\x00" else None)
+
+
+def test_a_default_model_without_its_tokenizer_lets_the_page_open(tmp_path: Path) -> None:
+    studio = FakeStudio(tmp_path)
+    shutil.rmtree(tiny.build(studio.settings.models / "broken") / "tokenizer")
+    studio.catalog.reload()
+    assert studio.catalog.default.id == "broken"
+    page = Page(studio)
+    told = page.call("open", page.seat, OWNER, None)
+    assert "tokenizer" in told["token-count"]
+    studio.close()
 
 
 def test_a_second_click_does_not_paint_twice(page: Page) -> None:
