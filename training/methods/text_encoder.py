@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import random
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -30,9 +32,14 @@ from training.order import Pick, Plan
 from training.task import Batch, Task
 
 PAD, END, UNKNOWN = 0, 1, 2
+# Raise it when the same captions would give another tokenizer.
+_TOKENIZER = "2"
 SPANS = 8
 """Sentinel tokens for the masked spans of one caption."""
 _IGNORED = -100
+# Of the vocabulary, how much may be whole words; and what a spelled word loses against one.
+_WORDS_SHARE = 0.75
+_SPELLING = 20.0
 _MASKED = 0.3
 _SPAN = 2.0
 _CLEANING = "lower"
@@ -59,7 +66,38 @@ class SpanLoss(nn.Module):
 
 
 def train_tokenizer(captions: Sequence[str], vocabulary: int) -> Tokenizer:
-    """A unigram tokenizer that ends every text with </s>, as T5's does."""
+    """A unigram tokenizer that ends every text with </s>, as T5's does.
+
+    Frequent words are pieces of their own, whatever the unigram algorithm thinks of them: the
+    features of a small encoder can hardly tell things apart whose names are spread over pieces.
+    """
+    tokenizer = _unigram(captions, vocabulary)
+    found = json.loads(tokenizer.to_str())
+    pieces = [(piece, score) for piece, score in found["model"]["vocab"]]
+    specials, rest = pieces[: 3 + SPANS], pieces[3 + SPANS :]
+    # Letters always, so that everything can be spelled; and below every word, so that none is.
+    letters = sum(len(piece) == 1 for piece, _ in rest)
+    room = vocabulary - len(specials)
+    words = _words(tokenizer, captions, min(int(_WORDS_SHARE * vocabulary), room - letters))
+    rest = [entry for entry in rest if entry[0] not in words]
+    rest = sorted(rest, key=lambda entry: len(entry[0]) > 1)[: room - len(words)]
+    spelling = [(piece, score - _SPELLING) for piece, score in rest]
+    found["model"]["vocab"] = [*specials, *words.items(), *spelling]
+    return Tokenizer.from_str(json.dumps(found))
+
+
+def _words(tokenizer: Tokenizer, captions: Sequence[str], most: int) -> dict[str, float]:
+    """The most frequent words, as pieces with their log-likelihoods."""
+    counts: Counter[str] = Counter()
+    for caption in captions:
+        counts.update(word for word, _ in tokenizer.pre_tokenizer.pre_tokenize_str(caption))
+    total = sum(counts.values())
+    frequent = [(word, n) for word, n in counts.most_common(max(0, most)) if n > 1]
+    return {word: math.log(n / total) for word, n in frequent}
+
+
+def _unigram(captions: Sequence[str], vocabulary: int) -> Tokenizer:
+    """Pieces as the unigram algorithm finds them (arXiv 1804.10959)."""
     tokenizer = Tokenizer(models.Unigram())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Metaspace()]
@@ -83,7 +121,7 @@ def train_tokenizer(captions: Sequence[str], vocabulary: int) -> Tokenizer:
 def _kept_tokenizer(folder: Path, captions: Sequence[str], vocabulary: int) -> Tokenizer:
     """The tokenizer of these captions, trained once: the library numbers pieces of equal score
     differently each time, and weights belong to one numbering. Raises RequestError, SaveError."""
-    words = "\n".join([str(vocabulary), *captions])
+    words = "\n".join([_TOKENIZER, str(vocabulary), *captions])
     file = folder / f"{hashlib.sha256(words.encode()).hexdigest()[:16]}.json"
     if not file.is_file():
         try:

@@ -83,6 +83,8 @@ def _single(scene: Scene, name: str) -> list[str]:
         f"{article(colour)} background with {sized} in the center",
         f"a 3d render of {sized} against a plain {colour} backdrop",
     ]
+    # What people type who do not mind the rest.
+    forms.append(a_thing)
     if item.extent >= _BIG:
         forms.append(f"a big {name} that fills the picture, {colour} background")
     if item.extent <= _SMALL:
@@ -102,6 +104,7 @@ def _placed(scene: Scene, name: str) -> list[str]:
         f"a small {name} at the {place}, the {empty} is empty, plain {colour} background",
         f"one small {name} near the {place} edge of a plain {colour} picture",
         f"a 3d render of a small {name} at the {place} in front of {article(colour)} backdrop",
+        f"a small {name} at the {place}",
     ]
 
 
@@ -119,6 +122,7 @@ def _pair(scene: Scene, first: str, second: str) -> list[str]:
             f"{b} to the right of {a} {ground}",
             f"two things on plain {colour}: {a} at the left, {b} at the right",
             f"a 3d render of {a} beside {b}, plain {colour} backdrop",
+            f"{a} and {b}",
         ]
     if scene.arrangement == "above":
         return [
