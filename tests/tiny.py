@@ -7,12 +7,14 @@ from pathlib import Path
 
 import torch
 from diffusers import AutoencoderKL, DPMSolverMultistepScheduler, PixArtTransformer2DModel
+from tokenizers import Tokenizer
 from transformers import T5Config, T5EncoderModel
 
 from pipelines.catalog import ROOT
 
 NANO = ROOT / "assets" / "models" / "nano"
 TOKENS = 24
+_VOCABULARY = Tokenizer.from_file(str(NANO / "tokenizer" / "tokenizer.json")).get_vocab_size()
 _ROW = """
 title = "Tiny"
 summary = "Random weights for tests."
@@ -113,7 +115,7 @@ def build(
     )
     vae.save_pretrained(folder / "vae")
     config = T5Config(
-        vocab_size=2027,
+        vocab_size=_VOCABULARY,
         d_model=32,
         d_kv=16,
         d_ff=64,

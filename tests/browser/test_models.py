@@ -42,7 +42,7 @@ def test_download_stop_reload_go_on_use_remove(
     assert job is not None
     assert f"{job.left:,} bytes" in page.inner_text(f"{CARD} .ask")
     press(page, "download")
-    page.wait_for_function("document.querySelector('.model-card .said')?.innerText.includes('/s')")
+    page.wait_for_function(f"document.querySelector('{CARD} .said')?.innerText.includes('/s')")
 
     page.reload()
     page.wait_for_function("window.studioReady === true")

@@ -38,18 +38,18 @@ def test_a_checkpoint_paints_what_the_model_it_was_made_of_paints(
     assert told == {
         "path": str(file),
         "layout": "original",
-        "family": "a PixArt of 8 blocks, 320 wide, for 128 px",
+        "family": "a PixArt of 6 blocks, 384 wide, for 128 px",
         "weights": "raw",
         "interpolation_scale": 1.0,
         "micro_conditions": False,
         "null_caption": "drawn",
     }
     words = ["models", "import", str(file), "--vae", "nano", "--text", str(NANO)]
-    words += ["--tokens", "24", "--fixed-variance", "--title", "Mine", "--json"]
+    words += ["--tokens", "32", "--title", "Mine", "--json"]
     code, out, err = run(capsys, *words)
     assert code == 0, err
     told = json.loads(out)
-    assert (told["id"], told["tokens"], told["size"]) == ("mine", 24, "128x128")
+    assert (told["id"], told["tokens"], told["size"]) == ("mine", 32, "128x128")
     assert told["places"]["vae"] == str(NANO / "vae")
     pictures = []
     for model in ("nano", "mine"):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +17,7 @@ from pipelines import memory, pictures, samplers
 from pipelines.catalog import Catalog
 from pipelines.engine import Engine, Picture
 from pipelines.errors import ModelError, OutOfMemoryError, RequestError
+from pipelines.measured import Peak
 from pipelines.progress import Progress, Stage
 from pipelines.request import complete
 
@@ -54,14 +57,22 @@ def test_the_background_has_the_colour_that_was_asked_for(
 
 
 def test_a_picture_says_what_it_took_and_what_had_been_forecast(
-    engine: Engine, catalog: Catalog
+    engine: Engine, catalog: Catalog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    engine.unload()
+    begun: list[int | None] = []
+
+    @contextmanager
+    def measured(device: torch.device, *, before: int | None, every: float) -> Iterator[Peak]:
+        begun.append(before)
+        yield Peak(bytes=123_456)
+
+    monkeypatch.setattr(engine_module, "measured", measured)
     (picture,) = paint(engine, catalog, model="nano")
     wish = memory.Wish(width=128, height=128)
     assert picture.forecast == engine.plan("nano", wish).peak
-    # Weights in float32 alone; a process also holds what its libraries keep.
-    assert picture.peak > 60e6
+    assert picture.peak == 123_456
+    # Counted from what the process held before its first model, and not from this picture on.
+    assert begun == [engine._empty]
 
 
 def test_an_original_size_is_told_to_nets_that_know_it(engine: Engine, catalog: Catalog) -> None:
