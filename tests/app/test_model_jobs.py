@@ -25,7 +25,7 @@ def jobs(tmp_path: Path, hub: FakeHub) -> ModelJobs:  # noqa: F811
     return ModelJobs(Shelf(tmp_path / "workspace").store)
 
 
-def until(condition: Callable[[], bool], seconds: float = 20) -> None:
+def until(condition: Callable[[], bool], seconds: float = 120) -> None:
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, "waited too long"
