@@ -101,8 +101,9 @@ def test_final_latents_equal_the_stock_pipeline(
         given = [negative[0, : int(negative_mask.sum())], *given]
     same_inputs = final_latents(engine, request, given)
     assert same_inputs.abs().max() > 0.1
-    # The same sums in another order: what float32 rounds differently, guidance multiplies.
-    assert (same_inputs - expected).abs().max() <= 1e-5 * max(10.0, float(expected.abs().max()))
+    # The same sums in another order: what float32 rounds differently, guidance multiplies
+    # in each step; random nets of other seeds reach one part in 100,000.
+    assert (same_inputs - expected).abs().max() <= 3e-5 * max(10.0, float(expected.abs().max()))
     # Our own text features have no padding: equal but for rounding, which the first steps (noise
     # 157 times larger than the picture) magnify.
     ours = final_latents(engine, request)
