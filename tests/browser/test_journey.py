@@ -106,7 +106,8 @@ def shown(page: Any) -> np.ndarray:
 def test_a_prompt_is_painted_in_the_colour_it_names(
     page: Any, running: Running, colour: str, channel: int
 ) -> None:
-    generate(page, f"a castle on a {colour} background", steps=60)
+    # As many as there can be: a preview that lasts for less than the page's own rhythm is missed.
+    generate(page, f"a castle on a {colour} background", steps=200)
     page.wait_for_selector("img.preview")
     page.wait_for_selector(RESULT)
     pixels = shown(page)
