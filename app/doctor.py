@@ -126,7 +126,7 @@ def _models(settings: Settings, machine: Machine | None) -> Iterator[Finding]:
         wish = Wish(width=size.width, height=size.height)
         way = memory.plan(machine, sizes, wish)
         state: State = "ok" if memory.fits(machine, way) else "warning"
-        told = f"{size.width}x{size.height} {memory.forecast(machine, way)}"
+        told = f"{size.width}x{size.height} {memory.told(machine, sizes, wish)}"
         yield Finding(name=spec.id, state=state, fact=told)
     for problem in catalog.problems:
         yield Finding(name="model", state="warning", fact=redacted(problem))

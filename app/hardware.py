@@ -46,11 +46,7 @@ class Forecasts:
         sizes = self._of(model) if machine is not None else None
         if machine is None or sizes is None:
             return ""
-        told = memory.forecast(machine, memory.plan(machine, sizes, wish))
-        rough = memory.approximation(machine, sizes, wish)
-        if rough is not None:
-            told += f"; approximately it fits: {memory.words(rough)}, {rough.peak / 1e9:.1f} GB"
-        return told
+        return memory.told(machine, sizes, wish)
 
     def _of(self, model: ModelSpec) -> Numbers | None:
         folder = model.part("transformer")

@@ -86,7 +86,7 @@ class Wish:
     height: int
     rows: int = 2
     text: TextMode | None = None
-    approximate: bool = True
+    approximate: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -201,13 +201,17 @@ def limited(machine: Machine, failed: DevicePlan) -> Machine:
     return replace(machine, ram_free=max(1, min(free, failed.peak - 1)))
 
 
-def _lacking(machine: Machine, way: DevicePlan) -> tuple[int, int]:
-    """By how much a plan passes what is free, and what it needs."""
+def _lacking(machine: Machine, way: DevicePlan) -> tuple[int, int, int]:
+    """By how much a plan passes what can be had, what is free in main memory, and what it needs.
+
+    What a card lacks cannot be had, nor more main memory than there is; what others use of the main
+    memory can often be freed.
+    """
     free = machine.vram_free if machine.device == "cuda" else machine.ram_free
     over = max(0, way.peak - free) if free else 0
-    if machine.ram_free:
-        over += max(0, way.ram - machine.ram_free)
-    return over, way.peak
+    over += max(0, way.ram - machine.ram_total) if machine.ram_total else 0
+    short = max(0, way.ram - machine.ram_free) if machine.ram_free else 0
+    return over, short, way.peak
 
 
 def _fits(machine: Machine, way: DevicePlan) -> bool:
@@ -356,3 +360,12 @@ def forecast(machine: Machine, way: DevicePlan) -> str:
     if not _fits(machine, way):
         told += "; it may not suffice"
     return told
+
+
+def told(machine: Machine, numbers: Numbers, wish: Wish) -> str:
+    """The forecast of a wish, with what would fit if the picture may change."""
+    said = forecast(machine, plan(machine, numbers, wish))
+    rough = approximation(machine, numbers, wish)
+    if rough is None:
+        return said
+    return f"{said}; approximately it fits: {words(rough)}, {rough.peak / 1e9:.1f} GB"

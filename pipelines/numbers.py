@@ -49,7 +49,7 @@ def knows_sizes(model: ModelSpec) -> bool:
     """
     config = _config(model.part("transformer"))
     told = config.get("use_additional_conditions")
-    return config.get("sample_size") == 128 if told is None else told is True
+    return config.get("sample_size", 128) == 128 if told is None else told is True
 
 
 def _t5(config: dict[str, Any]) -> tuple[int, int]:

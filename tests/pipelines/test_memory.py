@@ -34,7 +34,7 @@ NANO = Numbers(
     width=384,
     vae_width=64,
 )
-LARGE = Wish(width=1024, height=1024)
+LARGE = Wish(width=1024, height=1024, approximate=True)
 
 
 def card(gib: float, ram: float = 32) -> Machine:
@@ -227,7 +227,7 @@ def test_every_machine_gets_a_plan(
     vram: float, ram: float, side: int, rows: int, device: str
 ) -> None:
     machine = replace(card(vram, ram), device=device)
-    wish = Wish(width=side, height=side, rows=rows)
+    wish = Wish(width=side, height=side, rows=rows, approximate=True)
     found = memory.plan(machine, REAL, wish)
     assert all(peak > 0 for peak in found.peaks)
     assert memory.forecast(machine, found)
@@ -235,3 +235,14 @@ def test_every_machine_gets_a_plan(
     richer = memory.plan(more, REAL, wish)
     # More memory never makes the picture worse.
     assert richer.is_exact or not found.is_exact or not memory.fits(machine, found)
+
+
+def test_what_a_card_lacks_weighs_more_than_main_memory() -> None:
+    """Nothing exact fits: T5 is streamed, which may do, and is not put on a card without room."""
+    scarce = replace(card(8), ram_total=16 * 10**9, ram_free=8 * 10**9)
+    way = memory.plan(scarce, REAL, replace(LARGE, approximate=False))
+    assert (way.text, way.is_exact) == ("streamed", True)
+    assert not memory.fits(scarce, way)
+    assert "approximately it fits: T5 in 8 bits" in memory.told(
+        scarce, REAL, replace(LARGE, approximate=False)
+    )
