@@ -209,7 +209,8 @@ def generate(
     approximate: Annotated[
         bool | None,
         typer.Option(
-            "--approximate", help="Where memory is short, T5 in 8 bits or tiles are allowed."
+            "--approximate/--no-approximate",
+            help="Where memory is short, T5 in 8 bits or tiles are allowed.",
         ),
     ] = None,
     like: Annotated[

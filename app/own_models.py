@@ -61,6 +61,7 @@ def remove(models: Path, model_id: str) -> int:
     Parts that its row names elsewhere stay.
     """
     own = find(models, model_id)
+    place = own.folder
     try:
         if own.is_link:
             own.folder.unlink()
@@ -68,10 +69,11 @@ def remove(models: Path, model_id: str) -> int:
         # Out of the list in one step: nobody meets half of a model.
         gone = own.folder.with_name(f".{model_id}.{secrets.token_hex(4)}.gone")
         own.folder.rename(gone)
+        place = gone
         shutil.rmtree(gone)
     except OSError as error:
         raise SaveError(
-            f"{own.folder} cannot be deleted ({printable(error.strerror or error, 120)}).",
+            f"{place} cannot be deleted ({printable(error.strerror or error, 120)}).",
             "Close what uses it, or delete the folder yourself.",
         ) from None
     return own.size

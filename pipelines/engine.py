@@ -127,6 +127,10 @@ class Engine:
         wish = _wish(request)
         about = numbers.of(self._catalog.find(request.model))
         way = memory.plan(self._machine_now(), about, wish)
+        rough = memory.approximation(self.machine, about, wish)
+        if rough is not None and way.device == "cpu":
+            # Tried all the same, it would make the system end the process without a word.
+            raise _changed(rough)
         work = _Work(
             request=request,
             upcoming=upcoming,

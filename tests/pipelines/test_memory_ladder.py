@@ -125,6 +125,16 @@ def test_the_picture_is_never_changed_without_asking(
     assert len(paint(engine, request(catalog))[0]) == 1
 
 
+def test_a_processor_is_not_filled_to_find_out(catalog: Catalog, tmp_path: Path) -> None:
+    exact = [rung for rung in ladder(catalog, request(catalog)) if rung.is_exact]
+    small = replace(CPU, ram_free=min(rung.peak for rung in exact) - 1)
+    engine = Engine(catalog, inputs=tmp_path, machine=small)
+    with pytest.raises(OutOfMemoryError, match="a little changed"):
+        paint(engine, request(catalog, approximate=False))
+    assert engine._loaded is None
+    assert len(paint(engine, request(catalog))[0]) == 1
+
+
 def test_the_forecast_says_what_an_approximation_would_need(catalog: Catalog) -> None:
     model = catalog.find("tiny")
     sizes, wish = numbers.of(model), Wish(width=256, height=192, approximate=False)
