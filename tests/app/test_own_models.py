@@ -79,6 +79,20 @@ def test_a_folder_that_stays_is_a_sentence(models: Path, monkeypatch: pytest.Mon
         own_models.remove(models, "dog")
 
 
+def test_a_removal_that_fails_halfway_names_what_is_left(
+    models: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(folder: Path) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(own_models.shutil, "rmtree", refuse)
+    with pytest.raises(SaveError) as caught:
+        own_models.remove(models, "dog")
+    (left,) = models.iterdir()
+    assert left.name.endswith(".gone")
+    assert str(left) in caught.value.message
+
+
 def test_the_command(models: Path, capsys: pytest.CaptureFixture[str]) -> None:
     workspace = ["--workspace", str(models.parent)]
     assert cli.main(["models", "remove", "dog", *workspace]) == 2
