@@ -36,7 +36,7 @@ def old_pipeline(folder: Path) -> dict[str, bytes]:
     config.write_text(json.dumps(values), "utf-8")
     encoder = T5EncoderModel.from_pretrained(folder / "text_encoder")
     shutil.rmtree(folder / "text_encoder")
-    encoder.save_pretrained(folder / "text_encoder", max_shard_size="200KB")
+    encoder.save_pretrained(folder / "text_encoder", max_shard_size="60KB")
     vocabulary = folder / "tokenizer" / "tokenizer.json"
     (folder / "tokenizer" / "spiece.model").write_bytes(spiece_file(vocabulary))
     vocabulary.unlink()
