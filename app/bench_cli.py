@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import signal
 import sys
 import tempfile
-import threading
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -17,7 +15,6 @@ import typer
 from app.status import Status
 from pipelines.errors import RequestError, UnknownNameError
 from pipelines.memory import Machine, before_torch
-from pipelines.progress import ShouldStop
 
 if TYPE_CHECKING:
     from pipelines.benchmark import Clock, Result
@@ -43,8 +40,6 @@ def bench(
         raise UnknownNameError("suite", "suite", suite, _SUITES)
     if not _MIN_ROUNDS <= rounds <= _MAX_ROUNDS:
         raise RequestError("rounds", f"{rounds} rounds: it must be {_MIN_ROUNDS} to {_MAX_ROUNDS}.")
-    stopped = threading.Event()
-    before = signal.signal(signal.SIGINT, lambda *_: stopped.set())
     status = Status(sys.stderr)
     status.text("Loading")
     try:
@@ -57,28 +52,23 @@ def bench(
             status.clear()
             print(f"On {machine.name}; more than 1 means faster than stock diffusers.")
         status.text("Measuring, about a minute each")
-        for result in _results(suite, machine, clock, stopped.is_set):
+        for result in _results(suite, machine, clock):
             status.clear()
             values = {**asdict(result), "device": machine.name}
             print(json.dumps(values) if as_json else _line(values), flush=True)
             status.text("Measuring, about a minute each")
     finally:
         status.clear()
-        signal.signal(signal.SIGINT, before)
-    if stopped.is_set():
-        raise KeyboardInterrupt
 
 
-def _results(
-    suite: str, machine: Machine, clock: Clock, should_stop: ShouldStop
-) -> Iterator[Result]:
+def _results(suite: str, machine: Machine, clock: Clock) -> Iterator[Result]:
     from pipelines import benchmark, benchmark_full
 
     if suite == "quick":
-        yield from benchmark.run(machine, clock, should_stop)
+        yield from benchmark.run(machine, clock)
         return
     with tempfile.TemporaryDirectory(prefix="pixart-bench-") as folder:
-        yield from benchmark_full.run(machine, clock, should_stop, Path(folder))
+        yield from benchmark_full.run(machine, clock, Path(folder))
 
 
 def _line(values: dict[str, Any]) -> str:

@@ -134,8 +134,11 @@ class ImportJobs:
             log.exception("an import failed")
             words = f"The import failed through a fault of the studio ({printable(fault, 160)})."
             ended = {"phase": "failed", "error": StudioError(words)}
-        # Before the end is said: whoever hears of it finds the models as they are now.
-        self._changed()
+        try:
+            # Before the end is said: whoever hears of it finds the models as they are now.
+            self._changed()
+        except Exception:
+            log.exception("the list of models could not be read after an import")
         self._update(**ended)
 
     def _tell(self, stage: str, done: int, total: int) -> None:

@@ -15,13 +15,18 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
+from app import importing
 from app.model_rows import Wanted
 from app.painting import log_to
 from app.settings import Settings, make_folder
+from pipelines import files
+from pipelines.catalog import Catalog
 from pipelines.errors import RequestError, StudioError, WorkerError, cause_of_death, printable
 from pipelines.memory import before_torch
 from pipelines.progress import ShouldStop
@@ -44,12 +49,17 @@ def run(
     tell: Tell,
     should_stop: ShouldStop,
 ) -> str | None:
-    """Imports `source`; the new model's id, or None where it was stopped. Raises StudioError."""
+    """Imports `source`; the new model's id, or None where it was stopped before it had a model.
+
+    Nothing is left of it then, nor after a failure. Raises StudioError.
+    """
+    models = make_folder(settings.models)
+    model_id = importing.free_id(source, Catalog(user_models=models), models, wanted)
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
     process = context.Process(
         target=main,
-        args=(theirs, str(settings.workspace), str(source), wanted),
+        args=(theirs, str(settings.workspace), str(source), replace(wanted, id=model_id)),
         name="pixart-import",
         daemon=True,
     )
@@ -59,45 +69,53 @@ def run(
         raise WorkerError(f"The import could not be started ({error.strerror}).") from None
     finally:
         theirs.close()
-    asked: float | None = None
     try:
-        while True:
-            if asked is None and should_stop():
-                asked = time.monotonic()
-                with suppress(OSError):
-                    ours.send_bytes(b"stop")
-            if asked is not None and time.monotonic() - asked > _STOP_SECONDS:
-                process.kill()
-            if not ours.poll(_POLL_SECONDS):
-                continue
-            message = json.loads(ours.recv_bytes())
-            if message["event"] == "progress":
-                tell(message["stage"], message["done"], message["total"])
-            else:
-                return _result(message)
-    except (EOFError, OSError):
-        process.join(timeout=5)
-        if asked is not None:
-            return None
-        raise WorkerError(
-            f"The import ended unexpectedly ({cause_of_death(process.exitcode)}).",
-            f"The reason may be in {settings.logs / 'import.log'}.",
-        ) from None
+        last = _followed(ours, process, tell, should_stop)
     finally:
         ours.close()
         process.join(timeout=5)
         if process.is_alive():
             process.kill()
+            process.join()
+        # A process that was killed could not do so itself.
+        files.sweep(models, process.pid or 0)
+    if last is None or last["event"] == "stopped":
+        # The end may come when the model has its name already.
+        if (models / model_id).is_dir():
+            return model_id
+        if last is not None:
+            return None
+        raise WorkerError(
+            f"The import ended unexpectedly ({cause_of_death(process.exitcode)}).",
+            f"The reason may be in {settings.logs / 'import.log'}.",
+        )
+    if last["event"] == "done":
+        return model_id
+    if last["field"]:
+        raise RequestError(last["field"], last["message"], last["way_out"])
+    raise StudioError(last["message"], last["way_out"])
 
 
-def _result(message: Message) -> str | None:
-    if message["event"] == "done":
-        return str(message["model"])
-    if message["event"] == "stopped":
-        return None
-    if message["field"]:
-        raise RequestError(message["field"], message["message"], message["way_out"])
-    raise StudioError(message["message"], message["way_out"])
+def _followed(
+    ours: Connection, process: BaseProcess, tell: Tell, should_stop: ShouldStop
+) -> Message | None:
+    """The last word of the process; None where it died, and nobody had asked it to stop."""
+    asked: float | None = None
+    try:
+        while True:
+            if asked is None and should_stop():
+                asked = time.monotonic()
+                ours.send_bytes(b"stop")
+            if asked is not None and time.monotonic() - asked > _STOP_SECONDS:
+                process.kill()
+            if not ours.poll(_POLL_SECONDS):
+                continue
+            message: Message = json.loads(ours.recv_bytes())
+            if message["event"] != "progress":
+                return message
+            tell(message["stage"], message["done"], message["total"])
+    except (EOFError, OSError):
+        return None if asked is None else {"event": "stopped"}
 
 
 def main(connection: Connection, workspace: str, source: str, wanted: Wanted) -> None:
@@ -128,10 +146,7 @@ def _import(connection: Connection, settings: Settings, source: Path, wanted: Wa
 
     try:
         before_torch()
-        # Here and not above: only this process may load torch.
-        from app import importing
-
-        spec = importing.import_model(
+        importing.import_model(
             source,
             make_folder(settings.models),
             wanted,
@@ -148,7 +163,7 @@ def _import(connection: Connection, settings: Settings, source: Path, wanted: Wa
         told_where = f"The details are in {settings.logs / 'import.log'}."
         fault = f"The import failed through a fault of the studio ({printable(error, 160)})."
         return {"event": "failed", "field": "", "message": fault, "way_out": told_where}
-    return {"event": "done", "model": spec.id}
+    return {"event": "done"}
 
 
 def _obey(connection: Connection) -> None:

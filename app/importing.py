@@ -74,7 +74,7 @@ def import_model(
     from pipelines import convert, loader, sources
 
     catalog = Catalog(user_models=models)
-    model_id = _free_id(source, models, catalog, wanted)
+    model_id = free_id(source, catalog, models, wanted)
     index = _index(source)
     wish = sources.Wish(
         weights=wanted.weights,
@@ -120,8 +120,11 @@ def import_model(
     return catalog.find(model_id)
 
 
-def _free_id(source: Path, models: Path, catalog: Catalog, wanted: Wanted) -> str:
-    """The id: as wanted, else made of the source's name. Raises RequestError."""
+def free_id(source: Path, catalog: Catalog, models: Path, wanted: Wanted) -> str:
+    """The id that the model will have: as wanted, else made of the source's name.
+
+    Raises RequestError.
+    """
     name = source.resolve()
     if not name.exists():
         raise RequestError("path", f"There is no file or folder {printable(source, 200)}.")
@@ -197,11 +200,15 @@ def _parts(source: Path, catalog: Catalog, wanted: Wanted) -> Places:
 
 def _named(text: str, part: str, option: str, catalog: Catalog) -> Path:
     """The folder of a part that the user names by a model's id or by a path."""
+    # First, so that what an id means does not depend on where the studio was started.
+    if text in {spec.id for spec in catalog}:
+        return catalog.find(text).part(part).resolve()
     path = user_path(text)
     if not path.is_dir():
         if len(path.parts) > 1 or path.exists():
             raise RequestError(option, f"There is no folder {printable(path, 200)}.")
-        return catalog.find(text).part(part).resolve()
+        # It says which id is nearest.
+        catalog.find(text)
     # A whole model, or the part by itself; T5 and its tokenizer are often in one folder.
     found = path / part if (path / part).is_dir() else path
     marks = ("tokenizer.json", "spiece.model") if part == "tokenizer" else ("config.json",)

@@ -33,7 +33,6 @@ from pipelines.denoise import denoise, make_schedule, start_latents
 from pipelines.engine import Engine
 from pipelines.latents import PIXELS_PER_LATENT
 from pipelines.memory import Machine
-from pipelines.progress import ShouldStop
 from pipelines.request import GenerationRequest, complete
 from pipelines.samplers import DEFAULT_SAMPLER
 from pipelines.transformer import Transformer
@@ -104,15 +103,13 @@ def cases(device: str, *, bf16: bool) -> list[Case]:
     return [*(rough if bf16 or card else []), exact]
 
 
-def run(machine: Machine, clock: Clock, should_stop: ShouldStop) -> Iterator[Result]:
+def run(machine: Machine, clock: Clock) -> Iterator[Result]:
     """Every measurement of this machine, one after another."""
     if clock.cpu_time:
         torch.set_num_threads(1)
     with torch.inference_mode():
         yield embedded(clock)
         for case in cases(machine.device, bf16=has_bf16()):
-            if should_stop():
-                return
             yield transformer(case, torch.device(machine.device), clock)
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -23,10 +24,11 @@ from pipelines.catalog import ROOT, ROW_FILE, Catalog
 from pipelines.engine import Engine, Picture
 from pipelines.errors import RequestError
 from pipelines.memory import GIB, Machine, words
-from pipelines.progress import ShouldStop
 from pipelines.request import GenerationRequest, complete
 
 MODEL = "full-size"
+# T5 (9.5 GB), transformer and VAE twice, and the activations; what is written is each of them once.
+_CARD_BYTES, _DISK_BYTES = 30_000_000_000, 12_000_000_000
 _TOKENIZER = ROOT / "assets" / "models" / "nano" / "tokenizer"
 # (memory of the card in GB, free main memory in GB): the rows of docs/memory.md that differ. With
 # little main memory T5 cannot be streamed and is quantised.
@@ -90,7 +92,9 @@ def build(models: Path, shapes: Shapes, device: torch.device) -> Path:
             feed_forward_proj="gated-gelu",
             dropout_rate=0.0,
         )
-        T5EncoderModel(config).bfloat16().save_pretrained(folder / "text_encoder")
+        with _made_as(torch.bfloat16):
+            text_encoder = T5EncoderModel(config)
+        text_encoder.save_pretrained(folder / "text_encoder")
     shutil.copytree(_TOKENIZER, folder / "tokenizer")
     DPMSolverMultistepScheduler().save_pretrained(folder / "scheduler")
     (folder / ROW_FILE).write_text(
@@ -102,19 +106,24 @@ def build(models: Path, shapes: Shapes, device: torch.device) -> Path:
     return folder
 
 
-def run(
-    machine: Machine, clock: Clock, should_stop: ShouldStop, models: Path, shapes: Shapes = REAL
-) -> Iterator[Result]:
+@contextmanager
+def _made_as(dtype: torch.dtype) -> Iterator[None]:
+    """New weights have `dtype` from the start: T5-XXL in float32 is 19 GB."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
+
+
+def run(machine: Machine, clock: Clock, models: Path, shapes: Shapes = REAL) -> Iterator[Result]:
     """Speed against stock diffusers, then the peaks of the plans; `models` is an empty folder.
 
-    Raises RequestError where there is no card for the real size.
+    Raises RequestError where the machine has no card, or no room, for the real size.
     """
-    if machine.device != "cuda" and shapes is REAL:
-        raise RequestError(
-            "suite",
-            "The full suite paints at the real size, which needs an NVIDIA card.",
-            "Without one, take --suite quick.",
-        )
+    if shapes is REAL:
+        _refuse_small(machine, models)
     device = torch.device(machine.device)
     with torch.inference_mode():
         folder = build(models, shapes, device)
@@ -122,9 +131,32 @@ def run(
         wanted = _requests(catalog)
         yield from _speeds(folder, catalog, wanted, device, clock)
         for card, ram in _CARDS:
-            if should_stop():
-                return
             yield _peak(catalog, wanted["guided"], _limited(machine, card, ram))
+
+
+def _refuse_small(machine: Machine, models: Path) -> None:
+    way_out = "Take --suite quick."
+    if machine.device != "cuda":
+        raise RequestError(
+            "suite",
+            "The full suite paints at the real size, which needs an NVIDIA card.",
+            way_out,
+        )
+    if machine.vram_free < _CARD_BYTES:
+        raise RequestError(
+            "suite",
+            f"The full suite holds the studio and stock diffusers together: {_CARD_BYTES / 1e9:.0f}"
+            f" GB of a card, and {machine.vram_free / 1e9:.1f} GB are free.",
+            way_out,
+        )
+    free = shutil.disk_usage(models).free
+    if free < _DISK_BYTES:
+        raise RequestError(
+            "suite",
+            f"The full suite writes {_DISK_BYTES / 1e9:.0f} GB into {models.parent}, and"
+            f" {free / 1e9:.1f} GB are free.",
+            "Free some space, or name another folder by TMPDIR.",
+        )
 
 
 def _requests(catalog: Catalog) -> dict[str, Callable[[int], GenerationRequest]]:

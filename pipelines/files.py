@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import secrets
 import shutil
 from collections.abc import Iterator
@@ -13,6 +14,8 @@ from pathlib import Path
 from pipelines.errors import SaveError, printable
 
 _SPARE_BYTES = 32_000_000
+# What `whole` makes at first: .<name>.<process>-<dice>.part, and .old for what it replaces.
+_DRAFT = re.compile(r"\.(?P<target>.+)\.(?P<process>\d+)-[0-9a-f]{8}\.(?P<kind>part|old)")
 
 
 def write(file: Path, data: bytes) -> None:
@@ -47,7 +50,7 @@ def whole(target: Path, needed: int) -> Iterator[Path]:
     name; after any failure nothing of it is left and `target` is as it was. The block's own
     OSErrors become SaveError, too.
     """
-    draft = target.with_name(f".{target.name}.{secrets.token_hex(4)}.part")
+    draft = target.with_name(f".{target.name}.{os.getpid()}-{secrets.token_hex(4)}.part")
     old = draft.with_suffix(".old")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -79,6 +82,25 @@ def whole(target: Path, needed: int) -> Iterator[Path]:
         shutil.rmtree(draft, ignore_errors=True)
         if target.exists():
             shutil.rmtree(old, ignore_errors=True)
+
+
+def sweep(folder: Path, process: int) -> None:
+    """Takes away what `whole` was making in `folder` when that process was killed.
+
+    What it was replacing comes back. Never raises: what stays only takes room.
+    """
+    with suppress(OSError):
+        for path in list(folder.iterdir()):
+            draft = _DRAFT.fullmatch(path.name)
+            if draft is None or int(draft["process"]) != process:
+                continue
+            target = folder / draft["target"]
+            if draft["kind"] == "old" and not target.exists():
+                path.rename(target)
+            elif path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink()
 
 
 def sync(path: Path) -> None:

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import os
+from contextlib import AbstractContextManager, nullcontext
 from datetime import timedelta
 
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from accelerate.utils import InitProcessGroupKwargs
+from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from pipelines.errors import RequestError
 from training.config import RunConfig
+
+_SHORT = 256
+"""Tokens up to which plain products are the faster attention on a processor."""
 
 
 def make_accelerator(config: RunConfig) -> Accelerator:
@@ -32,3 +38,15 @@ def make_accelerator(config: RunConfig) -> Accelerator:
         # The first process may compute features for days while the others wait.
         kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(days=30))],
     )
+
+
+def attention(latents: Tensor, patch: int) -> AbstractContextManager[None]:
+    """Within it, `latents` (B, C, h, w) are attended to by the kernel that suits their device.
+
+    The fused kernel for processors is made for long sequences: on short ones its backward pass
+    takes as long as half of the matrix products of the whole net.
+    """
+    if latents.device.type == "cpu" and latents[0, 0].numel() <= _SHORT * patch**2:
+        plain: AbstractContextManager[None] = sdpa_kernel(SDPBackend.MATH)
+        return plain
+    return nullcontext()

@@ -96,16 +96,52 @@ def test_a_stop_leaves_nothing(settings: Settings, file: Path) -> None:
     assert names(settings) == ["tiny"]
 
 
-@pytest.mark.timeout(120)
-def test_a_process_that_is_killed_is_said(settings: Settings, file: Path) -> None:
-    def kill() -> bool:
-        for child in multiprocessing.active_children():
-            if child.name == "pixart-import":
-                child.kill()
+def kill(when: Callable[[], object]) -> ShouldStop:
+    """Kills the import once `when()` is true, as the system does where memory is short."""
+
+    def killing() -> bool:
+        if when():
+            for child in multiprocessing.active_children():
+                if child.name == "pixart-import":
+                    child.kill()
         return False
 
+    return killing
+
+
+@pytest.mark.timeout(120)
+def test_a_process_that_is_killed_is_said_and_leaves_nothing(
+    settings: Settings, file: Path
+) -> None:
+    # Of somebody else, who may be at work.
+    (settings.models / ".net.1-0123abcd.part").mkdir()
     with pytest.raises(WorkerError, match="killed by SIGKILL, perhaps for lack of memory"):
-        run(file, settings, should_stop=kill)
+        run(file, settings, should_stop=kill(lambda: len(names(settings)) > 2))
+    assert names(settings) == [".net.1-0123abcd.part", "tiny"]
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("killed", [False, True])
+def test_an_end_that_comes_when_the_model_is_there_is_no_failure(
+    settings: Settings, file: Path, killed: bool
+) -> None:
+    def there() -> bool:
+        return (settings.models / "net").is_dir()
+
+    made, _ = run(file, settings, should_stop=kill(there) if killed else there)
+    assert made == "net"
+    assert names(settings) == ["net", "tiny"]
+
+
+def test_an_import_ends_though_the_list_cannot_be_read(settings: Settings, source: Path) -> None:
+    def broken() -> None:
+        raise OSError("the disk is gone")
+
+    fake = Fake()
+    fake.go.set()
+    jobs = ImportJobs(settings, broken, fake)
+    jobs.start(str(source), Wanted())
+    assert ended(jobs).phase == "done"
 
 
 class Fake:

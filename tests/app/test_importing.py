@@ -413,6 +413,19 @@ def test_the_vae_of_another_family_is_refused(whole: Path, models: Path, tmp_pat
         _check_fit(sigma, parts["alpha"])
 
 
+def test_an_id_means_the_model_wherever_the_studio_was_started(
+    whole: Path, models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import_model(whole, models, Wanted(id="other"))
+    (tmp_path / "start" / "other").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "start")
+    transformer = whole / "transformer"
+    spec = import_model(transformer, models, Wanted(id="mine", vae="other", text="other"))
+    assert spec.part("vae") == models.resolve() / "other" / "vae"
+    with pytest.raises(RequestError, match="holds no vae"):
+        import_model(transformer, models, Wanted(id="not", vae="./other", text="other"))
+
+
 def test_an_id_is_given_once(whole: Path, models: Path) -> None:
     import_model(whole, models, Wanted(id="mine"))
     before = (models / "mine" / "model.toml").read_bytes()

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from pipelines import benchmark_full, loader
 from pipelines.benchmark import Clock
@@ -30,7 +34,7 @@ SMALL = Shapes(
 
 def test_speeds_and_peaks_are_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loader, "probe", lambda: CPU)
-    results = list(benchmark_full.run(CPU, Clock(rounds=3), lambda: False, tmp_path, SMALL))
+    results = list(benchmark_full.run(CPU, Clock(rounds=3), tmp_path, SMALL))
     speeds = [result for result in results if result.seconds]
     assert [result.name.split(", ")[2] for result in speeds] == ["lcm", "dpm-solver++"]
     for result in speeds:
@@ -43,15 +47,31 @@ def test_speeds_and_peaks_are_measured(tmp_path: Path, monkeypatch: pytest.Monke
         assert result.facts["how"]
 
 
-def test_a_stop_ends_it_between_two_measurements(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(loader, "probe", lambda: CPU)
-    results = list(benchmark_full.run(CPU, Clock(rounds=3), lambda: True, tmp_path, SMALL))
-    assert len(results) == 2
-
-
 def test_the_real_size_needs_a_card(tmp_path: Path) -> None:
     with pytest.raises(RequestError, match="NVIDIA card"):
-        list(benchmark_full.run(CPU, Clock(), lambda: False, tmp_path))
+        list(benchmark_full.run(CPU, Clock(), tmp_path))
     assert list(tmp_path.iterdir()) == []
+
+
+def test_too_small_a_card_is_refused_before_anything_is_written(tmp_path: Path) -> None:
+    card = Machine(device="cuda", name="Small", bf16=True, vram_total=24 * 10**9, vram_free=10**10)
+    with pytest.raises(RequestError, match=r"30 GB of a card, and 10\.0 GB are free"):
+        list(benchmark_full.run(card, Clock(), tmp_path))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_too_full_a_disk_is_refused_before_anything_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    card = Machine(device="cuda", name="A", bf16=True, vram_total=8 * 10**10, vram_free=8 * 10**10)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=5 * 10**9))
+    with pytest.raises(RequestError, match=r"12 GB .*5\.0 GB are free"):
+        list(benchmark_full.run(card, Clock(), tmp_path))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_text_encoder_is_made_in_the_precision_that_it_is_kept_in(tmp_path: Path) -> None:
+    folder = benchmark_full.build(tmp_path, SMALL, torch.device("cpu"))
+    tensors = load_file(folder / "text_encoder" / "model.safetensors")
+    assert {tensor.dtype for tensor in tensors.values()} == {torch.bfloat16}
+    assert torch.get_default_dtype() == torch.float32

@@ -22,6 +22,7 @@ from training import nets
 from training.config import RunConfig
 from training.data.manifest import Sample
 from training.data.sources import Sources
+from training.devices import attention
 from training.methods.latent_data import LatentSamples, collate
 from training.noise import drawn, generator
 from training.objective import LINEAR, Diffusion
@@ -47,7 +48,8 @@ class ClassLoss(nn.Module):
         latents: Tensor = batch["latents"]
         noise, timesteps = drawn(latents, generator(seed), timestep, middle=self._objective.middle)
         noised = self._diffusion.noised(latents, noise, timesteps)
-        output = self.dit(noised, timestep=timesteps, class_labels=batch["label"]).sample
+        with attention(latents, self.dit.config.patch_size):
+            output = self.dit(noised, timestep=timesteps, class_labels=batch["label"]).sample
         weights = {"min_snr": self._objective.min_snr, "variational": self._objective.variational}
         return self._diffusion.losses(output, latents, noise, timesteps, **weights).by_name()
 

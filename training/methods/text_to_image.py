@@ -22,6 +22,7 @@ from training.config import RunConfig
 from training.data.features import Store, caption_key
 from training.data.manifest import Sample
 from training.data.sources import Sources
+from training.devices import attention
 from training.methods import class_to_image
 from training.methods.latent_data import LatentSamples, collate
 from training.noise import drawn, generator
@@ -57,16 +58,17 @@ class CaptionLoss(nn.Module):
         dropped = torch.rand(len(latents), generator=draw) < share
         embeds, mask = self._with_dropout(batch["embeds"], batch["mask"], dropped)
         micro = self.transformer.config.use_additional_conditions
-        output = self.transformer(
-            self._diffusion.noised(latents, noise, timesteps),
-            encoder_hidden_states=embeds,
-            encoder_attention_mask=mask,
-            timestep=timesteps,
-            added_cond_kwargs={
-                "resolution": batch["resolution"] if micro else None,
-                "aspect_ratio": batch["aspect_ratio"] if micro else None,
-            },
-        ).sample
+        with attention(latents, self.transformer.config.patch_size):
+            output = self.transformer(
+                self._diffusion.noised(latents, noise, timesteps),
+                encoder_hidden_states=embeds,
+                encoder_attention_mask=mask,
+                timestep=timesteps,
+                added_cond_kwargs={
+                    "resolution": batch["resolution"] if micro else None,
+                    "aspect_ratio": batch["aspect_ratio"] if micro else None,
+                },
+            ).sample
         weights = {"min_snr": self._objective.min_snr, "variational": self._objective.variational}
         return self._diffusion.losses(output, latents, noise, timesteps, **weights).by_name()
 
