@@ -123,7 +123,9 @@ class EmaConfig(Part):
 class ObjectiveConfig(Part):
     """What is minimised.
 
-    `min_snr` is gamma of min-SNR weighting (arXiv 2303.09556), 0 turns it off; `variational` the
+    `min_snr` is gamma of min-SNR weighting (arXiv 2303.09556), 0 turns it off; `clean` the largest
+    weight of the error of the clean picture, which is added to that of the noise (0: not at all;
+    without a limit both together are the error of the velocity, arXiv 2202.00512); `variational` the
     weight of the variational term that trains the variance half (arXiv 2102.09672), 0 leaves it
     untrained; `dropout` the share of captions (or labels) that are replaced by the empty one;
     `middle` the share of timesteps that are drawn around those where things take shape (see
@@ -131,11 +133,17 @@ class ObjectiveConfig(Part):
     """
 
     min_snr: float = Field(default=0.0, ge=0, le=100)
+    clean: float = Field(default=0.0, ge=0, le=1000)
     variational: float = Field(default=1.0, ge=0, le=10)
     dropout: float = Field(default=0.1, ge=0, lt=1)
     middle: float = Field(default=0.0, ge=0, le=1)
     perceptual: float = Field(default=0.0, ge=0, le=100)
     kl: float = Field(default=1e-6, ge=0, le=1)
+
+    @property
+    def weights(self) -> dict[str, float]:
+        """What `Diffusion.losses` takes."""
+        return {"min_snr": self.min_snr, "clean": self.clean, "variational": self.variational}
 
 
 class CheckpointConfig(Part):

@@ -86,17 +86,22 @@ class Diffusion:
         timesteps: Tensor,
         *,
         min_snr: float = 0.0,
+        clean: float = 0.0,
         variational: float = 1.0,
     ) -> Losses:
-        """Of a network's `output` (B, C or 2C, h, w) for x_t made from `start` and `noise`."""
+        """Of a network's `output` (B, C or 2C, h, w) for x_t made from `start` and `noise`.
+
+        The weight of the noise error is min(SNR, `min_snr`) / SNR, 1 where that is 0, and to it
+        comes min(1 / SNR, `clean`).
+        """
         channels = start.shape[1]
         output = output.float()
         predicted = output[:, :channels]
         mse = (predicted - noise).square().flatten(1).mean(1)
-        weighted = mse
-        if min_snr:
-            snr = self._tables["snr"].to(start.device)[timesteps]
-            weighted = mse * snr.clamp(max=min_snr) / snr
+        snr = self._tables["snr"].to(start.device)[timesteps]
+        weight = snr.clamp(max=min_snr) / snr if min_snr else torch.ones_like(snr)
+        # 1 / SNR of the noise error is the error of the clean latents that it implies.
+        weighted = mse * (weight + (1 / snr).clamp(max=clean))
         bound = torch.zeros_like(mse)
         if variational and output.shape[1] == 2 * channels:
             bound = self._variational(

@@ -27,8 +27,8 @@ _TAGS = {
 }
 _KINDS = {
     "original": "Published in the original format, and converted after the download.",
-    "controlnet": "A ControlNet, in the original format: it works together with a model.",
-    "lora": "An adapter: it works together with a model.",
+    "controlnet": "A ControlNet, in the original format. It is kept; Create cannot use one yet.",
+    "lora": "An adapter. It is kept; Create cannot use one yet.",
 }
 _READ_ONLY = (
     "Models are downloaded, imported and removed on the computer that the studio runs on;"
@@ -88,12 +88,13 @@ def _shared(rows: Sequence[Row]) -> str:
     }
     if not lacks:
         return "Sizes are what is still to be fetched."
-    names = " and ".join(
+    names = [
         f"the {label} ({plain_size(source.size, exact=source.exact)})"
         for label, source in sorted(lacks.items(), key=lambda item: -item[1].size)
-    )
+    ]
+    listed = " and ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
     return (
-        f"Models share parts, which are downloaded once: {names}."
+        f"Models share parts, which are downloaded once: {listed}."
         " Each size counts what is still to be fetched."
     )
 

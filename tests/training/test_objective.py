@@ -99,6 +99,26 @@ def test_min_snr_weights() -> None:
     assert losses.loss.tolist() == pytest.approx((np.minimum(snr, 5) / snr).tolist(), rel=1e-4)
 
 
+def test_the_clean_picture_counts_up_to_a_limit() -> None:
+    diffusion = Diffusion()
+    start, noise = torch.randn(2, 3, 4, 2, 2)
+    output = torch.randn(3, 4, 2, 2)
+    timesteps = torch.tensor([100, 500, 990])
+    losses = diffusion.losses(output, start, noise, timesteps, clean=50.0)
+    alpha = torch.from_numpy(np.cumprod(1 - np.linspace(1e-4, 0.02, 1000)))[timesteps].float()
+    alpha = alpha.view(3, 1, 1, 1)
+    noised = alpha.sqrt() * start + (1 - alpha).sqrt() * noise
+    implied = (noised - (1 - alpha).sqrt() * output) / alpha.sqrt()
+    error = (implied - start).square().flatten(1).mean(1)
+    wanted = losses.mse + torch.stack([error[0], error[1], 50 * losses.mse[2]])
+    assert torch.allclose(losses.loss, wanted, rtol=1e-3)
+    # Of the velocity, where nothing limits it.
+    velocity = alpha.sqrt() * noise - (1 - alpha).sqrt() * start
+    told = alpha.sqrt() * output - (1 - alpha).sqrt() * implied
+    of_velocity = (told - velocity).square().flatten(1).mean(1)
+    assert torch.allclose(losses.loss[:2], of_velocity[:2], rtol=1e-3)
+
+
 def test_noising_is_that_of_the_schedulers() -> None:
     scheduler = DDPMScheduler(num_train_timesteps=1000, **LINEAR)
     start, noise = torch.randn(2, 4, 4, 8, 8)

@@ -50,7 +50,7 @@ class ClassLoss(nn.Module):
         noised = self._diffusion.noised(latents, noise, timesteps)
         with attention(latents, self.dit.config.patch_size):
             output = self.dit(noised, timestep=timesteps, class_labels=batch["label"]).sample
-        weights = {"min_snr": self._objective.min_snr, "variational": self._objective.variational}
+        weights = self._objective.weights
         return self._diffusion.losses(output, latents, noise, timesteps, **weights).by_name()
 
 

@@ -69,7 +69,7 @@ class CaptionLoss(nn.Module):
                     "aspect_ratio": batch["aspect_ratio"] if micro else None,
                 },
             ).sample
-        weights = {"min_snr": self._objective.min_snr, "variational": self._objective.variational}
+        weights = self._objective.weights
         return self._diffusion.losses(output, latents, noise, timesteps, **weights).by_name()
 
     def _with_dropout(self, embeds: Tensor, mask: Tensor, dropped: Tensor) -> tuple[Tensor, Tensor]:
