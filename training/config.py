@@ -125,8 +125,8 @@ class ObjectiveConfig(Part):
 
     `min_snr` is gamma of min-SNR weighting (arXiv 2303.09556), 0 turns it off; `clean` the largest
     weight of the error of the clean picture, which is added to that of the noise (0: not at all;
-    without a limit both together are the error of the velocity, arXiv 2202.00512); `variational` the
-    weight of the variational term that trains the variance half (arXiv 2102.09672), 0 leaves it
+    without a limit, both together are the error of the velocity, arXiv 2202.00512); `variational`
+    the weight of the term that trains the variance half (arXiv 2102.09672), 0 leaves it
     untrained; `dropout` the share of captions (or labels) that are replaced by the empty one;
     `middle` the share of timesteps that are drawn around those where things take shape (see
     `training.noise.drawn`), the others evenly. `perceptual` and `kl` belong to the VAE.
