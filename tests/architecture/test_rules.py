@@ -294,8 +294,8 @@ def test_every_name_is_documented() -> None:
 
     verbs = [[], ["generate"], ["bench"], ["convert"], ["doctor"]]
     for sub, verb_app in (("train", train), ("models", models)):
-        commands = [c for c in verb_app.registered_commands if c.callback]
-        names = [c.name or c.callback.__name__ for c in commands]
+        commands = [(c.name, c.callback) for c in verb_app.registered_commands]
+        names = [name or callback.__name__ for name, callback in commands if callback]
         verbs += [[sub], *([sub, name] for name in names)]
     for verb in verbs:
         out = subprocess.run(

@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parents[2]
     [
         ["ruff", "check", "--no-cache", "."],
         ["ruff", "format", "--no-cache", "--check", "."],
-        ["mypy", "launch.py", "app", "pipelines"],
+        ["mypy", "."],
     ],
     ids=["lint", "format", "types"],
 )

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 import torch
@@ -36,10 +37,10 @@ def test_a_transformer_is_measured_and_checked(precision: str) -> None:
 
 def test_both_paint_the_same_latents() -> None:
     """A ratio means nothing where one of the two does something else."""
-    made = {}
+    made: dict[str, Any] = {}
 
     class Keeping(Clock):
-        def seconds(self, work):  # type: ignore[no-untyped-def]
+        def seconds(self, work: Callable[[], object]) -> float:
             made[work.__name__] = work()
             return 1.0
 
@@ -55,7 +56,7 @@ def test_a_noisy_measurement_gives_no_ratio() -> None:
     times = iter([1.0, 1.0, 1.0, 2.0, 1.0, 3.0, 1.0, 0.5, 1.0, 2.5, 1.0, 4.0, 1.0, 1.0])
 
     class Shaky(Clock):
-        def seconds(self, work):  # type: ignore[no-untyped-def]
+        def seconds(self, work: Callable[[], object]) -> float:
             return next(times)
 
     case = Case(name="small", precision="float32", **SMALL)

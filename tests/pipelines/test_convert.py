@@ -224,7 +224,7 @@ def shards(folder: Path) -> None:
     state = load_file(file)
     file.unlink()
     names = sorted(state)
-    home = {}
+    home: dict[str, str] = {}
     for i, part in enumerate((names[::2], names[1::2])):
         name = f"diffusion_pytorch_model-{i}.safetensors"
         save_file({key: state[key] for key in part}, file.with_name(name))
@@ -662,7 +662,10 @@ def edited(**change: Any) -> Callable[[Path], None]:
 
 
 def text(name: str, content: str) -> Callable[[Path], None]:
-    return lambda folder: (folder / name).write_text(content) and None
+    def edit(folder: Path) -> None:
+        (folder / name).write_text(content)
+
+    return edit
 
 
 FOLDERS: dict[str, tuple[Callable[[Path], None], str]] = {

@@ -48,7 +48,7 @@ def write(name: str, data: bytes) -> Callable[[Path], None]:
     return put
 
 
-def edit_weights(change: Callable[[dict[str, torch.Tensor]], None]) -> Callable[[Path], None]:
+def edit_weights(change: Callable[[dict[str, torch.Tensor]], object]) -> Callable[[Path], None]:
     def edit(folder: Path) -> None:
         tensors = load_file(folder / WEIGHTS)
         change(tensors)

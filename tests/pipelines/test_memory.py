@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from pipelines import memory
 from pipelines.catalog import ROOT
-from pipelines.memory import GIB, DevicePlan, Machine, Numbers, Wish
+from pipelines.memory import GIB, Device, DevicePlan, Machine, Numbers, Wish
 
 # research: 611 M transformer, T5-XXL of 24 blocks, the VAE of Stable Diffusion.
 REAL = Numbers(
@@ -224,7 +224,7 @@ def test_the_forecast_is_a_sentence() -> None:
     device=st.sampled_from(["cuda", "cpu", "mps"]),
 )
 def test_every_machine_gets_a_plan(
-    vram: float, ram: float, side: int, rows: int, device: str
+    vram: float, ram: float, side: int, rows: int, device: Device
 ) -> None:
     machine = replace(card(vram, ram), device=device)
     wish = Wish(width=side, height=side, rows=rows, approximate=True)

@@ -6,6 +6,7 @@ import weakref
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -230,7 +231,7 @@ def test_tiles_are_the_picture_but_for_their_seams(catalog: Catalog, engine: Eng
 
 @pytest.mark.parametrize("text", ["streamed", "cpu", "int8", "nf4"])
 def test_every_way_to_run_the_text_encoder_paints(
-    catalog: Catalog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str
+    catalog: Catalog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: Any
 ) -> None:
     """On a processor; what is quantised is kept and found again, what is exact changes nothing."""
     plan = memory.plan

@@ -39,8 +39,9 @@ def final_latents(
             features = loaded.text.conditions(
                 request.prompt, request.negative if request.guided else None
             )
+        height, width = start.shape[2:]
         predict = loaded.transformer.predictor(
-            features, start.shape[2:], variance=schedule.wants_variance
+            features, (height, width), variance=schedule.wants_variance
         )
         steps = list(
             denoise(predict, schedule, start, guidance=request.guidance, generator=generator)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -119,7 +120,12 @@ def test_a_queue_is_encoded_in_one_visit(
     """T5 comes once for three jobs where it does not stay."""
     loads: list[object] = []
     load = text_loader.load
-    monkeypatch.setattr(text_loader, "load", lambda *given: loads.append(given) or load(*given))
+
+    def counted(*given: Any) -> Any:
+        loads.append(given)
+        return load(*given)
+
+    monkeypatch.setattr(text_loader, "load", counted)
     plan = memory.plan
     monkeypatch.setattr(memory, "plan", lambda *g: dataclasses.replace(plan(*g), keeps_text=False))
     jobs = [

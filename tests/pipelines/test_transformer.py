@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from itertools import pairwise
-from typing import Any
+from typing import Any, TypeAlias
 
 import pytest
 import torch
@@ -17,7 +17,7 @@ from pipelines import kernels, transformer
 from pipelines.transformer import Transformer
 
 CAPTION = 20
-Net = PixArtTransformer2DModel
+Net: TypeAlias = PixArtTransformer2DModel
 
 
 @pytest.fixture(autouse=True)
@@ -100,7 +100,7 @@ def test_bf16_is_no_further_from_the_truth_than_diffusers(lengths: tuple[int, ..
     """256 tokens: attention goes block by block. Mean errors over several inputs and timesteps."""
     net = make(4, heads=8, each=24)
     rounded = make(4, heads=8, each=24).to(torch.bfloat16)
-    errors: Counter[str] = Counter()
+    errors: defaultdict[str, float] = defaultdict(float)
     given = texts(*lengths)
     predict = Transformer(rounded).predictor([t.bfloat16() for t in given], (32, 32), variance=True)
     for seed, timestep in enumerate((900.0, 500.0, 100.0)):

@@ -42,4 +42,4 @@ def test_both_kernels_learn_the_same() -> None:
         assert grad is not None
         gradients.append(grad.clone())
     assert gradients[0].abs().max() > 0
-    assert torch.allclose(*gradients, rtol=1e-3, atol=1e-5)
+    assert torch.allclose(gradients[0], gradients[1], rtol=1e-3, atol=1e-5)

@@ -210,7 +210,13 @@ def view(job: ModelJob | None = None, **changes: Any) -> Shelf:
         exact=True,
         summary="Good at <i>cats</i>.",
     )
-    values = {"rows": [row], "job": job, "usable": frozenset(), "chosen": "", "admin": True}
+    values: dict[str, Any] = {
+        "rows": [row],
+        "job": job,
+        "usable": frozenset(),
+        "chosen": "",
+        "admin": True,
+    }
     return Shelf(**{**values, "folder": "/models", "free": 10**12, **changes})
 
 
