@@ -105,7 +105,9 @@ def _followed(
         while True:
             if asked is None and should_stop():
                 asked = time.monotonic()
-                ours.send_bytes(b"stop")
+                # Where it has just ended, its last word is still to be read.
+                with suppress(OSError):
+                    ours.send_bytes(b"stop")
             if asked is not None and time.monotonic() - asked > _STOP_SECONDS:
                 process.kill()
             if not ours.poll(_POLL_SECONDS):
