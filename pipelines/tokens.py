@@ -76,6 +76,11 @@ def vocabulary_size(model: ModelSpec) -> int:
     return size
 
 
+def read_tokenizer(folder: Path) -> Tokenizer:
+    """The tokenizer of a folder in diffusers layout. Raises ModelError."""
+    return _tokenizer(folder)[0]
+
+
 def _tokenizer(folder: Path) -> tuple[Tokenizer, re.Pattern[str] | None]:
     """From `tokenizer.json`, or from the `spiece.model` of old repositories."""
     file = folder / "tokenizer.json"

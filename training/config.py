@@ -129,7 +129,9 @@ class ObjectiveConfig(Part):
     the weight of the term that trains the variance half (arXiv 2102.09672), 0 leaves it
     untrained; `dropout` the share of captions (or labels) that are replaced by the empty one;
     `middle` the share of timesteps that are drawn around those where things take shape (see
-    `training.noise.drawn`), the others evenly. `perceptual` and `kl` belong to the VAE.
+    `training.noise.drawn`), the others evenly. `perceptual` and `kl` belong to the VAE. For a text
+    encoder, `neighbours` weighs that every feature tells the tokens around it, `keep` that features
+    stay what `base.text` made of them.
     """
 
     min_snr: float = Field(default=0.0, ge=0, le=100)
@@ -139,6 +141,8 @@ class ObjectiveConfig(Part):
     middle: float = Field(default=0.0, ge=0, le=1)
     perceptual: float = Field(default=0.0, ge=0, le=100)
     kl: float = Field(default=1e-6, ge=0, le=1)
+    neighbours: float = Field(default=0.0, ge=0, le=100)
+    keep: float = Field(default=0.0, ge=0, le=1000)
 
     @property
     def weights(self) -> dict[str, float]:
@@ -208,6 +212,11 @@ class RunConfig(Part):
             raise ValueError("fp16 scales gradients for one optimizer only; use bf16 with muon")
         if self.shard and (self.optimizer.name != "adamw" or self.precision == "fp16"):
             raise ValueError("shard goes with adamw in bf16 or fp32")
+        if self.method == "text-encoder":
+            if self.objective.keep and self.base.text is None:
+                raise ValueError("objective.keep needs a base.text whose features are kept")
+            if self.net and self.base.text is not None:
+                raise ValueError("base.text has a shape of its own; leave net out")
         if self.method == "class-to-image" and self.data.bins is not None:
             raise ValueError("class-to-image trains on squares; give data.side")
         if self.method.endswith("to-image") and self.data.side is not None and self.data.side < 64:

@@ -54,6 +54,7 @@ HEAVY_MODULES = {
         "loop",
         "methods.class_to_image",
         "methods.latent_data",
+        "methods.span_loss",
         "methods.text_encoder",
         "methods.text_to_image",
         "methods.vae",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -95,16 +96,24 @@ def test_every_rung_is_tried_and_each_is_told(
     wanted = request(catalog)
     rungs = ladder(catalog, wanted)
     assert len(rungs) >= 4
-    (free,), _ = paint(Engine(catalog, inputs=tmp_path, machine=CPU), wanted)
+    engine = Engine(catalog, inputs=tmp_path, machine=CPU)
+    (free,), _ = paint(engine, wanted)
     assert free.notes == ()
-    for number, rung in enumerate(rungs):
+    # One engine with less and less: every job begins where the one before it ended.
+    for above, rung in pairwise(rungs):
         watched = budget(rung.peaks[2])
-        pictures, told = paint(Engine(catalog, inputs=tmp_path, machine=CPU), wanted)
-        assert watched.tried == rungs[: number + 1]
+        pictures, told = paint(engine, wanted)
+        assert watched.tried == [above, rung]
         assert list(pictures[0].notes) == told
-        assert len(told) == number
+        assert len(told) == 1
         if rung.is_exact:
             assert pictures[0].image.tobytes() == free.image.tobytes()
+    # And a new one that has the least from the start.
+    watched = budget(rungs[-1].peaks[2])
+    pictures, told = paint(Engine(catalog, inputs=tmp_path, machine=CPU), wanted)
+    assert watched.tried == rungs
+    assert list(pictures[0].notes) == told
+    assert len(told) == len(rungs) - 1
     assert any(not rung.is_exact for rung in rungs)
 
 

@@ -212,6 +212,10 @@ class Sources:
             raise Stopped
         return store
 
+    def text_encoder(self) -> T5EncoderModel:
+        """The frozen text encoder of the recipe, in fp32. Raises ModelError, RequestError."""
+        return _loaded(T5EncoderModel, self._needed("text") / "text_encoder")
+
     def texts(self, captions: Iterable[str]) -> Store:
         """The text features of all `captions`; the encoder is loaded only if some are missing."""
         model = self.text_row
@@ -227,7 +231,7 @@ class Sources:
         store = Store(self.cache / "features" / f"text-{name}")
         done = features.add_texts(
             store,
-            lambda: _loaded(T5EncoderModel, model.part("text_encoder")).to(_device()),
+            lambda: self.text_encoder().to(_device()),
             model,
             captions,
             report=self._report,

@@ -1,6 +1,9 @@
 """A small T5 from captions alone: a unigram tokenizer, then span corruption (arXiv 1910.10683).
 
-The decoder exists for the training only; the result is the encoder and the tokenizer.
+The decoder exists for the training only; the result is the encoder and the tokenizer. A small
+encoder that only fills spans forgets the order of the words; `objective.neighbours` keeps it
+(docs/decisions/0012). With `base.text` an encoder goes on, and `objective.keep` holds its features
+near what they were for nets that were trained on them.
 """
 
 from __future__ import annotations
@@ -17,26 +20,28 @@ from typing import Any
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, processors, trainers
 from tokenizers import decoders as token_decoders
-from torch import Tensor, nn
+from torch import nn
 from transformers import T5Config, T5EncoderModel, T5ForConditionalGeneration
 
 from pipelines import files
 from pipelines.errors import RequestError, printable
 from pipelines.loader import quiet
-from pipelines.tokens import clean
+from pipelines.tokens import clean, read_tokenizer
 from training.config import RunConfig
 from training.data.sources import Sources
 from training.data.split import split
 from training.draws import full_batches
+from training.methods.span_loss import IGNORED, PAD, SpanLoss, see_order
 from training.order import Pick, Plan
 from training.task import Batch, Task
 
-PAD, END, UNKNOWN = 0, 1, 2
+END, UNKNOWN = 1, 2
 # Raise it when the same captions would give another tokenizer.
 _TOKENIZER = "2"
+_DECODER_LAYERS = 2
+_FIXED = {"pad_token_id": PAD, "eos_token_id": END, "decoder_start_token_id": PAD}
 SPANS = 8
 """Sentinel tokens for the masked spans of one caption."""
-_IGNORED = -100
 # Of the vocabulary, how much may be whole words; and what a spelled word loses against one.
 _WORDS_SHARE = 0.75
 _SPELLING = 20.0
@@ -44,25 +49,6 @@ _MASKED = 0.3
 _SPAN = 2.0
 _CLEANING = "lower"
 _SENTINELS = [f"<extra_id_{i}>" for i in range(SPANS)]
-
-
-class SpanLoss(nn.Module):
-    """The loss of filling masked spans of {"tokens", "mask", "labels"}, each (B, T)."""
-
-    def __init__(self, t5: T5ForConditionalGeneration) -> None:
-        super().__init__()
-        self.t5 = t5
-
-    def forward(self, batch: Batch, seed: int, timestep: int | None) -> dict[str, Tensor]:
-        """Per caption: the mean cross entropy of its masked tokens, in nats."""
-        labels: Tensor = batch["labels"]
-        logits = self.t5(
-            input_ids=batch["tokens"], attention_mask=batch["mask"], labels=labels
-        ).logits.float()
-        each = nn.functional.cross_entropy(
-            logits.flatten(0, 1), labels.flatten(), ignore_index=_IGNORED, reduction="none"
-        ).view_as(labels)
-        return {"loss": each.sum(1) / (labels != _IGNORED).sum(1).clamp(min=1)}
 
 
 def train_tokenizer(captions: Sequence[str], vocabulary: int) -> Tokenizer:
@@ -146,17 +132,17 @@ class Spans:
         self._captions = list(captions)
         self._tokenizer = tokenizer
         self._limit = limit
-        self._first: int = tokenizer.get_vocab()[_SENTINELS[0]]
+        self._sentinels = [int(tokenizer.token_to_id(name)) for name in _SENTINELS]
 
     def __len__(self) -> int:
         return len(self._captions)
 
     def __getitem__(self, pick: Pick) -> dict[str, Any]:
-        """{"source": tokens, "labels": tokens, "ids": the caption}."""
+        """{"source": tokens, "labels": tokens, "whole": tokens, "ids": the caption}."""
         caption = self._captions[pick.index]
         tokens = self._tokenizer.encode(caption).ids[:-1][: self._limit - 1]
         ids, labels = self._corrupt(tokens, random.Random(pick.key))
-        return {"source": ids, "labels": labels, "ids": caption[:80]}
+        return {"source": ids, "labels": labels, "whole": [*tokens, END], "ids": caption[:80]}
 
     def _corrupt(self, tokens: list[int], dice: random.Random) -> tuple[list[int], list[int]]:
         """About 30 % of the tokens in spans of two on average, at least one token."""
@@ -168,7 +154,7 @@ class Spans:
         while place < len(tokens):
             if span < SPANS and (dice.random() < starts or (place == must and not labels)):
                 length = 1 + (dice.random() < 0.6) + (dice.random() < 0.4)
-                sentinel = self._first + span
+                sentinel = self._sentinels[span]
                 ids.append(sentinel)
                 labels += [sentinel, *tokens[place : place + length]]
                 place += length
@@ -185,35 +171,27 @@ class Spans:
 
 def collate(samples: list[dict[str, Any]]) -> Batch:
     """Padded to the longest of the batch."""
-    longest = max(len(s["source"]) for s in samples)
-    longest_labels = max(len(s["labels"]) for s in samples)
-    ids = torch.full((len(samples), longest), PAD)
-    labels = torch.full((len(samples), longest_labels), _IGNORED)
-    for row, sample in enumerate(samples):
-        ids[row, : len(sample["source"])] = torch.tensor(sample["source"])
-        labels[row, : len(sample["labels"])] = torch.tensor(sample["labels"])
-    return {
-        "ids": [sample["ids"] for sample in samples],
-        "tokens": ids,
-        "mask": (ids != PAD).long(),
-        "labels": labels,
+    padded = {
+        name: nn.utils.rnn.pad_sequence(
+            [torch.tensor(sample[name]) for sample in samples],
+            batch_first=True,
+            padding_value=IGNORED if name == "labels" else PAD,
+        )
+        for name in ("source", "labels", "whole")
     }
+    padded["tokens"] = padded.pop("source")
+    return {"ids": [sample["ids"] for sample in samples], **padded}
 
 
 def task(config: RunConfig, sources: Sources) -> Task:
     """The training of a T5 on the captions of the manifest."""
-    if sources.base("text") is not None:
-        raise RequestError("base.text", "A text encoder is trained from scratch only.")
     torch.manual_seed(config.seed)
     learning, held = split(sources.manifest, config.data.held_out, config.seed)
     captions = sorted({clean(c, _CLEANING) for s in learning for c in s.captions})
     other = sorted({clean(c, _CLEANING) for s in held for c in s.captions} - set(captions))
     if not captions:
         raise RequestError("data", "The pictures have no captions to learn from.")
-    net = dict(config.net)
-    vocabulary = int(net.pop("vocabulary", 2048))  # type: ignore[arg-type]
-    tokenizer = _kept_tokenizer(sources.cache / "tokenizers", captions, vocabulary)
-    t5 = T5ForConditionalGeneration(_shape(tokenizer, net))
+    tokenizer, t5, before = _nets(config, sources, captions)
     if config.gradient_checkpointing:
         t5.gradient_checkpointing_enable()
     samples = Spans(captions, tokenizer, config.data.tokens)
@@ -223,7 +201,12 @@ def task(config: RunConfig, sources: Sources) -> Task:
     count = min(len(held_out), config.validation.pictures)
     batches = [tuple(range(i, min(i + config.batch, count))) for i in range(0, count, config.batch)]
     return Task(
-        net=SpanLoss(t5),
+        net=SpanLoss(
+            t5,
+            neighbours=config.objective.neighbours,
+            keep=config.objective.keep,
+            before=before,
+        ),
         samples=samples,
         held_out=held_out,
         held_out_batches=batches,
@@ -235,19 +218,58 @@ def task(config: RunConfig, sources: Sources) -> Task:
     )
 
 
+def _nets(
+    config: RunConfig, sources: Sources, captions: Sequence[str]
+) -> tuple[Tokenizer, T5ForConditionalGeneration, T5EncoderModel | None]:
+    """Tokenizer, T5, and the encoder that it goes on from, if the recipe names one."""
+    net = dict(config.net)
+    vocabulary = int(net.pop("vocabulary", 2048))  # type: ignore[arg-type]
+    base = sources.base("text")
+    before = None
+    if base is None:
+        tokenizer = _kept_tokenizer(sources.cache / "tokenizers", captions, vocabulary)
+        t5 = T5ForConditionalGeneration(_shape(tokenizer, net))
+    else:
+        tokenizer, before = read_tokenizer(base / "tokenizer"), sources.text_encoder()
+        _check(tokenizer, before.config)
+        own = before.config.to_dict() | {"num_decoder_layers": _DECODER_LAYERS, **_FIXED}
+        t5 = T5ForConditionalGeneration(T5Config(**own | {"is_encoder_decoder": True}))
+        t5.encoder.load_state_dict(before.encoder.state_dict())
+    if config.objective.neighbours:
+        see_order(t5)
+    return tokenizer, t5, before
+
+
+def _check(tokenizer: Tokenizer, config: T5Config) -> None:
+    """Raises RequestError where a base is no T5 that can go on with its tokenizer."""
+    wrong = None
+    missing = [name for name in _SENTINELS if tokenizer.token_to_id(name) is None]
+    if missing:
+        wrong = f"its tokenizer has no {missing[0]}"
+    elif max(tokenizer.get_vocab().values()) >= config.vocab_size:
+        wrong = "its tokenizer knows more tokens than its encoder"
+    elif tokenizer.token_to_id("<pad>") != PAD or tokenizer.encode("").ids != [END]:
+        wrong = "its tokenizer pads or ends texts in another way than T5's"
+    elif config.relative_attention_num_buckets < 4:
+        wrong = "its encoder cannot tell distances apart"
+    if wrong is not None:
+        raise RequestError(
+            "base.text", f"The text encoder cannot go on: {wrong}.", "Name another base.text."
+        )
+
+
 def _shape(tokenizer: Tokenizer, net: Mapping[str, Any]) -> T5Config:
     defaults: dict[str, Any] = {
         "d_model": 256,
         "d_kv": 64,
         "d_ff": 512,
         "num_layers": 3,
-        "num_decoder_layers": 2,
+        "num_decoder_layers": _DECODER_LAYERS,
         "num_heads": 4,
         "feed_forward_proj": "gated-gelu",
         "dropout_rate": 0.0,
     }
-    fixed = {"pad_token_id": PAD, "eos_token_id": END, "decoder_start_token_id": PAD}
-    return T5Config(vocab_size=tokenizer.get_vocab_size(), **(defaults | dict(net) | fixed))
+    return T5Config(vocab_size=tokenizer.get_vocab_size(), **(defaults | dict(net) | _FIXED))
 
 
 @torch.no_grad()

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -40,6 +41,7 @@ CAPTIONS = 3
 LICENCE = "MIT (Fluent emoji by Microsoft)"
 # Raise it when the same seed draws another picture or another caption.
 FORMAT = 1
+_SQUAREST = 0.5
 _PER_FOLDER = 1000
 _PNG_START, _PNG_END = b"\x89PNG\r\n\x1a\n", b"IEND\xaeB`\x82"
 
@@ -88,7 +90,8 @@ def build(
     """Draws pictures 0 to `count` - 1 into `out`; those that are there whole are kept.
 
     `source` is the npm package of the emoji (.tgz or unpacked), `kinds` the weight of each kind of
-    scene. Pictures are `size` pixels square, or of sizes (width, height) drawn from `bins`.
+    scene. Pictures are `size` pixels square, or of sizes (width, height) drawn from `bins`,
+    more than half of them the squarest.
     `held_out` shows the objects that training never sees. `report` gets (done, total).
     Raises RequestError, SaveError.
     """
@@ -134,7 +137,9 @@ def _plan(
     """The scene and the (width, height) of picture `index`."""
     choose = random.Random(f"picture/{recipe.seed}/{index}")
     kind = choose.choices(list(recipe.kinds), list(recipe.kinds.values()))[0]
-    width, height = choose.choice(recipe.bins)
+    # At least half of the pictures are as square as the table has them: what most people ask for.
+    squarest = min(recipe.bins, key=lambda size: abs(math.log(size[0] / size[1])))
+    width, height = squarest if choose.random() < _SQUAREST else choose.choice(recipe.bins)
     scene = sample_scene(kind, f"{recipe.seed}/{index}", objects, width / height)
     return scene, (width, height)
 
@@ -188,8 +193,10 @@ def _card(recipe: _Recipe, version: str, count: int) -> dict[str, Any]:
     things = [(o.name, o.emoji, o.plural, o.also) for o in all_objects(held_out=recipe.held_out)]
     colours = [(c.name, c.rgb, c.light, c.tint) for c in all_colours().values()]
     preset = json.dumps([things, colours]).encode()
+    several = {"squarest": _SQUAREST} if len(recipe.bins) > 1 else {}
     return {
         "format": FORMAT,
+        **several,
         "count": count,
         "seed": recipe.seed,
         "kinds": recipe.kinds,
