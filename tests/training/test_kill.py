@@ -7,7 +7,9 @@ import random
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 
 import psutil
@@ -65,6 +67,19 @@ def whole(folder: Path, **changes: int) -> Run:
     return open_run(folder, toy.config(**changes))
 
 
+@pytest.fixture(scope="module")
+def two(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Run]:
+    """A whole ("") or sharded ("shard=1") run of two processes that nobody disturbed."""
+
+    @cache
+    def ran(setting: str) -> Run:
+        folder = tmp_path_factory.mktemp("two") / "run"
+        wait(start(folder, *([setting] if setting else []), processes=2))
+        return whole(folder, shard=bool(setting))
+
+    return ran
+
+
 @pytest.mark.parametrize("settings", [(), ("workers=2",)])
 def test_kill_9_in_the_middle_then_the_same_command_again(
     tmp_path: Path, settings: tuple[str, ...]
@@ -85,26 +100,26 @@ def test_kill_9_in_the_middle_then_the_same_command_again(
     toy.assert_same(straight, run)
 
 
-@pytest.mark.parametrize("settings", [(), ("shard=1",)], ids=["whole", "sharded"])
-def test_two_processes_resume_to_the_bit(tmp_path: Path, settings: tuple[str, ...]) -> None:
-    wait(start(tmp_path / "straight", *settings, processes=2))
+@pytest.mark.parametrize("setting", ["", "shard=1"], ids=["whole", "sharded"])
+def test_two_processes_resume_to_the_bit(
+    tmp_path: Path, two: Callable[[str], Run], setting: str
+) -> None:
+    settings = [setting] if setting else []
     process = start(tmp_path / "cut", "slow=100", *settings, processes=2)
     until(process, 12 * 12)
     kill(process)
-    run = whole(tmp_path / "cut", shard=bool(settings))
+    run = whole(tmp_path / "cut", shard=bool(setting))
     newest, _ = checkpoint.newest(run.checkpoints)
     assert newest is not None
     assert 10 <= newest.step < 20
     wait(start(tmp_path / "cut", *settings, processes=2))
-    toy.assert_same(whole(tmp_path / "straight", shard=bool(settings)), run)
+    toy.assert_same(two(setting), run)
     assert run.events("start")[0]["world"] == 2
 
 
-def test_sharded_processes_learn_what_whole_ones_learn(tmp_path: Path) -> None:
+def test_sharded_processes_learn_what_whole_ones_learn(two: Callable[[str], Run]) -> None:
     """The same numbers up to the order of sums, in files of the same form, from less memory."""
-    wait(start(tmp_path / "whole", processes=2))
-    wait(start(tmp_path / "sharded", "shard=1", processes=2))
-    both = whole(tmp_path / "whole"), whole(tmp_path / "sharded", shard=True)
+    both = two(""), two("shard=1")
     for name in ("model", "ema", "optimizer-0"):
         a, b = (checkpoint.read(run.checkpoints / "step-00000020").tensors(name) for run in both)
         assert list(a) == list(b)
