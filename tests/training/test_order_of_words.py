@@ -22,21 +22,26 @@ from training.recipes import resolve
 @pytest.fixture
 def t5() -> T5ForConditionalGeneration:
     torch.manual_seed(0)
-    return T5ForConditionalGeneration(
-        T5Config(
-            vocab_size=40,
-            d_model=32,
-            d_kv=16,
-            d_ff=64,
-            num_layers=1,
-            num_decoder_layers=1,
-            num_heads=2,
-            dropout_rate=0.0,
-            feed_forward_proj="gated-gelu",
-            pad_token_id=PAD,
-            decoder_start_token_id=PAD,
-        )
-    ).eval()
+    shape: dict[str, Any] = {
+        "vocab_size": 40,
+        "d_model": 32,
+        "d_kv": 16,
+        "d_ff": 64,
+        "num_layers": 1,
+        "num_decoder_layers": 1,
+        "num_heads": 2,
+        "dropout_rate": 0.0,
+        "feed_forward_proj": "gated-gelu",
+        "pad_token_id": PAD,
+        "decoder_start_token_id": PAD,
+    }
+    return T5ForConditionalGeneration(T5Config(**shape)).eval()
+
+
+def _bias(t5: T5ForConditionalGeneration) -> Tensor:
+    blocks: Any = t5.encoder.block
+    weight: Tensor = blocks[0].layer[0].SelfAttention.relative_attention_bias.weight
+    return weight
 
 
 def _batch() -> dict[str, Any]:
@@ -66,10 +71,9 @@ def test_the_place_of_a_word_shows_in_its_feature(t5: T5ForConditionalGeneration
     see_order(t5)
     seeing = apart()
     assert seeing > 3 * blind
-    before = t5.encoder.block[0].layer[0].SelfAttention.relative_attention_bias.weight.clone()
+    before = _bias(t5).clone()
     see_order(t5)
-    after = t5.encoder.block[0].layer[0].SelfAttention.relative_attention_bias.weight
-    assert torch.equal(before, after), "a look that is there is not strengthened again"
+    assert torch.equal(before, _bias(t5)), "a look that is there is not strengthened again"
 
 
 def test_neighbours_are_those_of_the_caption(t5: T5ForConditionalGeneration) -> None:

@@ -231,7 +231,8 @@ class Sources:
         store = Store(self.cache / "features" / f"text-{name}")
         done = features.add_texts(
             store,
-            lambda: self.text_encoder().to(_device()),
+            # The library's types take its `.to` for a function of a model.
+            lambda: self.text_encoder().to(_device()),  # type: ignore[arg-type]
             model,
             captions,
             report=self._report,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from transformers import T5EncoderModel, T5ForConditionalGeneration
@@ -106,7 +108,8 @@ def see_order(t5: T5ForConditionalGeneration) -> None:
     T5's only sense of order is a bias of attention by distance. It starts near zero, where no
     distance stands out, and a few thousand updates at a rate that suits the rest do not move it.
     """
-    first = t5.encoder.block[0].layer[0]
+    blocks: Any = t5.encoder.block
+    first = blocks[0].layer[0]
     attention, pieces = first.SelfAttention, first.layer_norm(t5.shared.weight)
     bias = attention.relative_attention_bias.weight
     # Bidirectional buckets: the first half for keys before the query, the second for those behind.

@@ -132,7 +132,8 @@ class Spans:
         self._captions = list(captions)
         self._tokenizer = tokenizer
         self._limit = limit
-        self._sentinels = [int(tokenizer.token_to_id(name)) for name in _SENTINELS]
+        vocabulary = tokenizer.get_vocab()
+        self._sentinels = [vocabulary[name] for name in _SENTINELS]
 
     def __len__(self) -> int:
         return len(self._captions)
