@@ -104,6 +104,11 @@ def _device(machine: Machine) -> Finding:
     if machine.ram_total:
         parts.append(_of(machine.ram_free, machine.ram_total, "of main memory free"))
     parts.append("bf16" if machine.bf16 else "no bf16")
+    if machine.compiles:
+        parts.append("small kernels joined by torch.compile")
+    elif memory.wants_compiling():
+        parts.append(f"{memory.COMPILE_VARIABLE} has no effect: no NVIDIA card with Triton")
+        return Finding(name="device", state="warning", fact=", ".join(parts))
     return Finding(name="device", state="ok", fact=", ".join(parts))
 
 

@@ -34,6 +34,7 @@ from pipelines.engine import Engine
 from pipelines.latents import PIXELS_PER_LATENT
 from pipelines.memory import Machine
 from pipelines.request import GenerationRequest, complete
+from pipelines.residual import Compiler
 from pipelines.samplers import DEFAULT_SAMPLER
 from pipelines.transformer import Transformer
 
@@ -109,8 +110,11 @@ def run(machine: Machine, clock: Clock) -> Iterator[Result]:
         torch.set_num_threads(1)
     with torch.inference_mode():
         yield embedded(clock)
+        device = torch.device(machine.device)
         for case in cases(machine.device, bf16=has_bf16()):
-            yield transformer(case, torch.device(machine.device), clock)
+            yield transformer(case, device, clock)
+            if machine.compiles:
+                yield transformer(case, device, clock, compiler="inductor")
 
 
 def has_bf16() -> bool:
@@ -118,8 +122,13 @@ def has_bf16() -> bool:
     return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
 
 
-def transformer(case: Case, device: torch.device, clock: Clock) -> Result:
-    """From noise to latents: the transformer and the sampler, without text and VAE."""
+def transformer(
+    case: Case, device: torch.device, clock: Clock, *, compiler: Compiler | None = None
+) -> Result:
+    """From noise to latents: the transformer and the sampler, without text and VAE.
+
+    `compiler`: ours with small kernels joined.
+    """
     net = random_net(case, device)
     generator = torch.Generator().manual_seed(1)
     dtype = net.dtype
@@ -136,7 +145,7 @@ def transformer(case: Case, device: torch.device, clock: Clock) -> Result:
     )
     pipe.set_progress_bar_config(disable=True)
     padded = {**_padded("", prompt), **_padded("negative_", negative)}
-    fast = Transformer(net)
+    fast = Transformer(net, compiler=compiler)
     request = _request(case)
 
     def stock() -> Tensor:
@@ -157,9 +166,10 @@ def transformer(case: Case, device: torch.device, clock: Clock) -> Result:
     def ours() -> Tensor:
         return _walk(fast, request, [negative, prompt], device)
 
-    facts = _errors(case, net, [negative, prompt])
+    facts = _errors(case, fast, [negative, prompt])
     first = ours()
-    result = compare(f"transformer, {case.name}", ours, stock, clock)
+    name = f"transformer, {case.name}{', kernels joined' if compiler else ''}"
+    result = compare(name, ours, stock, clock)
     repeated = torch.equal(first, ours())
     shape = f"{case.layers} blocks of {case.heads * case.each}, guidance {case.guidance}"
     told = {**result.facts, **facts, "net": shape, "second run equals first": repeated}
@@ -179,12 +189,13 @@ def _walk(
     return latents
 
 
-def _errors(case: Case, net: PixArtTransformer2DModel, texts: Sequence[Tensor]) -> dict[str, float]:
+def _errors(case: Case, fast: Transformer, texts: Sequence[Tensor]) -> dict[str, float]:
     """Mean distance of one prediction from that of the same weights in float32."""
     side = case.side // PIXELS_PER_LATENT
     latents = torch.randn(1, 4, side, side, generator=torch.Generator().manual_seed(2))
+    net = fast.net
     latents = latents.to(net.device)
-    mine = _predict(net, texts, latents)
+    mine = fast.predictor(texts, (side, side))(latents, _TIMESTEP)
     theirs = _stock_predict(net, texts, latents)
     if case.precision == "float32":
         return {"mean difference": (mine - theirs).abs().mean().item()}
@@ -195,11 +206,6 @@ def _errors(case: Case, net: PixArtTransformer2DModel, texts: Sequence[Tensor]) 
         "mean error, ours": (mine - truth).abs().mean().item(),
         "mean error, stock": (theirs - truth).abs().mean().item(),
     }
-
-
-def _predict(net: PixArtTransformer2DModel, texts: Sequence[Tensor], latents: Tensor) -> Tensor:
-    fast = Transformer(net)
-    return fast.predictor(texts, (latents.shape[2], latents.shape[3]))(latents, _TIMESTEP)
 
 
 def _stock_predict(

@@ -227,7 +227,8 @@ def _whole(peak: int, way: DevicePlan) -> int:
 
 def _lasting(way: DevicePlan) -> tuple[object, ...]:
     """What of a plan decides how weights are held; the rest may change from picture to picture."""
-    return (way.device, way.precision, way.text, way.text_precision, way.keeps_text)
+    text = (way.text, way.text_precision, way.keeps_text)
+    return (way.device, way.precision, way.compiled, *text)
 
 
 def _changed(rough: DevicePlan) -> OutOfMemoryError:

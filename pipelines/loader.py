@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from transformers import T5Config, T5EncoderModel
 from pipelines.catalog import ModelSpec
 from pipelines.errors import ModelError, StudioError, printable
 from pipelines.latents import PIXELS_PER_LATENT
-from pipelines.memory import DevicePlan, Machine, is_out_of_memory
+from pipelines.memory import DevicePlan, Machine, is_out_of_memory, wants_compiling
 from pipelines.tokens import tokenize, vocabulary_size
 from pipelines.weights_digest import digest
 
@@ -66,7 +67,7 @@ _BETA_SCHEDULES = ("linear", "scaled_linear", "squaredcos_cap_v2")
 def probe() -> Machine:
     """The best device of this machine, and how much memory is free now."""
     ram = psutil.virtual_memory()
-    memory = {"ram_total": int(ram.total), "ram_free": int(ram.available)}
+    memory: dict[str, Any] = {"ram_total": int(ram.total), "ram_free": int(ram.available)}
     if torch.cuda.is_available():
         free, total = torch.cuda.mem_get_info()
         # What this process holds only for later is free for a plan.
@@ -75,6 +76,7 @@ def probe() -> Machine:
             device="cuda",
             name=torch.cuda.get_device_name(),
             bf16=torch.cuda.is_bf16_supported(including_emulation=False),
+            compiles=wants_compiling() and _has_triton(),
             vram_total=total,
             vram_free=min(total, free + own),
             **memory,
@@ -83,6 +85,11 @@ def probe() -> Machine:
         return Machine(device="mps", name="Apple GPU", bf16=False, **memory)
     bf16 = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
     return Machine(device="cpu", name="CPU", bf16=bool(bf16), **memory)
+
+
+def _has_triton() -> bool:
+    """True where torch.compile has what it needs for the card: Triton, from Volta on."""
+    return find_spec("triton") is not None and torch.cuda.get_device_capability() >= (7, 0)
 
 
 def check(model: ModelSpec) -> dict[str, Any]:

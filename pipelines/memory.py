@@ -39,17 +39,22 @@ _LACKS = ("defaultcpuallocator", "allocate memory", "out of memory", "alloc_fail
 # What the rest of the process needs of the main memory.
 _RAM_SPARE = 2 * GIB
 
+COMPILE_VARIABLE = "PIXART_STUDIO_COMPILE"
+"""Set to 1, it has torch.compile join small kernels on NVIDIA cards."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Machine:
     """What was found on this machine. `name` is the card's or processor's name for people.
 
-    Memory in bytes; 0 where it is not known, which counts as enough.
+    `compiles`: torch.compile may join small kernels (`COMPILE_VARIABLE`). Memory in bytes; 0 where
+    it is not known, which counts as enough.
     """
 
     device: Device
     name: str
     bf16: bool
+    compiles: bool = False
     vram_total: int = 0
     vram_free: int = 0
     ram_total: int = 0
@@ -95,7 +100,7 @@ class DevicePlan:
 
     `keeps_text`: T5 stays loaded. `one_by_one`: the transformer waits outside while T5 works.
     `decodes_alone`: it leaves before the picture is decoded. `tile`: side of the pieces that are
-    decoded one after another, None for the whole picture.
+    decoded one after another, None for the whole picture. `compiled`: small kernels are joined.
     """
 
     device: Device
@@ -106,6 +111,7 @@ class DevicePlan:
     one_by_one: bool = False
     decodes_alone: bool = False
     tile: int | None = None
+    compiled: bool = False
     peaks: tuple[int, int, int] = (0, 0, 0)
     ram: int = 0
 
@@ -118,6 +124,11 @@ class DevicePlan:
     def is_exact(self) -> bool:
         """True where the picture is that of the plan with the most memory."""
         return self.text not in ("int8", "nf4") and self.tile is None
+
+
+def wants_compiling() -> bool:
+    """True where the user asks for joined kernels."""
+    return os.environ.get(COMPILE_VARIABLE, "").strip().lower() in ("1", "true", "yes", "on")
 
 
 def before_torch() -> None:
@@ -295,6 +306,7 @@ def _way(
         one_by_one=one_by_one,
         decodes_alone=decodes_alone,
         tile=tile,
+        compiled=machine.compiles,
         peaks=peaks,
         ram=_ram(machine, numbers, text, text_precision),
     )

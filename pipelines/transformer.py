@@ -10,7 +10,6 @@ gives every query the same answer, a constant. Source: docs/decisions/0007 with 
 from __future__ import annotations
 
 import math
-import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -23,6 +22,8 @@ from torch.nn import functional
 
 from pipelines.kernels import Linear, as_linear, attention, linear
 from pipelines.latents import PIXELS_PER_LATENT
+from pipelines.net_state import NetState
+from pipelines.residual import EPS, Apart, Compiler, Joined, Residual, norm
 
 Predict = Callable[[Tensor, float], Tensor]
 """(latents (1, C, h, w), timestep) -> (rows, C or 2C, h, w) float32; a row for every text."""
@@ -72,13 +73,21 @@ class Transformer:
     """One net. Weights may change between jobs (adapters); what was derived is then made anew.
 
     Changes behind PyTorch's back, through `.data`, have to be told by `refresh`. `owned`: the net
-    serves nobody else and is never saved, so its weights may be laid out anew.
+    serves nobody else and is never saved, so its weights may be laid out anew. `compiler`, a back
+    end of torch.compile, joins small kernels: the same numbers up to rounding.
     """
 
-    def __init__(self, net: PixArtTransformer2DModel, *, owned: bool = False) -> None:
+    def __init__(
+        self,
+        net: PixArtTransformer2DModel,
+        *,
+        owned: bool = False,
+        compiler: Compiler | None = None,
+    ) -> None:
         self._net = net
         self._owned = owned
-        self._made_for: _State | None = None
+        self._compiler = compiler
+        self._made_for: NetState | None = None
         self._weights: _Weights | None = None
         self._positions: dict[tuple[int, int], Tensor] = {}
 
@@ -109,6 +118,7 @@ class Transformer:
         return _Job(
             net=self._net,
             weights=weights,
+            residual=self._residual(),
             texts=[self._heard(weights, text) for text in texts],
             positions=self._position(size),
             size=size,
@@ -120,8 +130,14 @@ class Transformer:
         if self._weights is None or not (self._made_for and self._made_for.holds(self._net)):
             self.refresh()
             self._weights = _weights(self._net, self._owned)
-            self._made_for = _State(self._net)
+            self._made_for = NetState(self._net)
         return self._weights
+
+    def _residual(self) -> Residual:
+        config, like = self._net.config, self._net.scale_shift_table
+        if self._compiler is None or config.norm_eps != EPS:
+            return Apart(config.norm_eps)
+        return Joined(like.shape[-1], like, self._compiler)
 
     def _position(self, size: tuple[int, int]) -> Tensor:
         """The table of positions (1, N, D) float32, built once per size."""
@@ -148,13 +164,14 @@ class _Job:
         *,
         net: PixArtTransformer2DModel,
         weights: _Weights,
+        residual: Residual,
         texts: list[list[_Heard]],
         positions: Tensor,
         size: tuple[int, int],
         variance: bool,
         conditions: dict[str, Tensor | None],
     ) -> None:
-        self._net, self._weights, self._texts = net, weights, texts
+        self._net, self._weights, self._residual, self._texts = net, weights, residual, texts
         self._positions, self._size, self._variance = positions, size, variance
         self._conditions = conditions
         self._modulations: dict[float, tuple[Tensor, Tensor]] = {}
@@ -163,12 +180,14 @@ class _Job:
         """See `Predict`."""
         blocks, last = self._modulation(timestep)
         x = self._patches(latents)
+        normed = norm(x, blocks[0][0], blocks[0][1], self._net.config.norm_eps)
+        # Every block ends with the norm of what comes behind it.
+        following = [*blocks[1:, :2], last]
         for index, block in enumerate(self._weights.blocks):
-            x = self._block(index, block, x, blocks[index])
-        width = x.shape[-1]
-        x = functional.layer_norm(x, (width,), last[1], last[0], self._net.config.norm_eps)
+            x, y = self._block(index, block, x, normed, blocks[index])
+            x, normed = self._residual.gated(x, y, blocks[index][5], *following[index])
         product = self._weights.last if self._variance else self._weights.last_noise
-        return self._unpatched(product(x)).float()
+        return self._unpatched(product(normed)).float()
 
     def _patches(self, latents: Tensor) -> Tensor:
         """(1, C, h, w) -> tokens (1, N, D); the first block is shared by all texts."""
@@ -177,10 +196,11 @@ class _Job:
         tokens = self._weights.patch(pieces.to(_dtype(self._net)).contiguous())
         return (tokens + self._positions).to(tokens.dtype)
 
-    def _block(self, index: int, block: _Block, x: Tensor, modulation: Tensor) -> Tensor:
-        shift, scale, gate, shift_mlp, scale_mlp, gate_mlp = modulation
-        width, eps = x.shape[-1], self._net.config.norm_eps
-        normed = functional.layer_norm(x, (width,), scale, shift, eps)
+    def _block(
+        self, index: int, block: _Block, x: Tensor, normed: Tensor, modulation: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Tokens and their norm -> the tokens, and what the last layer would add to them."""
+        _, _, gate, shift_mlp, scale_mlp, _ = modulation
         q, k, v = block.qkv(normed).chunk(3, dim=-1)
         heads = self._net.config.num_attention_heads
         mixed = attention(_heads(q, heads), _heads(k, heads), _heads(v, heads))
@@ -188,11 +208,9 @@ class _Job:
         if len(x) != len(self._texts):
             # Until the first text is heard, the rows are equal.
             x = x.repeat(len(self._texts), 1, 1)
-        for row, heard in enumerate(self._texts):
-            part = x[row : row + 1]
-            part.add_(heard[index](part))
-        normed = functional.layer_norm(x, (width,), scale_mlp, shift_mlp, eps)
-        return x.addcmul_(gate_mlp, block.down(block.up(normed)))
+        answers = [heard[index](x[row : row + 1]) for row, heard in enumerate(self._texts)]
+        x, normed = self._residual.heard(x, answers, shift_mlp, scale_mlp)
+        return x, block.down(block.up(normed))
 
     def _modulation(self, timestep: float) -> tuple[Tensor, Tensor]:
         """Shift, 1 + scale and gate of every block (L, 6, D), and of the last layer (2, D)."""
@@ -204,10 +222,11 @@ class _Job:
             )
             blocks = self._weights.tables + six.reshape(1, 6, -1)
             last = self._weights.last_table + embedded
+            # In one piece, behind one another: a graph tells the start of a tensor from the rest.
+            both = torch.cat([blocks.flatten(0, 1), last])
             # The scales stand in the places 1 and 4, and 1 in the last layer.
-            blocks[:, 1::3] += 1
-            last[1] += 1
-            self._modulations[timestep] = (blocks, last)
+            both[1::3] += 1
+            self._modulations[timestep] = (both[:-2].unflatten(0, (-1, 6)), both[-2:])
         return self._modulations[timestep]
 
     def _unpatched(self, tokens: Tensor) -> Tensor:
@@ -269,36 +288,6 @@ def _heads(x: Tensor, heads: int) -> Tensor:
 
 def _dtype(net: PixArtTransformer2DModel) -> torch.dtype:
     return net.scale_shift_table.dtype
-
-
-class _State:
-    """The layers and weights of a net at one moment, without keeping them alive.
-
-    Identity besides addresses: a new weight may get the address of one that is gone.
-    """
-
-    def __init__(self, net: PixArtTransformer2DModel) -> None:
-        self._layers = [weakref.ref(module) for module in net.modules()]
-        self._weights = [(weakref.ref(p), _version(p)) for p in net.parameters()]
-
-    def holds(self, net: PixArtTransformer2DModel) -> bool:
-        """True while every layer and every weight is the one that was seen, unchanged."""
-        layers: list[Any] = list(net.modules())
-        weights: list[Any] = list(net.parameters())
-        return (
-            len(layers) == len(self._layers)
-            and len(weights) == len(self._weights)
-            and all(seen() is now for seen, now in zip(self._layers, layers, strict=True))
-            and all(
-                version == _version(now) and seen() is now
-                for (seen, version), now in zip(self._weights, weights, strict=True)
-            )
-        )
-
-
-def _version(weight: Tensor) -> tuple[int, int, torch.dtype]:
-    count = 0 if weight.is_inference() else weight._version
-    return weight.data_ptr(), count, weight.dtype
 
 
 def _weights(net: PixArtTransformer2DModel, owned: bool) -> _Weights:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -51,6 +52,18 @@ def test_a_broken_model_is_a_fault_and_a_broken_row_a_warning(tmp_path: Path) ->
     assert "config.json cannot be read" in found["tiny"].fact
     assert found["model"].state == "warning"
     assert "odd" in found["model"].fact
+
+
+def test_a_wish_for_joined_kernels_without_effect_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PIXART_STUDIO_COMPILE", "1")
+    told = examined(tmp_path, CARD)["device"]
+    assert told.state == "warning"
+    assert "PIXART_STUDIO_COMPILE has no effect" in told.fact
+    able = examined(tmp_path, replace(CARD, compiles=True))["device"]
+    assert able.state == "ok"
+    assert "joined by torch.compile" in able.fact
 
 
 def test_too_little_memory_and_space_are_warned_of(

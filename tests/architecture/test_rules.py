@@ -34,6 +34,8 @@ HEAVY_MODULES = {
         "sources",
         "text",
         "text_loader",
+        "net_state",
+        "residual",
         "transformer",
         "weights",
     },

@@ -35,6 +35,15 @@ def test_a_transformer_is_measured_and_checked(precision: str) -> None:
         assert 0 < stock < 0.1
 
 
+def test_joined_kernels_are_measured_by_their_name() -> None:
+    case = Case(name="small", precision="float32", **SMALL)
+    clock = Clock(rounds=3)
+    result = benchmark.transformer(case, torch.device("cpu"), clock, compiler="aot_eager")
+    assert result.name == "transformer, small, kernels joined"
+    assert result.facts["mean difference"] < 1e-5
+    assert result.facts["second run equals first"] is True
+
+
 def test_both_paint_the_same_latents() -> None:
     """A ratio means nothing where one of the two does something else."""
     made: dict[str, Any] = {}
