@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import heapq
 import secrets
+from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from io import BytesIO
@@ -14,6 +17,7 @@ from PIL import Image
 from app import metadata
 from app.settings import make_folder
 from pipelines import files
+from pipelines.errors import RecipeError, SaveError
 from pipelines.request import GenerationRequest
 
 
@@ -70,6 +74,20 @@ class Gallery:
         probe = make_folder(self._root) / f".{secrets.token_hex(8)}"
         files.write(probe, b"")
         probe.unlink(missing_ok=True)
+
+    def remove(self, file: Path) -> None:
+        """Deletes a picture for good; one that is gone already is no fault. Raises SaveError."""
+        try:
+            file.unlink(missing_ok=True)
+        except OSError as error:
+            raise SaveError(f"“{file.name}” cannot be deleted ({error.strerror}).") from None
+
+    def newest(self, limit: int) -> Iterator[GenerationRequest]:
+        """The requests of the last `limit` pictures, the newest first."""
+        found = heapq.nlargest(limit, self._root.rglob("*.png"), key=lambda f: (f.parent, f.name))
+        for file in found:
+            with suppress(RecipeError):
+                yield metadata.read(file).request
 
     def add(self, picture: Painted) -> PictureFile:
         """Writes `picture` with its recipe. Raises SaveError; never leaves half a file."""

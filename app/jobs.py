@@ -107,6 +107,22 @@ class JobQueue:
                 entry.job = replace(entry.job, state=JobState.STOPPED)
             self._changed.notify_all()
 
+    def drop(self, file: PictureFile, owner: str) -> None:
+        """Takes a picture that was deleted out of the owner's jobs."""
+        with self._changed:
+            for entry in [e for e in self._entries.values() if e.job.owner == owner]:
+                left = tuple(one for one in entry.job.pictures if one.path != file.path)
+                if len(left) == len(entry.job.pictures):
+                    continue
+                if left:
+                    # As if it had never been asked for: nothing is missing after a restart.
+                    request = entry.job.request.model_copy(update={"count": len(left)})
+                    entry.job = replace(entry.job, pictures=left, request=request)
+                else:
+                    del self._entries[entry.job.id]
+            self._changed.notify_all()
+        self._remember_latest(owner)
+
     def get(self, job_id: str, owner: str) -> Job | None:
         """A snapshot of the owner's job, or None."""
         with self._changed:
@@ -246,6 +262,14 @@ class JobQueue:
             self._changed.notify_all()
         if "pictures" in changes:
             self._remember(entry.job)
+
+    def _remember_latest(self, owner: str) -> None:
+        with self._changed:
+            mine = [e.job for e in self._entries.values() if e.job.owner == owner]
+        if mine:
+            self._remember(mine[-1])
+        elif self._last_jobs is not None:
+            self._last_jobs.forget(owner)
 
     def _remember(self, job: Job) -> None:
         if self._last_jobs is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,11 @@ class LastJobs:
             self._prune()
         except (OSError, StudioError):
             return
+
+    def forget(self, owner: str) -> None:
+        """Forgets what the owner saw."""
+        with suppress(OSError):
+            self._file(owner).unlink(missing_ok=True)
 
     def load(self, owner: str) -> tuple[GenerationRequest, tuple[PictureFile, ...]] | None:
         """The owner's last job with those of its pictures that are still there, or None."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,12 +23,16 @@ from app.worker import EngineState, WorkerRunner
 from app.zero import ZeroRunner
 from pipelines import pictures, prompt_files, styles, tokens
 from pipelines.catalog import Catalog, ModelSpec
-from pipelines.errors import BusyError, RecipeError, RequestError
+from pipelines.errors import BusyError, RecipeError, RequestError, StudioError
 from pipelines.memory import Wish
 from pipelines.request import MAX_PROMPT, GenerationRequest, complete
 from pipelines.tokens import Tokens
 
 _PICTURE_NAME = re.compile(r"\d{4}-\d{2}-\d{2}/\d{6}-\d{1,20}-[0-9a-f]{6}\.png")
+
+# Deleting a picture must not take long in a large gallery; a prompt that was used before all of
+# these is encoded again when it is wanted.
+_LOOKED_THROUGH = 2000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -167,6 +172,34 @@ class Studio:
         if not _PICTURE_NAME.fullmatch(name) or not path.is_file():
             raise RecipeError("There is no such picture.")
         return path
+
+    def delete_picture(self, name: str, owner: str) -> None:
+        """Deletes a picture of the owner's last job, and what only it needed.
+
+        Raises RecipeError for any other picture, BusyError while the job runs, SaveError.
+        """
+        job = self.latest(owner)
+        file = next((one for one in job.pictures if one.name == name), None) if job else None
+        if job is None or file is None:
+            raise RecipeError("There is no such picture.")
+        if job.active:
+            raise BusyError("The job of this picture is still running.", "Stop it, or wait for it.")
+        self.gallery.remove(file.path)
+        self._jobs.drop(file, owner)
+        self._forget_prompts(file.request)
+
+    def _forget_prompts(self, request: GenerationRequest) -> None:
+        """Deletes the encoded texts that no other picture was painted from, as far as is seen."""
+        texts = set(request.texts)
+        for other in self.gallery.newest(_LOOKED_THROUGH):
+            texts -= set(other.texts)
+            if not texts:
+                return
+        # What the model is no longer there to read stays until it is the least used.
+        with suppress(StudioError):
+            model = self.model(request.model)
+            for text in filter(None, texts):
+                prompt_files.forget(self.settings.prompts, tokens.tokenize(text, model).ids)
 
     def recipe(self, file: Path) -> GenerationRequest:
         """The request inside a picture of this studio. Raises RecipeError."""

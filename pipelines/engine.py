@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from pipelines import latents, loader, memory, numbers, pictures, styles
+from pipelines import latents, loader, memory, numbers, pictures
 from pipelines.catalog import Catalog
 from pipelines.denoise import Step, denoise, make_schedule, start_latents
 from pipelines.errors import ModelError, OutOfMemoryError, StudioError
@@ -316,7 +316,7 @@ class _Job:
     def _texts(self, report: Report) -> list[Tensor]:
         """The features of [negative, prompt], or [prompt] without guidance."""
         request, loaded = self._request, self._loaded
-        texts = _texts(request)
+        texts = request.texts
         if not loaded.text.knows(*texts):
             report(Progress(stage=Stage.ENCODING, pictures=request.count))
             loaded.before_text(self._way)
@@ -334,7 +334,7 @@ class _Job:
             if self._work.should_stop() or one.model != self._request.model:
                 continue
             try:
-                self._loaded.text.remember(*_texts(one))
+                self._loaded.text.remember(*one.texts)
             except Exception as error:
                 if not memory.is_out_of_memory(error) and not isinstance(error, StudioError):
                     raise
@@ -386,9 +386,3 @@ class _Job:
             )
         assert step is not None, "a schedule has at least one step"
         return step.latents
-
-
-def _texts(request: GenerationRequest) -> list[str]:
-    """What the model reads: [negative, prompt], or [prompt] without guidance."""
-    prompt, negative = styles.find(request.style).apply(request.prompt, request.negative)
-    return [negative, prompt] if request.guided else [prompt]

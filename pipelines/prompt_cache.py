@@ -1,14 +1,11 @@
 """The text encoder's answers on disk, so that a prompt is encoded once.
 
-A file holds the features (T, C) of one text without padding. Its name is a hash of what decides
-them: the tokens (the text after styles and cleaning, cut at the model's limit), the encoder's
-files, and its precision. What they occupy together is the matter of `prompt_files`.
+A file holds the features (T, C) of one text without padding. What it is called, and what all of
+them occupy, is the matter of `prompt_files`.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
 import os
 from collections.abc import Sequence
@@ -63,10 +60,5 @@ class PromptCache:
         except (OSError, SaveError) as error:
             log.warning("features are not kept (%s)", printable(error, 80))
 
-    def forget(self, ids: Sequence[int], encoder: str) -> None:
-        """Forgets one text: for a person who deletes a prompt."""
-        prompt_files.remove(self._file(ids, encoder))
-
     def _file(self, ids: Sequence[int], encoder: str) -> Path:
-        key = json.dumps([encoder, *map(int, ids)]).encode()
-        return self._folder / f"{hashlib.sha256(key).hexdigest()[:40]}{prompt_files.SUFFIX}"
+        return prompt_files.file(self._folder, ids, encoder)

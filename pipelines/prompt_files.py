@@ -1,17 +1,34 @@
-"""The folder of encoded prompts: what it occupies, and what makes it small again.
+"""The folder of encoded prompts: what its files are called, what they occupy, how they go.
 
-No torch: the page asks, too. What a file holds is the matter of `prompt_cache`.
+A name begins with a hash of the tokens (the text after styles and cleaning, cut at the model's
+limit), so that a text can be forgotten by who does not know which encoders have read it; a hash of
+the encoder's files and of its precision follows. No torch: the page asks, too. What a file holds
+is the matter of `prompt_cache`.
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 
 FOLDER = "prompts"
 MAX_BYTES = 256_000_000
 SUFFIX = ".safetensors"
 log = logging.getLogger(__name__)
+
+
+def file(folder: Path, ids: Sequence[int], encoder: str) -> Path:
+    """Where the features of the tokens `ids` are; `encoder` names the encoder and its precision."""
+    return folder / f"{_text(ids)}-{_digest(encoder)[:16]}{SUFFIX}"
+
+
+def forget(folder: Path, ids: Sequence[int]) -> None:
+    """Forgets one text, whoever encoded it."""
+    for found in folder.glob(f"{_text(ids)}-*{SUFFIX}"):
+        remove(found)
 
 
 def size(folder: Path) -> int:
@@ -48,6 +65,14 @@ def remove(file: Path) -> bool:
         log.warning("%s stays (%s)", file, error.strerror)
         return False
     return True
+
+
+def _text(ids: Sequence[int]) -> str:
+    return _digest(json.dumps([*map(int, ids)]))[:32]
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _entries(folder: Path) -> list[Path]:

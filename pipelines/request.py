@@ -95,6 +95,12 @@ class GenerationRequest(BaseModel):
         told = sizes.parse(self.original_size)
         return told.height, told.width
 
+    @property
+    def texts(self) -> list[str]:
+        """What the model reads: [negative, prompt], or [prompt] without guidance."""
+        prompt, negative = styles.find(self.style).apply(self.prompt, self.negative)
+        return [negative, prompt] if self.guided else [prompt]
+
     def single(self, index: int) -> GenerationRequest:
         """The request that paints picture `index` of this one alone."""
         return self.model_copy(update={"seed": self.seed + index, "count": 1})

@@ -185,8 +185,14 @@ class Create:
         updates: dict[Any, Any] = {}
         if file is None:
             return told(self.news(seat))
+        seat.deleting = ""
         try:
             match data.get("do"):
+                case "ask-delete":
+                    seat.deleting = file.name
+                case "delete":
+                    self._studio.delete_picture(file.name, seat.owner)
+                    seat.notice = None
                 case "pick":
                     seat.picked = file.name
                 case "again":

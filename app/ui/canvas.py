@@ -177,8 +177,8 @@ def _kept(job: Job) -> str:
     return f"{done} of {all_of} pictures {verb} finished and kept."
 
 
-def result(file: PictureFile | None, *, busy: bool) -> str:
-    """What can be done with the picked picture, and its recipe."""
+def result(file: PictureFile | None, *, busy: bool, asks: bool = False) -> str:
+    """What can be done with the picked picture, and its recipe; `asks` before it is deleted."""
     if file is None:
         return '<div class="result" data-empty></div>'
     name = escape(file.name)
@@ -199,17 +199,39 @@ def result(file: PictureFile | None, *, busy: bool) -> str:
         facts.append(("Memory", f"{file.peak / 1e9:.1f} GB, {file.forecast / 1e9:.1f} forecast"))
     rows = "".join(f"<div><dt>{k}</dt><dd>{escape(v)}</dd></div>" for k, v in facts)
     return (
-        '<div class="result"><div class="actions">'
-        f'<a class="action" href="{PICTURES}/{name}?download=1"'
-        f' download="{escape(file.path.name)}">Download</a>'
-        f'<button type="button" class="action" data-do="again" data-name="{name}"{off}>'
-        "Same again</button>"
-        f'<button type="button" class="action" data-do="more" data-name="{name}"{off}>'
-        "More like this</button>"
-        f'<button type="button" class="action" data-do="start" data-name="{name}">'
-        "Use as start</button></div>"
+        f'<div class="result">{_question(name) if asks and not busy else _actions(file, off)}'
         f'<p class="caption"><bdi>{escape(request.prompt)}</bdi></p>'
         f'<dl class="facts">{rows}</dl></div>'
+    )
+
+
+def _actions(file: PictureFile, off: str) -> str:
+    name = escape(file.name)
+    wanted = (
+        ("again", "Same again", off),
+        ("more", "More like this", off),
+        ("start", "Use as start", ""),
+        ("ask-delete", "Delete…", off),
+    )
+    buttons = "".join(
+        f'<button type="button" class="action" data-do="{do}" data-name="{name}"{state}>'
+        f"{words}</button>"
+        for do, words, state in wanted
+    )
+    return (
+        f'<div class="actions"><a class="action" href="{PICTURES}/{name}?download=1"'
+        f' download="{escape(file.path.name)}">Download</a>{buttons}</div>'
+    )
+
+
+def _question(name: str) -> str:
+    return (
+        '<div class="actions asks" role="group" aria-label="Delete this picture?">'
+        "<p>Delete this picture from the disk, for good?</p>"
+        f'<button type="button" class="action danger" data-do="delete" data-name="{name}">'
+        "Delete</button>"
+        f'<button type="button" class="action" data-do="keep" data-name="{name}">'
+        "Keep it</button></div>"
     )
 
 

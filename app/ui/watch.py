@@ -27,11 +27,15 @@ MAX_OWNER = 64
 
 @dataclass
 class Seat:
-    """One browser tab. `sent` remembers what it was told, to tell it only what is new."""
+    """One browser tab. `sent` remembers what it was told, to tell it only what is new.
+
+    `deleting` is the picture that the person was asked about.
+    """
 
     owner: str = ""
     job: str = ""
     picked: str = ""
+    deleting: str = ""
     notice: Notice | None = None
     sent: dict[str, Any] = field(default_factory=dict)
 
@@ -72,7 +76,7 @@ def look(studio: Studio, seat: Seat) -> View:
     return View(
         canvas=canvas.canvas(job, picked.name if picked else ""),
         status=canvas.status(job, engine, seat.notice),
-        result=canvas.result(picked, busy=busy),
+        result=canvas.result(picked, busy=busy, asks=bool(picked and picked.name == seat.deleting)),
         engine=canvas.engine_chip(engine),
         busy=busy,
     )

@@ -12,6 +12,13 @@ watch("value", () => {
     element.scrollIntoView({ block: "start", behavior: "smooth" });
   before = now ?? "";
 });
+// A question takes the focus to its harmless answer, and gives it back.
+let asked = false;
+watch("value", () => {
+  const asks = Boolean(element.querySelector(".asks"));
+  if (asks !== asked) element.querySelector(asks ? "[data-do=keep]" : "[data-do=ask-delete]")?.focus();
+  asked = asks;
+});
 // Arrow keys move between the pictures of a grid.
 element.addEventListener("keydown", (event) => {
   const here = event.target.closest(".picture");

@@ -30,8 +30,8 @@ class Painted:
     notes: tuple[str, ...] = ()
 
 
-def painted() -> Painted:
-    request = complete({"prompt": "a red apple", "seed": 42}, Catalog())
+def painted(prompt: str = "a red apple") -> Painted:
+    request = complete({"prompt": prompt, "seed": 42}, Catalog())
     return Painted(Image.effect_noise((64, 64), 90).convert("RGB"), request)
 
 
@@ -89,3 +89,37 @@ def test_a_failed_write_leaves_nothing_and_keeps_earlier_pictures(
 def test_check_writable_leaves_nothing(tmp_path: Path) -> None:
     Gallery(tmp_path / "a" / "b", by_day=False).check_writable()
     assert list((tmp_path / "a" / "b").iterdir()) == []
+
+
+def test_a_picture_is_deleted_for_good(tmp_path: Path) -> None:
+    gallery = Gallery(tmp_path)
+    file = gallery.add(painted())
+    gallery.remove(file.path)
+    gallery.remove(file.path)
+    assert not file.path.exists()
+
+
+def test_a_picture_that_stays_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(self: Path, missing_ok: bool = False) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    file = Gallery(tmp_path).add(painted())
+    monkeypatch.setattr(Path, "unlink", refused)
+    with pytest.raises(SaveError, match="cannot be deleted"):
+        Gallery(tmp_path).remove(file.path)
+
+
+def test_the_newest_pictures_come_first_and_strange_files_do_not_count(tmp_path: Path) -> None:
+    gallery = Gallery(tmp_path)
+    for day, clock, prompt in (
+        ("2026-01-02", "000001", "second"),
+        ("2026-01-01", "235959", "first"),
+        ("2026-01-02", "000002", "third"),
+    ):
+        file = gallery.add(painted("a " + prompt)).path
+        (tmp_path / day).mkdir(exist_ok=True)
+        file.rename(tmp_path / day / f"{clock}-42-abcdef.png")
+    (tmp_path / "2026-01-03").mkdir()
+    (tmp_path / "2026-01-03" / "holiday.png").write_bytes(b"no picture")
+    assert [r.prompt for r in gallery.newest(9)] == ["a third", "a second", "a first"]
+    assert [r.prompt for r in gallery.newest(2)] == ["a third"]

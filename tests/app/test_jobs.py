@@ -10,6 +10,7 @@ import pytest
 
 from app.gallery import PictureFile
 from app.jobs import MAX_KEPT, MAX_WAITING, MAX_WAITING_EACH, Job, JobQueue, JobState
+from app.last_jobs import LastJobs
 from app.runner import Keep
 from pipelines.catalog import Catalog
 from pipelines.errors import BusyError, SaveError
@@ -201,3 +202,24 @@ def test_the_preview_stays_until_the_next_picture() -> None:
     ended(queue, queue.submit(request(), "me"))
     queue.close()
     assert seen == [b"one", b"one", b"one", None]
+
+
+def test_a_deleted_picture_leaves_its_job(runner: StepRunner, tmp_path: Path) -> None:
+    """As if it had never been asked for; the last one takes the job with it."""
+    kept = LastJobs(tmp_path)
+    jobs = JobQueue(runner, kept)
+    for _ in range(3):
+        runner.go.release()
+    job = ended(jobs, jobs.submit(request("cats", count=3), "me"))
+    jobs.drop(job.pictures[1], "someone else")
+    assert len(ended(jobs, job).pictures) == 3
+    jobs.drop(job.pictures[1], "me")
+    left = ended(jobs, job)
+    assert left.pictures == (job.pictures[0], job.pictures[2])
+    assert left.request.count == 2
+    for picture in left.pictures:
+        jobs.drop(picture, "me")
+    assert jobs.get(job.id, "me") is None
+    assert jobs.latest("me") is None
+    assert list(tmp_path.iterdir()) == [], "what was seen last is forgotten too"
+    jobs.close()

@@ -50,6 +50,27 @@ def test_prompt_preview_result(visit: Visit, studio: FakeStudio) -> None:
     assert Path(download.value.path()).read_bytes() == file.read_bytes()
 
 
+def test_a_picture_is_deleted_with_the_keyboard(visit: Visit, studio: FakeStudio) -> None:
+    page = visit()
+    paint(page)
+    page.wait_for_selector(RESULT)
+    file = studio.settings.outputs / str(page.get_attribute(".picture", "data-name"))
+    assert file.exists()
+    page.get_by_role("button", name="Delete…").press("Enter")
+    page.wait_for_selector(".asks")
+    assert page.evaluate("document.activeElement.textContent") == "Keep it"
+    page.keyboard.press("Enter")
+    page.wait_for_selector(".asks", state="detached")
+    assert page.evaluate("document.activeElement.textContent") == "Delete…"
+    assert file.exists()
+    page.keyboard.press("Enter")
+    page.wait_for_selector(".asks")
+    page.get_by_role("button", name="Delete", exact=True).click()
+    page.wait_for_selector(".canvas[data-state=hint]")
+    assert not file.exists()
+    assert "Ready" in page.inner_text("#status")
+
+
 def test_stop_keeps_finished_pictures_and_the_next_generate_works(visit: Visit) -> None:
     page = visit()
     page.fill("#count input[type=number]", "9")

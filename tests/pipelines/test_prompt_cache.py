@@ -76,11 +76,22 @@ def test_the_least_used_go_first(tmp_path: Path) -> None:
     assert kept == {0, 5, 9}
 
 
+def test_one_text_is_forgotten_whoever_encoded_it(tmp_path: Path) -> None:
+    cache = PromptCache(tmp_path)
+    for ids in (IDS, (5, 1)):
+        for encoder in ("t5", "t5 in int8"):
+            cache.keep(ids, encoder, features(tokens=len(ids)))
+    prompt_files.forget(tmp_path, IDS)
+    prompt_files.forget(tmp_path / "missing", IDS)
+    assert [cache.find(IDS, encoder) for encoder in ("t5", "t5 in int8")] == [None, None]
+    assert all(cache.find((5, 1), encoder) is not None for encoder in ("t5", "t5 in int8"))
+
+
 def test_one_prompt_or_all_can_be_forgotten(tmp_path: Path) -> None:
     cache = PromptCache(tmp_path)
     for number in range(3):
         cache.keep((number, 1, 2), "t5", features())
-    cache.forget((1, 1, 2), "t5")
+    prompt_files.forget(tmp_path, (1, 1, 2))
     assert cache.find((1, 1, 2), "t5") is None
     there = prompt_files.size(tmp_path)
     assert there > 0

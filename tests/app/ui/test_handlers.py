@@ -15,7 +15,7 @@ import pytest
 from app.ui import fields, watch
 from app.ui.build import build
 from app.ui.watch import Seat
-from pipelines.errors import RequestError
+from pipelines.errors import RequestError, SaveError
 from tests import tiny
 from tests.app.ui.fake_studio import FakeStudio
 
@@ -264,3 +264,41 @@ def test_every_output_of_a_handler_is_declared(page: Page) -> None:
     assert isinstance(page.demo, gr.Blocks)
     for function in page.demo.fns.values():
         assert function.api_visibility in ("private", "public")
+
+
+def test_a_picture_is_deleted_after_a_question(page: Page) -> None:
+    page.paint(count=2)
+    first, second = page.finish().pictures
+    page.act("pick", second.name)
+    asked = page.act("ask-delete", second.name)["result"]
+    assert "for good?" in asked
+    assert 'data-do="ask-delete"' not in asked
+    # Looking at another picture is an answer, too.
+    page.act("pick", first.name)
+    assert "for good?" not in page.act("pick", second.name)["result"]
+    page.act("ask-delete", second.name)
+    assert 'data-do="ask-delete"' in page.act("keep", second.name)["result"]
+    assert second.path.exists()
+    page.act("ask-delete", second.name)
+    told = page.act("delete", second.name)
+    assert not second.path.exists()
+    assert second.name not in told["canvas"]
+    assert first.name in told["result"]
+    page.act("delete", first.name)
+    assert page.act("delete", first.name) == {}, "a late click does nothing"
+    assert page.studio.latest(OWNER) is None
+
+
+def test_a_picture_that_cannot_be_deleted_is_said(
+    page: Page, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page.paint()
+    (picture,) = page.finish().pictures
+
+    def refused(file: Path) -> None:
+        raise SaveError("It cannot be deleted.")
+
+    monkeypatch.setattr(page.studio.gallery, "remove", refused)
+    told = page.act("delete", picture.name)
+    assert "It cannot be deleted." in told["status"]
+    assert picture.path.exists()
