@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import heapq
+import re
 import secrets
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from io import BytesIO
+from itertools import islice
 from pathlib import Path
 from typing import Protocol
 
@@ -19,6 +20,8 @@ from app.settings import make_folder
 from pipelines import files
 from pipelines.errors import RecipeError, SaveError
 from pipelines.request import GenerationRequest
+
+_NAME = re.compile(r"\d{4}-\d{2}-\d{2}/\d{6}-\d{1,20}-[0-9a-f]{6}\.png")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,19 +78,33 @@ class Gallery:
         files.write(probe, b"")
         probe.unlink(missing_ok=True)
 
-    def remove(self, file: Path) -> None:
-        """Deletes a picture for good; one that is gone already is no fault. Raises SaveError."""
+    def path(self, name: str) -> Path:
+        """Where the picture "YYYY-MM-DD/....png" is, or was. Raises RecipeError for other names."""
+        # Names come from URLs and files: only the shape that `add` writes is looked up.
+        if not _NAME.fullmatch(name):
+            raise RecipeError("There is no such picture.")
+        return self._root / name
+
+    def remove(self, name: str) -> None:
+        """Deletes a picture for good; one that is gone already is no fault.
+
+        Raises RecipeError for what cannot be the name of one, SaveError.
+        """
         try:
-            file.unlink(missing_ok=True)
+            self.path(name).unlink(missing_ok=True)
         except OSError as error:
-            raise SaveError(f"“{file.name}” cannot be deleted ({error.strerror}).") from None
+            raise SaveError(f"“{name}” cannot be deleted ({error.strerror}).") from None
 
     def newest(self, limit: int) -> Iterator[GenerationRequest]:
         """The requests of the last `limit` pictures, the newest first."""
-        found = heapq.nlargest(limit, self._root.rglob("*.png"), key=lambda f: (f.parent, f.name))
-        for file in found:
+        names = (
+            f"{day.name}/{file.name}"
+            for day in sorted(self._root.glob("*/"), reverse=True)
+            for file in sorted(day.glob("*.png"), reverse=True)
+        )
+        for name in islice(filter(_NAME.fullmatch, names), limit):
             with suppress(RecipeError):
-                yield metadata.read(file).request
+                yield metadata.read(self._root / name).request
 
     def add(self, picture: Painted) -> PictureFile:
         """Writes `picture` with its recipe. Raises SaveError; never leaves half a file."""

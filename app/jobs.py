@@ -74,6 +74,8 @@ class JobQueue:
         self._last_jobs = last_jobs
         self._entries: OrderedDict[str, _Entry] = OrderedDict()
         self._changed = threading.Condition()
+        # Held while the last jobs are read or written; taken before `_changed`, never inside it.
+        self._persisting = threading.Lock()
         self._closed = False
         self._thread = threading.Thread(target=self._work, name="jobs", daemon=True)
         self._thread.start()
@@ -93,7 +95,7 @@ class JobQueue:
             self._entries[job.id] = _Entry(job, context=contextvars.copy_context())
             self._forget()
             self._changed.notify_all()
-        self._remember(job)
+        self._remember(owner)
         return job
 
     def stop(self, job_id: str, owner: str) -> None:
@@ -108,20 +110,21 @@ class JobQueue:
             self._changed.notify_all()
 
     def drop(self, file: PictureFile, owner: str) -> None:
-        """Takes a picture that was deleted out of the owner's jobs."""
-        with self._changed:
-            for entry in [e for e in self._entries.values() if e.job.owner == owner]:
-                left = tuple(one for one in entry.job.pictures if one.path != file.path)
-                if len(left) == len(entry.job.pictures):
-                    continue
-                if left:
-                    # As if it had never been asked for: nothing is missing after a restart.
-                    request = entry.job.request.model_copy(update={"count": len(left)})
+        """Takes a picture that was deleted out of the owner's jobs, as if never asked for."""
+        with self._persisting:
+            with self._changed:
+                for entry in [e for e in self._entries.values() if e.job.owner == owner]:
+                    left = tuple(one for one in entry.job.pictures if one.name != file.name)
+                    if len(left) == len(entry.job.pictures):
+                        continue
+                    if not left:
+                        del self._entries[entry.job.id]
+                        continue
+                    wanted = max(1, entry.job.request.count - 1)
+                    request = entry.job.request.model_copy(update={"count": wanted})
                     entry.job = replace(entry.job, pictures=left, request=request)
-                else:
-                    del self._entries[entry.job.id]
-            self._changed.notify_all()
-        self._remember_latest(owner)
+                self._changed.notify_all()
+            self._write_latest(owner)
 
     def get(self, job_id: str, owner: str) -> Job | None:
         """A snapshot of the owner's job, or None."""
@@ -134,34 +137,30 @@ class JobQueue:
     def latest(self, owner: str) -> Job | None:
         """The owner's running job, else the first waiting one, else the last that ended."""
         with self._changed:
-            mine = [e for e in self._entries.values() if e.job.owner == owner]
-            for state in (JobState.RUNNING, JobState.WAITING):
-                for entry in mine:
-                    if entry.job.state is state:
-                        return self._snapshot(entry)
-            if mine:
-                return self._snapshot(mine[-1])
+            entry = self._latest(owner)
+            if entry is not None:
+                return self._snapshot(entry)
         return self._before_restart(owner)
+
+    def _latest(self, owner: str) -> _Entry | None:
+        mine = [e for e in self._entries.values() if e.job.owner == owner]
+        for state in (JobState.RUNNING, JobState.WAITING):
+            for entry in mine:
+                if entry.job.state is state:
+                    return entry
+        return mine[-1] if mine else None
 
     def _before_restart(self, owner: str) -> Job | None:
         """What the owner saw before this studio was started, as a job that has ended."""
-        kept = self._last_jobs.load(owner) if self._last_jobs else None
-        if kept is None:
-            return None
-        request, pictures = kept
-        whole = len(pictures) == request.count
-        job = Job(
-            id=uuid.uuid4().hex,
-            owner=owner,
-            request=request,
-            state=JobState.DONE if whole else JobState.FAILED,
-            pictures=pictures,
-            error=None if whole else _restarted(len(pictures), request.count),
-            seconds=sum(picture.seconds for picture in pictures),
-        )
-        with self._changed:
-            self._entries[job.id] = _Entry(job)
-        return job
+        with self._persisting:
+            kept = self._last_jobs.load(owner) if self._last_jobs else None
+            with self._changed:
+                # Somebody else may have looked, or painted, meanwhile.
+                entry = self._latest(owner)
+                if entry is None and kept is not None:
+                    job = _restored(owner, *kept)
+                    entry = self._entries[job.id] = _Entry(job)
+                return self._snapshot(entry) if entry is not None else None
 
     def wants(self, model_id: str) -> bool:
         """True while a job that waits or runs paints with `model_id`."""
@@ -261,24 +260,38 @@ class JobQueue:
             entry.job = replace(entry.job, **changes)  # type: ignore[arg-type]
             self._changed.notify_all()
         if "pictures" in changes:
-            self._remember(entry.job)
+            self._remember(entry.job.owner)
 
-    def _remember_latest(self, owner: str) -> None:
+    def _remember(self, owner: str) -> None:
+        with self._persisting:
+            self._write_latest(owner)
+
+    def _write_latest(self, owner: str) -> None:
+        """Keeps what `latest` would tell now; `_persisting` is held, so that none is overtaken."""
         with self._changed:
-            mine = [e.job for e in self._entries.values() if e.job.owner == owner]
-        if mine:
-            self._remember(mine[-1])
-        elif self._last_jobs is not None:
+            entry = self._latest(owner)
+            job = entry.job if entry is not None else None
+        if self._last_jobs is None:
+            return
+        if job is None:
             self._last_jobs.forget(owner)
-
-    def _remember(self, job: Job) -> None:
-        if self._last_jobs is not None:
-            self._last_jobs.save(job.owner, job.request, job.pictures)
+        else:
+            self._last_jobs.save(owner, job.request, job.pictures)
 
 
-def _restarted(done: int, wanted: int) -> str:
-    kept = "; none was finished" if done == 0 else f"; {done} of {wanted} pictures are kept"
-    return f"The studio was restarted while it painted{kept}."
+def _restored(owner: str, request: GenerationRequest, pictures: tuple[PictureFile, ...]) -> Job:
+    whole = len(pictures) == request.count
+    # How many there are is told, and may change, with the state.
+    none = "" if pictures else "; none was finished"
+    return Job(
+        id=uuid.uuid4().hex,
+        owner=owner,
+        request=request,
+        state=JobState.DONE if whole else JobState.FAILED,
+        pictures=pictures,
+        error=None if whole else f"The studio was restarted while it painted{none}.",
+        seconds=sum(picture.seconds for picture in pictures),
+    )
 
 
 def _kept(entry: _Entry, progress: Progress) -> Progress:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from app import metadata
-from app.gallery import PictureFile
+from app.gallery import Gallery, PictureFile
 from pipelines import files
 from pipelines.errors import StudioError
 from pipelines.request import GenerationRequest, from_mapping
@@ -19,10 +19,14 @@ MAX_BYTES = 200_000
 
 
 class LastJobs:
-    """One small file per owner in a folder that may be deleted at any time."""
+    """One small file per owner in a folder that may be deleted at any time.
 
-    def __init__(self, folder: Path) -> None:
+    Pictures are remembered by their names in the gallery: a workspace may be copied or moved.
+    """
+
+    def __init__(self, folder: Path, gallery: Gallery) -> None:
         self._folder = folder
+        self._gallery = gallery
 
     def save(
         self, owner: str, request: GenerationRequest, pictures: tuple[PictureFile, ...]
@@ -32,7 +36,7 @@ class LastJobs:
             "request": request.model_dump(mode="json"),
             "pictures": [
                 {
-                    "path": str(p.path),
+                    "name": p.name,
                     "seconds": p.seconds,
                     "peak": p.peak,
                     "forecast": p.forecast,
@@ -60,7 +64,7 @@ class LastJobs:
                 return None
             kept = json.loads(file.read_text("utf-8"))
             request = from_mapping(kept["request"])
-            found = [_picture(row) for row in kept["pictures"]]
+            found = [self._picture(row) for row in kept["pictures"]]
         except (OSError, ValueError, KeyError, TypeError, RecursionError, StudioError):
             return None
         return request, tuple(picture for picture in found if picture is not None)
@@ -69,25 +73,24 @@ class LastJobs:
         # The owner's name comes from a browser: never a part of a path.
         return self._folder / f"{hashlib.sha256(owner.encode()).hexdigest()[:32]}.json"
 
+    def _picture(self, row: dict[str, Any]) -> PictureFile | None:
+        """The picture of a row, as the file itself describes it."""
+        try:
+            path = self._gallery.path(row["name"])
+            recipe = metadata.read(path)
+        except StudioError:
+            return None
+        return PictureFile(
+            path=path,
+            request=recipe.request,
+            seconds=float(row["seconds"]),
+            weights=recipe.weights,
+            # Files of earlier versions do not have them.
+            peak=int(row.get("peak", 0)),
+            forecast=int(row.get("forecast", 0)),
+        )
+
     def _prune(self) -> None:
         kept = sorted(self._folder.glob("*.json"), key=lambda f: f.stat().st_mtime)
         for file in kept[:-MAX_KEPT]:
             file.unlink(missing_ok=True)
-
-
-def _picture(row: dict[str, Any]) -> PictureFile | None:
-    """The picture of a row, as the file itself describes it."""
-    path = Path(row["path"])
-    try:
-        recipe = metadata.read(path)
-    except StudioError:
-        return None
-    return PictureFile(
-        path=path,
-        request=recipe.request,
-        seconds=float(row["seconds"]),
-        weights=recipe.weights,
-        # Files of earlier versions do not have them.
-        peak=int(row.get("peak", 0)),
-        forecast=int(row.get("forecast", 0)),
-    )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import re
+import logging
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -23,13 +23,12 @@ from app.worker import EngineState, WorkerRunner
 from app.zero import ZeroRunner
 from pipelines import pictures, prompt_files, styles, tokens
 from pipelines.catalog import Catalog, ModelSpec
-from pipelines.errors import BusyError, RecipeError, RequestError, StudioError
+from pipelines.errors import BusyError, RecipeError, RequestError, StudioError, printable
 from pipelines.memory import Wish
 from pipelines.request import MAX_PROMPT, GenerationRequest, complete
 from pipelines.tokens import Tokens
 
-_PICTURE_NAME = re.compile(r"\d{4}-\d{2}-\d{2}/\d{6}-\d{1,20}-[0-9a-f]{6}\.png")
-
+log = logging.getLogger(__name__)
 # Deleting a picture must not take long in a large gallery; a prompt that was used before all of
 # these is encoded again when it is wanted.
 _LOOKED_THROUGH = 2000
@@ -56,7 +55,7 @@ class Studio:
         self.imports = ImportJobs(settings, self.models_changed)
         self.forecasts = Forecasts()
         self._worker = _runner(settings)
-        self._jobs = JobQueue(self._worker, LastJobs(settings.cache / "jobs"))
+        self._jobs = JobQueue(self._worker, LastJobs(settings.cache / "jobs", self.gallery))
 
     def start(self) -> None:
         """Starts the painting process behind the page."""
@@ -167,9 +166,8 @@ class Studio:
 
     def picture(self, name: str) -> Path:
         """The file of the picture "YYYY-MM-DD/....png". Raises RecipeError."""
-        # Names come from URLs: only the shape that the gallery writes is looked up.
-        path = self.settings.outputs / name
-        if not _PICTURE_NAME.fullmatch(name) or not path.is_file():
+        path = self.gallery.path(name)
+        if not path.is_file():
             raise RecipeError("There is no such picture.")
         return path
 
@@ -184,26 +182,39 @@ class Studio:
             raise RecipeError("There is no such picture.")
         if job.active:
             raise BusyError("The job of this picture is still running.", "Stop it, or wait for it.")
-        self.gallery.remove(file.path)
+        self.gallery.remove(name)
         self._jobs.drop(file, owner)
-        self._forget_prompts(file.request)
+        try:
+            self._forget_prompts(file.request)
+        except (StudioError, OSError) as error:
+            # The picture is gone; what stays is found by Clear, or is the least used one day.
+            log.warning("features are not forgotten (%s)", printable(error, 80))
 
     def _forget_prompts(self, request: GenerationRequest) -> None:
-        """Deletes the encoded texts that no other picture was painted from, as far as is seen."""
-        texts = set(request.texts)
+        """Deletes the encoded texts that no other picture was painted from, as far as is seen.
+
+        The empty one, which nearly every picture needs, stays.
+        """
+        texts = _read_texts(request) - {""}
         for other in self.gallery.newest(_LOOKED_THROUGH):
-            texts -= set(other.texts)
+            # Its style may be gone since.
+            with suppress(StudioError):
+                texts -= _read_texts(other)
             if not texts:
                 return
-        # What the model is no longer there to read stays until it is the least used.
-        with suppress(StudioError):
-            model = self.model(request.model)
-            for text in filter(None, texts):
-                prompt_files.forget(self.settings.prompts, tokens.tokenize(text, model).ids)
+        for model in self.catalog:
+            with suppress(StudioError):
+                for text in texts:
+                    prompt_files.forget(self.settings.prompts, tokens.tokenize(text, model).ids)
 
     def recipe(self, file: Path) -> GenerationRequest:
         """The request inside a picture of this studio. Raises RecipeError."""
         return metadata.read(file).request
+
+
+def _read_texts(request: GenerationRequest) -> set[str]:
+    """What a model reads of it, as far as models agree on that. Raises UnknownNameError."""
+    return {tokens.clean(text, "lower") for text in request.texts}
 
 
 def _runner(settings: Settings) -> WorkerRunner | ZeroRunner:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import os
 from pathlib import Path
 from typing import Any
 
@@ -20,21 +19,18 @@ from pipelines.text import TextEncoder
 from pipelines.transformer import Transformer
 
 ENCODERS = "encoders"
-KERNELS = "kernels"
-_KERNELS_VARIABLE = "TORCHINDUCTOR_CACHE_DIR"
 
 
 class Loaded:
     """A model under a plan. Its files were looked at; weights are read by the first use."""
 
     def __init__(self, model: ModelSpec, plan: DevicePlan, cache: Path | None) -> None:
-        """`cache` is the folder of encoded prompts, quantised encoders and compiled kernels.
+        """`cache` is the folder of encoded prompts and quantised encoders.
 
         Raises ModelError for a model whose parts are damaged or do not fit together.
         """
         self.model = model
         self.plan = plan
-        self._cache = cache
         self.fingerprint = loader.fingerprint(model)
         self.betas: dict[str, Any] = loader.check(model)
         self.text = TextEncoder(
@@ -59,16 +55,9 @@ class Loaded:
         """The transformer, read from its files if need be. Raises ModelError."""
         if self._transformer is None:
             net = loader.transformer(self.model, self.plan)
-            self._transformer = Transformer(net, owned=True, compiler=self._compiler())
+            compiler = "inductor" if self.plan.compiled else None
+            self._transformer = Transformer(net, owned=True, compiler=compiler)
         return self._transformer
-
-    def _compiler(self) -> str | None:
-        if not self.plan.compiled:
-            return None
-        if self._cache is not None:
-            # What was compiled once is found again by the next start.
-            os.environ.setdefault(_KERNELS_VARIABLE, str(self._cache / KERNELS))
-        return "inductor"
 
     @property
     def vae(self) -> AutoencoderKL:

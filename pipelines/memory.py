@@ -28,7 +28,7 @@ CONTEXT = GIB // 2
 _LARGE = 100_000_000
 _BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 # Tensors of the transformer's width that live at once, per token and row.
-_LIVE = 12
+_LIVE = 10
 # Tensors of the VAE's second width at full size that live at once.
 _LIVE_DECODER = 3
 # 4-bit weights with their scales, per parameter (64 share one float32).

@@ -27,8 +27,11 @@ def file(folder: Path, ids: Sequence[int], encoder: str) -> Path:
 
 def forget(folder: Path, ids: Sequence[int]) -> None:
     """Forgets one text, whoever encoded it."""
-    for found in folder.glob(f"{_text(ids)}-*{SUFFIX}"):
-        remove(found)
+    text = _text(ids)
+    for found in _entries(folder):
+        # Names of earlier versions do not tell the text: they may be of this one.
+        if found.name.startswith(f"{text}-") or "-" not in found.name:
+            remove(found)
 
 
 def size(folder: Path) -> int:

@@ -14,7 +14,6 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor
-from torch._dynamo.exc import TorchDynamoException
 from torch.nn import functional
 
 from pipelines.errors import printable
@@ -93,7 +92,8 @@ class Joined:
             return self._apart.gated(x, y, gate, shift, scale)
         try:
             grown, normed = self._join(x.flatten(0, 1), y.flatten(0, 1), gate, shift, scale)
-        except TorchDynamoException as error:
+        # A seam: compilers and fresh kernels fail in ways of their own. x has not grown yet.
+        except Exception as error:
             if is_out_of_memory(error):
                 raise
             log.warning("Kernels cannot be joined here: %s", printable(error, 300))

@@ -89,6 +89,7 @@ class Transformer:
         self._compiler = compiler
         self._made_for: NetState | None = None
         self._weights: _Weights | None = None
+        self._residual: Residual = self._new_residual()
         self._positions: dict[tuple[int, int], Tensor] = {}
 
     @property
@@ -99,6 +100,7 @@ class Transformer:
     def refresh(self) -> None:
         """Forgets everything that was derived from the weights."""
         self._weights = None
+        self._residual = self._new_residual()
         self._positions.clear()
 
     def predictor(
@@ -118,7 +120,7 @@ class Transformer:
         return _Job(
             net=self._net,
             weights=weights,
-            residual=self._residual(),
+            residual=self._residual,
             texts=[self._heard(weights, text) for text in texts],
             positions=self._position(size),
             size=size,
@@ -133,7 +135,7 @@ class Transformer:
             self._made_for = NetState(self._net)
         return self._weights
 
-    def _residual(self) -> Residual:
+    def _new_residual(self) -> Residual:
         config, like = self._net.config, self._net.scale_shift_table
         if self._compiler is None or config.norm_eps != EPS:
             return Apart(config.norm_eps)
@@ -184,8 +186,15 @@ class _Job:
         # Every block ends with the norm of what comes behind it.
         following = [*blocks[1:, :2], last]
         for index, block in enumerate(self._weights.blocks):
-            x, y = self._block(index, block, x, normed, blocks[index])
-            x, normed = self._residual.gated(x, y, blocks[index][5], *following[index])
+            _, _, gate, shift_mlp, scale_mlp, gate_mlp = blocks[index]
+            # Tensors go as soon as they were read: what lives at once decides the memory.
+            x = torch.addcmul(x, gate, block.out(self._attended(block.qkv(normed))))
+            del normed
+            x, normed = self._heard(index, x, shift_mlp, scale_mlp)
+            y = block.down(block.up(normed))
+            del normed
+            x, normed = self._residual.gated(x, y, gate_mlp, *following[index])
+            del y
         product = self._weights.last if self._variance else self._weights.last_noise
         return self._unpatched(product(normed)).float()
 
@@ -196,21 +205,19 @@ class _Job:
         tokens = self._weights.patch(pieces.to(_dtype(self._net)).contiguous())
         return (tokens + self._positions).to(tokens.dtype)
 
-    def _block(
-        self, index: int, block: _Block, x: Tensor, normed: Tensor, modulation: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """Tokens and their norm -> the tokens, and what the last layer would add to them."""
-        _, _, gate, shift_mlp, scale_mlp, _ = modulation
-        q, k, v = block.qkv(normed).chunk(3, dim=-1)
+    def _attended(self, qkv: Tensor) -> Tensor:
+        """Self-attention: queries, keys and values (B, N, 3D) -> (B, N, D)."""
         heads = self._net.config.num_attention_heads
-        mixed = attention(_heads(q, heads), _heads(k, heads), _heads(v, heads))
-        x = torch.addcmul(x, gate, block.out(mixed))
+        q, k, v = (_heads(part, heads) for part in qkv.chunk(3, dim=-1))
+        return attention(q, k, v)
+
+    def _heard(self, index: int, x: Tensor, shift: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
+        """The tokens after cross-attention in block `index`, and their norm."""
         if len(x) != len(self._texts):
             # Until the first text is heard, the rows are equal.
             x = x.repeat(len(self._texts), 1, 1)
         answers = [heard[index](x[row : row + 1]) for row, heard in enumerate(self._texts)]
-        x, normed = self._residual.heard(x, answers, shift_mlp, scale_mlp)
-        return x, block.down(block.up(normed))
+        return self._residual.heard(x, answers, shift, scale)
 
     def _modulation(self, timestep: float) -> tuple[Tensor, Tensor]:
         """Shift, 1 + scale and gate of every block (L, 6, D), and of the last layer (2, D)."""

@@ -16,7 +16,10 @@ watch("value", () => {
 let asked = false;
 watch("value", () => {
   const asks = Boolean(element.querySelector(".asks"));
-  if (asks !== asked) element.querySelector(asks ? "[data-do=keep]" : "[data-do=ask-delete]")?.focus();
+  const here = document.activeElement;
+  // Who is somewhere else on the page stays there.
+  if (asks !== asked && (here === document.body || element.contains(here)))
+    element.querySelector(asks ? "[data-do=keep]" : "[data-do=ask-delete]")?.focus();
   asked = asks;
 });
 // Arrow keys move between the pictures of a grid.

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from app.jobs import Job, JobState
-from pipelines import prompt_files, tokens
-from pipelines.catalog import ModelSpec
-from pipelines.errors import BusyError, RecipeError, SaveError, UnknownNameError
+from pipelines import prompt_files, styles, tokens
+from pipelines.errors import BusyError, RecipeError, SaveError
+from tests import tiny
 from tests.app.ui.fake_studio import FakeStudio
 
 ME, OTHER = "owner-0123456789abcdef", "owner-fedcba9876543210"
@@ -53,25 +53,44 @@ def test_the_prompt_goes_with_its_last_picture(studio: FakeStudio) -> None:
 
 
 def test_what_other_pictures_were_painted_from_stays(studio: FakeStudio) -> None:
-    """Also those of others, and of jobs that are long over."""
-    paint(studio, "a cat", OTHER)
+    """Also those of others, and of jobs that are long over; models do not see capital letters."""
+    paint(studio, "A  Cat", OTHER, guidance=1)
     job = paint(studio, "a cat", negative="", guidance=4)
     studio.delete_picture(job.pictures[0].name, ME)
     assert encoded(studio, "a cat").exists()
     assert encoded(studio, "").exists(), "every guided picture needs the empty text"
 
 
-def test_a_model_that_is_gone_does_not_keep_a_picture(
+def test_every_model_that_read_the_prompt_forgets_it(studio: FakeStudio, tmp_path: Path) -> None:
+    tiny.build(tmp_path / "models" / "tiny")
+    studio.catalog.reload()
+    job = paint(studio, "a cat")
+    ids = tokens.tokenize("a cat", studio.model("tiny")).ids
+    other = prompt_files.file(studio.settings.prompts, (*ids[:-2], 1), "t5")
+    shorter = replace(tokens.tokenize("a cat", studio.model("tiny")), ids=(*ids[:-2], 1))
+    assert shorter.ids != ids
+    other.write_bytes(b"features")
+    read = tokens.tokenize
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tokens, "tokenize", lambda t, m: shorter if m.id == "tiny" else read(t, m))
+        studio.delete_picture(job.pictures[0].name, ME)
+    assert not other.exists()
+    assert not encoded(studio, "a cat").exists()
+
+
+def test_a_style_that_is_gone_is_in_nobodys_way(
     studio: FakeStudio, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    job = paint(studio, "a cat")
-
-    def gone(model_id: str) -> ModelSpec:
-        raise UnknownNameError("model", "model", model_id, ("nano",))
-
-    monkeypatch.setattr(studio, "model", gone)
-    studio.delete_picture(job.pictures[0].name, ME)
-    assert not job.pictures[0].path.exists()
+    """In another picture, and in the one that goes."""
+    named = next(name for name in styles.all_styles() if name != styles.NO_STYLE)
+    theirs = paint(studio, "a dog", OTHER, style=named)
+    mine = paint(studio, "a cat")
+    left = {k: v for k, v in styles.all_styles().items() if k != named}
+    monkeypatch.setattr(styles, "all_styles", lambda: left)
+    studio.delete_picture(mine.pictures[0].name, ME)
+    assert not encoded(studio, "a cat").exists()
+    studio.delete_picture(theirs.pictures[0].name, OTHER)
+    assert not theirs.pictures[0].path.exists()
 
 
 def test_nobody_deletes_what_is_not_theirs(studio: FakeStudio) -> None:
@@ -96,7 +115,7 @@ def test_a_file_that_stays_stays_in_its_job(
 ) -> None:
     job = paint(studio, "a cat")
 
-    def refused(file: Path) -> None:
+    def refused(name: str) -> None:
         raise SaveError("It cannot be deleted.")
 
     monkeypatch.setattr(studio.gallery, "remove", refused)

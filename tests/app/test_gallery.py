@@ -15,7 +15,7 @@ from PIL import Image
 from app import metadata
 from app.gallery import Gallery
 from pipelines.catalog import Catalog
-from pipelines.errors import SaveError
+from pipelines.errors import RecipeError, SaveError
 from pipelines.request import GenerationRequest, complete
 
 
@@ -94,9 +94,17 @@ def test_check_writable_leaves_nothing(tmp_path: Path) -> None:
 def test_a_picture_is_deleted_for_good(tmp_path: Path) -> None:
     gallery = Gallery(tmp_path)
     file = gallery.add(painted())
-    gallery.remove(file.path)
-    gallery.remove(file.path)
+    gallery.remove(file.name)
+    gallery.remove(file.name)
     assert not file.path.exists()
+
+
+@pytest.mark.parametrize(
+    "name", ["", "../x.png", "2026-01-01/x.png", "/2026-01-01/000001-1-abcdef.png"]
+)
+def test_only_pictures_are_deleted(tmp_path: Path, name: str) -> None:
+    with pytest.raises(RecipeError):
+        Gallery(tmp_path).remove(name)
 
 
 def test_a_picture_that_stays_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -106,7 +114,7 @@ def test_a_picture_that_stays_is_said(tmp_path: Path, monkeypatch: pytest.Monkey
     file = Gallery(tmp_path).add(painted())
     monkeypatch.setattr(Path, "unlink", refused)
     with pytest.raises(SaveError, match="cannot be deleted"):
-        Gallery(tmp_path).remove(file.path)
+        Gallery(tmp_path).remove(file.name)
 
 
 def test_the_newest_pictures_come_first_and_strange_files_do_not_count(tmp_path: Path) -> None:
@@ -122,4 +130,5 @@ def test_the_newest_pictures_come_first_and_strange_files_do_not_count(tmp_path:
     (tmp_path / "2026-01-03").mkdir()
     (tmp_path / "2026-01-03" / "holiday.png").write_bytes(b"no picture")
     assert [r.prompt for r in gallery.newest(9)] == ["a third", "a second", "a first"]
-    assert [r.prompt for r in gallery.newest(2)] == ["a third"]
+    assert [r.prompt for r in gallery.newest(2)] == ["a third", "a second"]
+    assert list(Gallery(tmp_path / "missing").newest(2)) == []

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from app.gallery import PictureFile
+from app.gallery import Gallery, PictureFile
 from app.jobs import MAX_KEPT, MAX_WAITING, MAX_WAITING_EACH, Job, JobQueue, JobState
 from app.last_jobs import LastJobs
 from app.runner import Keep
@@ -206,7 +206,7 @@ def test_the_preview_stays_until_the_next_picture() -> None:
 
 def test_a_deleted_picture_leaves_its_job(runner: StepRunner, tmp_path: Path) -> None:
     """As if it had never been asked for; the last one takes the job with it."""
-    kept = LastJobs(tmp_path)
+    kept = LastJobs(tmp_path, Gallery(tmp_path))
     jobs = JobQueue(runner, kept)
     for _ in range(3):
         runner.go.release()

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import shutil
+import threading
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,9 +56,13 @@ class Painter:
             keep(self._gallery.add(Painted(Image.new("RGB", (8, 8)), single)))
 
 
+def memory_of(folder: Path) -> LastJobs:
+    return LastJobs(folder / "jobs", Gallery(folder / "outputs"))
+
+
 def painted(folder: Path, *, finished: int) -> tuple[PictureFile, ...]:
     """The pictures of a job of three in a studio that is then closed."""
-    queue = JobQueue(Painter(folder / "outputs", finished), LastJobs(folder / "jobs"))
+    queue = JobQueue(Painter(folder / "outputs", finished), memory_of(folder))
     request = complete({"prompt": "a cat", "seed": 5, "count": 3}, Catalog())
     job = queue.wait(queue.submit(request, OWNER).id, OWNER, 5)
     queue.close()
@@ -65,7 +73,7 @@ def painted(folder: Path, *, finished: int) -> tuple[PictureFile, ...]:
 @pytest.mark.parametrize("finished", [3, 1, 0])
 def test_a_new_studio_shows_what_the_last_one_finished(tmp_path: Path, finished: int) -> None:
     pictures = painted(tmp_path, finished=finished)
-    queue = JobQueue(Painter(tmp_path, 0), LastJobs(tmp_path / "jobs"))
+    queue = JobQueue(Painter(tmp_path, 0), memory_of(tmp_path))
     job = queue.latest(OWNER)
     assert job is not None
     assert job.pictures == pictures
@@ -87,7 +95,7 @@ def test_pictures_that_are_gone_or_were_replaced_are_left_out(tmp_path: Path) ->
     first, second, third = painted(tmp_path, finished=3)
     first.path.unlink()
     Image.new("RGB", (8, 8)).save(second.path)
-    kept = LastJobs(tmp_path / "jobs").load(OWNER)
+    kept = memory_of(tmp_path).load(OWNER)
     assert kept is not None
     assert kept[1] == (third,)
 
@@ -97,9 +105,72 @@ def test_a_damaged_memory_is_no_memory(tmp_path: Path, text: str) -> None:
     painted(tmp_path, finished=1)
     (file,) = (tmp_path / "jobs").iterdir()
     file.write_text(text, "utf-8")
-    assert LastJobs(tmp_path / "jobs").load(OWNER) is None
+    assert memory_of(tmp_path).load(OWNER) is None
 
 
 def test_a_folder_that_cannot_be_written_costs_only_the_memory(tmp_path: Path) -> None:
     (tmp_path / "jobs").write_text("in the way")
     assert len(painted(tmp_path, finished=2)) == 2
+
+
+def test_a_copied_workspace_has_its_own_pictures(tmp_path: Path) -> None:
+    pictures = painted(tmp_path / "first", finished=2)
+    shutil.copytree(tmp_path / "first", tmp_path / "second")
+    kept = memory_of(tmp_path / "second").load(OWNER)
+    assert kept is not None
+    assert [p.name for p in kept[1]] == [p.name for p in pictures]
+    assert all(p.path.is_relative_to(tmp_path / "second") for p in kept[1])
+
+
+@pytest.mark.parametrize("name", ["{outside}", "../outside.png", "2026-01-01/../../outside.png"])
+def test_a_name_that_leads_elsewhere_is_no_picture(tmp_path: Path, name: str) -> None:
+    (inside,) = painted(tmp_path, finished=1)
+    outside = tmp_path / "outside.png"
+    shutil.copy(inside.path, outside)
+    (file,) = (tmp_path / "jobs").iterdir()
+    told = json.loads(file.read_text("utf-8"))
+    told["pictures"][0]["name"] = name.format(outside=outside)
+    file.write_text(json.dumps(told), "utf-8")
+    kept = memory_of(tmp_path).load(OWNER)
+    assert kept is not None
+    assert kept[1] == ()
+
+
+def test_what_was_deleted_is_not_remembered(tmp_path: Path) -> None:
+    queue = JobQueue(Painter(tmp_path / "outputs", 2), memory_of(tmp_path))
+    request = complete({"prompt": "a cat", "seed": 5, "count": 4}, Catalog())
+    job = queue.wait(queue.submit(request, OWNER).id, OWNER, 5)
+    assert job is not None
+    queue.drop(job.pictures[0], OWNER)
+    queue.close()
+    again = JobQueue(Painter(tmp_path, 0), memory_of(tmp_path)).latest(OWNER)
+    assert again is not None
+    assert again.pictures == job.pictures[1:]
+    assert again.request.count == 3
+    assert again.error == "The studio was restarted while it painted."
+
+
+def test_a_look_in_the_middle_of_a_deletion_sees_no_ghost(tmp_path: Path) -> None:
+    """Between the end of the job and the end of its memory there is nothing to be seen."""
+    looked: list[object] = []
+
+    class Slow(LastJobs):
+        def forget(self, owner: str) -> None:
+            other = threading.Thread(target=lambda: looked.append(queue.latest(owner)))
+            other.start()
+            other.join(0.2)
+            super().forget(owner)
+
+    queue = JobQueue(
+        Painter(tmp_path / "outputs", 1), Slow(tmp_path / "jobs", Gallery(tmp_path / "outputs"))
+    )
+    request = complete({"prompt": "a cat", "seed": 5}, Catalog())
+    job = queue.wait(queue.submit(request, OWNER).id, OWNER, 5)
+    assert job is not None
+    job.pictures[0].path.unlink()
+    queue.drop(job.pictures[0], OWNER)
+    while not looked:
+        time.sleep(0.01)
+    assert looked == [None]
+    assert queue.latest(OWNER) is None
+    queue.close()

@@ -104,6 +104,7 @@ BROAD_EXCEPT = {
     "app/painting.py": "a fault of ours ends the job and not the worker",
     "app/zero.py": "a fault of ours ends the job and not the fork; the platform raises anything",
     "pipelines/attendance.py": "whatever ends the thread is raised again by the one that waits",
+    "pipelines/residual.py": "compilers and fresh kernels fail in ways of their own",
     "pipelines/loader.py": "libraries raise nearly anything for a damaged file",
     "pipelines/engine.py": "lack of memory comes as several types, told apart by their words",
     "app/cli.py": "a fault of ours becomes one sentence",

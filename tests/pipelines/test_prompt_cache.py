@@ -81,8 +81,10 @@ def test_one_text_is_forgotten_whoever_encoded_it(tmp_path: Path) -> None:
     for ids in (IDS, (5, 1)):
         for encoder in ("t5", "t5 in int8"):
             cache.keep(ids, encoder, features(tokens=len(ids)))
+    (tmp_path / ("0" * 40 + ".safetensors")).write_bytes(b"of an earlier version")
     prompt_files.forget(tmp_path, IDS)
     prompt_files.forget(tmp_path / "missing", IDS)
+    assert len(list(tmp_path.iterdir())) == 2
     assert [cache.find(IDS, encoder) for encoder in ("t5", "t5 in int8")] == [None, None]
     assert all(cache.find((5, 1), encoder) is not None for encoder in ("t5", "t5 in int8"))
 

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 from torch._dynamo.testing import CompileCounterWithBackend
 
-from pipelines import loader, memory
+from pipelines import loaded, loader, memory, numbers
+from pipelines.catalog import Catalog
 from pipelines.memory import Machine, Wish
 from pipelines.residual import EPS, Apart, Joined
 from pipelines.transformer import Transformer
@@ -92,13 +93,38 @@ def test_a_compiler_that_fails_is_left_out(caplog: pytest.LogCaptureFixture) -> 
         raise RuntimeError("no Triton for this card")
 
     net, given, x = make(), texts(1, 6), latents()
-    predict = Transformer(net, compiler=broken).predictor(given, (16, 16), variance=True)
+    fast = Transformer(net, compiler=broken)
+    # Two pictures: it is not tried again for the second.
     for timestep in (400.0, 300.0):
+        predict = fast.predictor(given, (16, 16), variance=True)
         torch.testing.assert_close(
             predict(x, timestep), stock(net, given, x, timestep), rtol=0, atol=1e-5
         )
     assert len(calls) == 1
     assert "no Triton for this card" in caplog.text
+
+
+def test_a_kernel_that_fails_when_it_runs_is_left_out() -> None:
+    def late(graph: Any, inputs: Any) -> Any:
+        def run(*_: Any) -> Any:
+            raise RuntimeError("no kernel image is available for execution on the device")
+
+        return run
+
+    net, given, x = make(), texts(6), latents()
+    predict = Transformer(net, compiler=late).predictor(given, (16, 16), variance=True)
+    torch.testing.assert_close(predict(x, 400.0), stock(net, given, x, 400.0), rtol=0, atol=1e-5)
+
+
+def test_a_process_with_more_nets_than_graphs_paints_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch._dynamo.config, "recompile_limit", 1)
+    given, x = texts(6), latents()
+    for heads in (2, 4, 6):
+        net = make(heads=heads)
+        predict = Transformer(net, compiler="aot_eager").predictor(given, (16, 16), variance=True)
+        torch.testing.assert_close(
+            predict(x, 400.0), stock(net, given, x, 400.0), rtol=0, atol=1e-5
+        )
 
 
 def test_too_little_memory_is_no_failure_of_the_compiler() -> None:
@@ -135,7 +161,7 @@ def test_what_inductor_makes_is_no_further_from_the_truth(
 
 
 def test_only_who_asks_and_can_gets_joined_kernels(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     card = Machine(device="cuda", name="card", bf16=True)
     wish = Wish(width=512, height=512)
@@ -145,6 +171,38 @@ def test_only_who_asks_and_can_gets_joined_kernels(
     for value, asked in (("1", True), ("0", False), ("", False), ("true", True)):
         monkeypatch.setenv(memory.COMPILE_VARIABLE, value)
         assert memory.wants_compiling() is asked
-    # Here no card is found, or it was not asked for.
-    monkeypatch.delenv(memory.COMPILE_VARIABLE)
-    assert not loader.probe().compiles
+    for wanted, triton, capability in (
+        ("1", True, (7, 0)),
+        ("0", True, (8, 0)),
+        ("1", False, (8, 0)),
+        ("1", True, (6, 1)),
+    ):
+        monkeypatch.setenv(memory.COMPILE_VARIABLE, wanted)
+        found = probed(monkeypatch, triton, capability)
+        assert found.compiles is (wanted == "1" and triton and capability >= (7, 0))
+
+
+def probed(monkeypatch: pytest.MonkeyPatch, triton: bool, capability: tuple[int, int]) -> Machine:
+    """What is found where there is such a card."""
+    for name, told in {
+        "is_available": True,
+        "mem_get_info": (8 * 2**30, 8 * 2**30),
+        "memory_reserved": 0,
+        "get_device_name": "card",
+        "is_bf16_supported": True,
+        "get_device_capability": capability,
+    }.items():
+        monkeypatch.setattr(torch.cuda, name, lambda *_, told=told, **__: told)
+    monkeypatch.setattr(loader, "find_spec", lambda name: object() if triton else None)
+    return loader.probe()
+
+
+def test_the_plan_decides_how_the_transformer_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[object] = []
+    monkeypatch.setattr(loaded, "Transformer", lambda net, **how: made.append(how["compiler"]))
+    model = Catalog().find("nano")
+    for compiles in (True, False):
+        machine = Machine(device="cpu", name="CPU", bf16=False, compiles=compiles)
+        plan = memory.plan(machine, numbers.of(model), Wish(width=128, height=128))
+        assert loaded.Loaded(model, plan, None).transformer is None
+    assert made == ["inductor", None]

@@ -295,7 +295,7 @@ def test_a_picture_that_cannot_be_deleted_is_said(
     page.paint()
     (picture,) = page.finish().pictures
 
-    def refused(file: Path) -> None:
+    def refused(name: str) -> None:
         raise SaveError("It cannot be deleted.")
 
     monkeypatch.setattr(page.studio.gallery, "remove", refused)
