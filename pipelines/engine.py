@@ -18,6 +18,7 @@ from pipelines.errors import ModelError, OutOfMemoryError, StudioError
 from pipelines.loaded import Loaded, free
 from pipelines.measured import held, measured
 from pipelines.memory import DevicePlan, Machine, Wish
+from pipelines.preview import Previews
 from pipelines.progress import Clock, Progress, Report, ShouldStop, Stage
 from pipelines.request import GenerationRequest
 
@@ -362,7 +363,8 @@ class _Job:
             request, loaded.betas, learned_variance=loaded.model.learned_variance
         )
         generator = torch.Generator("cpu").manual_seed(request.seed)
-        transformer, preview = loaded.transformer, loaded.preview
+        transformer = loaded.transformer
+        previews = Previews(loaded.preview, loaded.device)
         size = (request.height // 8, request.width // 8)
         shape = (1, transformer.net.config.in_channels, *size)
         start = start_latents(schedule, shape, generator, clean).to(loaded.device)
@@ -381,7 +383,7 @@ class _Job:
                     stage=Stage.DENOISING,
                     done=step.done,
                     total=step.total,
-                    preview=preview.jpeg(step.denoised),
+                    preview=previews.after_step(step.denoised),
                 )
             )
         assert step is not None, "a schedule has at least one step"

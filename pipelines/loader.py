@@ -122,7 +122,14 @@ def transformer(model: ModelSpec, plan: DevicePlan) -> PixArtTransformer2DModel:
 def vae(model: ModelSpec, plan: DevicePlan) -> AutoencoderKL:
     """The VAE with its weights, on the plan's device. Raises ModelError."""
     net: AutoencoderKL = _placed(model, "vae", plan)
-    return net
+    with torch.inference_mode(False):
+        return net.to(memory_format=memory_format(plan))
+
+
+def memory_format(plan: DevicePlan) -> torch.memory_format:
+    """The order of weights in which convolutions are fast (docs/benchmarks.md)."""
+    last = plan.device == "cuda" or (plan.device == "cpu" and plan.precision == "bfloat16")
+    return torch.channels_last if last else torch.contiguous_format
 
 
 def _placed(model: ModelSpec, name: str, plan: DevicePlan) -> Any:

@@ -7,6 +7,8 @@ VAE, and it shows edges where the usual one-pixel-per-latent factors show only c
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from io import BytesIO
 
 import numpy as np
@@ -20,6 +22,10 @@ from pipelines.latents import PIXELS_PER_LATENT, encode, to_picture, to_tensor
 
 MAX_SIDE = 512
 """Pixels of a preview's longer side."""
+_PATCHES = (1, 2, 4, PIXELS_PER_LATENT)
+_SHARE = 0.1
+# Seconds in which a fast card has painted.
+_MOMENT = 0.1
 _CHARTS = 12
 _CHART_SIDE = 128
 _RIDGE = 1e-2
@@ -40,6 +46,7 @@ class Preview:
         gram = features.T @ features
         gram += _RIDGE * gram.diagonal().mean() * torch.eye(len(gram))
         self._map = torch.linalg.solve(gram, features.T @ targets)
+        self._smaller = {each: _smaller(self._map, each) for each in _PATCHES}
 
     def jpeg(self, latents: Tensor) -> bytes:
         """(1, C, h, w) scaled latents as a JPEG of at most 512 px."""
@@ -47,14 +54,62 @@ class Preview:
         values = latents.float().cpu()
         # Guided predictions of the first steps overshoot several times.
         values = values * (self._spread / values.std()).clamp(max=1)
-        patches = (_neighbourhoods(values) @ self._map).T.unsqueeze(0)
-        size = (h * PIXELS_PER_LATENT, w * PIXELS_PER_LATENT)
-        pixels = F.fold(patches, size, PIXELS_PER_LATENT, stride=PIXELS_PER_LATENT)
+        # No more pixels than are shown: at 1024 px a latent gives 4x4 of them.
+        each = next((n for n in _PATCHES if max(h, w) * n >= MAX_SIDE), PIXELS_PER_LATENT)
+        patches = (_neighbourhoods(values) @ self._smaller[each]).T.unsqueeze(0)
+        pixels = F.fold(patches, (h * each, w * each), each, stride=each)
         picture = to_picture(pixels)
         picture.thumbnail((MAX_SIDE, MAX_SIDE))
         buffer = BytesIO()
         picture.save(buffer, format="JPEG", quality=80)
         return buffer.getvalue()
+
+
+class Previews:
+    """The previews of one picture: often enough to be seen, too seldom to cost much.
+
+    They take a tenth of the time at most. On a card, where a picture may be there before anybody
+    could see one, the first comes after a moment; and steps, which a card only queues, are let run
+    no further ahead than one, or progress and stop would be those of the queue.
+    """
+
+    def __init__(
+        self,
+        preview: Preview,
+        device: torch.device,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        self._preview = preview
+        self._clock = clock
+        self._due = clock() + (_MOMENT if device.type == "cuda" else 0.0)
+        self._before: torch.cuda.Event | None = None
+
+    def after_step(self, denoised: Tensor) -> bytes | None:
+        """The JPEG of the predicted clean latents (1, C, h, w), None where it is too soon."""
+        if denoised.is_cuda:
+            self._wait_for_the_step_before()
+        if self._clock() < self._due:
+            return None
+        # Waiting for a card is no cost of the preview's.
+        values = denoised.float().cpu()
+        started = self._clock()
+        jpeg = self._preview.jpeg(values)
+        ended = self._clock()
+        self._due = ended + (ended - started) / _SHARE
+        return jpeg
+
+    def _wait_for_the_step_before(self) -> None:
+        event = torch.cuda.Event()
+        event.record()
+        if self._before is not None:
+            self._before.synchronize()
+        self._before = event
+
+
+def _smaller(patches: Tensor, each: int) -> Tensor:
+    """The map to patches of 8x8 pixels -> that to their means, `each` x `each`."""
+    pixels = patches.unflatten(1, (3, PIXELS_PER_LATENT, PIXELS_PER_LATENT))
+    return F.avg_pool2d(pixels, PIXELS_PER_LATENT // each).flatten(1)
 
 
 def _neighbourhoods(latents: Tensor) -> Tensor:

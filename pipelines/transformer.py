@@ -223,7 +223,8 @@ class _Job:
         """Shift, 1 + scale and gate of every block (L, 6, D), and of the last layer (2, D)."""
         if timestep not in self._modulations:
             dtype = _dtype(self._net)
-            given = torch.tensor([timestep], device=self._positions.device)
+            # Filled on the device: a copy of a number would wait there for all that is queued.
+            given = torch.full((1,), timestep, device=self._positions.device)
             six, embedded = self._net.adaln_single(
                 given, self._conditions, batch_size=1, hidden_dtype=dtype
             )

@@ -73,7 +73,8 @@ def test_it_gets_ready_behind_the_page_and_paints(worker: WorkerRunner, settings
     assert all(file.is_relative_to(settings.outputs) for file in files)
     steps = [p for p in seen if p.stage is Stage.DENOISING and p.done > 0]
     assert len(steps) == 8
-    assert all(p.preview for p in steps)
+    # The first of each picture; how many more depends on how long they take.
+    assert all(p.preview for p in steps if p.done == 1)
     assert [p.picture for p in seen if p.stage is Stage.SAVING] == [1, 2]
     assert worker.state.phase == "ready"
 

@@ -158,6 +158,16 @@ def test_nothing_in_a_step_waits_for_a_number() -> None:
         assert count(make(), given)["_local_scalar_dense"] == 0
 
 
+def test_no_number_is_copied_to_the_device_in_a_step() -> None:
+    """A card would have to finish all that is queued before such a copy; also in a first step."""
+    predict = Transformer(make(conditions=True)).predictor(texts(1, 6), (16, 16))
+    x = latents()
+    with Seen() as seen:
+        predict(x, 700.0)
+    assert seen.ops["full"] == 1
+    assert seen.ops["lift_fresh"] == 0
+
+
 def test_positions_are_built_once_per_size(monkeypatch: pytest.MonkeyPatch) -> None:
     built = []
     original = transformer.get_2d_sincos_pos_embed

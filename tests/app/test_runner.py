@@ -1,0 +1,127 @@
+"""Pictures are written while the next one is painted, and none is lost or told out of order."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from app.gallery import Gallery, Painted, PictureFile
+from app.runner import LocalRunner
+from pipelines.catalog import Catalog
+from pipelines.errors import ModelError, SaveError
+from pipelines.progress import Progress, Report, ShouldStop, Stage
+from pipelines.request import GenerationRequest, complete
+from tests.app.ui.fake_studio import FakePicture
+
+
+class Painter:
+    """Paints at once; `before` is called before each picture with its index."""
+
+    def __init__(self, before: Callable[[int], None] = lambda index: None) -> None:
+        self._before = before
+        self.painted = 0
+
+    def generate(
+        self,
+        request: GenerationRequest,
+        report: Report,
+        should_stop: ShouldStop,
+        *,
+        upcoming: Sequence[GenerationRequest] = (),
+    ) -> Iterator[FakePicture]:
+        for index in range(request.count):
+            self._before(index)
+            if should_stop():
+                return
+            report(Progress(stage=Stage.DENOISING, done=1, total=1, picture=index + 1))
+            report(Progress(stage=Stage.LOADING, picture=index + 1, note="Memory ran out."))
+            self.painted += 1
+            image = Image.new("RGB", (8, 8))
+            yield FakePicture(image=image, request=request.single(index), seconds=0.1)
+
+
+class Slow(Gallery):
+    """A gallery that writes when it may, and `fails` for one seed."""
+
+    def __init__(self, root: Path, *, fails: int | None = None) -> None:
+        super().__init__(root)
+        self.may = threading.Event()
+        self._fails = fails
+
+    def add(self, picture: Painted) -> PictureFile:
+        assert self.may.wait(20)
+        if picture.request.seed == self._fails:
+            raise SaveError("No space left.")
+        return super().add(picture)
+
+
+def run(
+    gallery: Gallery, painter: Painter, *, count: int = 3, report: Report = lambda progress: None
+) -> Iterator[int]:
+    """The seeds of the pictures as they are kept; then whatever `paint` raises."""
+    kept: list[int] = []
+    request = complete({"prompt": "x", "seed": 10, "count": count}, Catalog())
+
+    def keep(file: PictureFile) -> None:
+        assert file.path.is_file()
+        kept.append(file.request.seed)
+
+    try:
+        LocalRunner(painter, gallery).paint(
+            request, report=report, keep=keep, should_stop=lambda: False
+        )
+    finally:
+        yield from kept
+
+
+def test_the_next_picture_is_painted_while_one_is_written(tmp_path: Path) -> None:
+    gallery = Slow(tmp_path)
+    # It may be written only once the second is being painted.
+    painter = Painter(lambda index: gallery.may.set() if index == 1 else None)
+    assert list(run(gallery, painter)) == [10, 11, 12]
+
+
+def test_nothing_is_told_of_a_picture_before_the_last_one_is_kept(tmp_path: Path) -> None:
+    gallery = Slow(tmp_path)
+    early: list[tuple[int, str]] = []
+
+    def report(progress: Progress) -> None:
+        if not gallery.may.is_set():
+            early.append((progress.picture, progress.note))
+
+    def before(index: int) -> None:
+        if index == 1:
+            threading.Timer(0.5, gallery.may.set).start()
+
+    assert list(run(gallery, Painter(before), count=2, report=report)) == [10, 11]
+    # Only what must not be missed.
+    assert [one for one in early if one[0] == 2] == [(2, "Memory ran out.")]
+
+
+def test_a_picture_that_cannot_be_written_ends_the_job_with_its_sentence(tmp_path: Path) -> None:
+    gallery = Slow(tmp_path, fails=11)
+    gallery.may.set()
+    painter = Painter()
+    kept = run(gallery, painter, count=9)
+    assert next(kept) == 10
+    with pytest.raises(SaveError, match="No space left"):
+        next(kept)
+    assert painter.painted < 9
+
+
+def test_a_finished_picture_is_kept_though_the_next_one_fails(tmp_path: Path) -> None:
+    gallery = Slow(tmp_path)
+
+    def before(index: int) -> None:
+        if index == 1:
+            threading.Timer(0.2, gallery.may.set).start()
+            raise ModelError("It is damaged.")
+
+    kept = run(gallery, Painter(before))
+    assert next(kept) == 10
+    with pytest.raises(ModelError):
+        next(kept)
