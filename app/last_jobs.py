@@ -65,7 +65,15 @@ class LastJobs:
             kept = json.loads(file.read_text("utf-8"))
             request = from_mapping(kept["request"])
             found = [self._picture(row) for row in kept["pictures"]]
-        except (OSError, ValueError, KeyError, TypeError, RecursionError, StudioError):
+        except (
+            OSError,
+            ValueError,
+            ArithmeticError,
+            KeyError,
+            TypeError,
+            RecursionError,
+            StudioError,
+        ):
             return None
         return request, tuple(picture for picture in found if picture is not None)
 

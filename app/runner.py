@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Protocol
@@ -64,18 +65,12 @@ class LocalRunner:
     ) -> None:
         """See Runner.paint. Each picture is on disk before the next one is finished.
 
-        `keep` is called by another thread, while `report` is not.
+        `keep` is called by another thread, and `report` never by two at once.
         """
-        with _Saver(self._gallery, keep) as saver:
-
-            def told(progress: Progress) -> None:
-                # Of two pictures at once only the first is told of; notes are never left out.
-                if saver.is_idle or progress.note:
-                    report(progress)
-
+        with _Saver(self._gallery, keep, report) as saver:
             painted = self._painter.generate(
                 request,
-                told,
+                saver.tell,
                 lambda: should_stop() or saver.has_failed,
                 upcoming=upcoming,
             )
@@ -89,9 +84,13 @@ class LocalRunner:
 class _Saver:
     """Writes one picture while the next one is painted: a PNG of 1024 px takes 0.1 s."""
 
-    def __init__(self, gallery: Gallery, keep: Keep) -> None:
+    def __init__(self, gallery: Gallery, keep: Keep, report: Report) -> None:
         self._gallery = gallery
         self._keep = keep
+        self._report = report
+        self._telling = threading.Lock()
+        self._busy = False
+        self._held: Progress | None = None
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="saver")
         self._saving: Future[None] | None = None
 
@@ -102,18 +101,24 @@ class _Saver:
         # Also behind a failure of the next picture: this one is finished.
         self._pool.shutdown()
 
-    @property
-    def is_idle(self) -> bool:
-        """True while nothing is being written."""
-        return self._saving is None or self._saving.done()
+    def tell(self, progress: Progress) -> None:
+        """Reports; what comes of the next picture while one is written is told right after it."""
+        with self._telling:
+            if self._busy and not progress.note:
+                self._held = progress
+            else:
+                self._report(progress)
 
     @property
     def has_failed(self) -> bool:
         """True once a picture could not be written; `wait` raises why."""
-        return self._saving is not None and self.is_idle and self._saving.exception() is not None
+        saving = self._saving
+        return saving is not None and saving.done() and saving.exception() is not None
 
     def save(self, picture: Painted) -> None:
         """Begins to write `picture`."""
+        with self._telling:
+            self._busy = True
         self._saving = self._pool.submit(self._write, picture)
 
     def wait(self) -> None:
@@ -122,4 +127,10 @@ class _Saver:
             self._saving.result()
 
     def _write(self, picture: Painted) -> None:
-        self._keep(self._gallery.add(picture))
+        try:
+            self._keep(self._gallery.add(picture))
+        finally:
+            with self._telling:
+                self._busy, held, self._held = False, self._held, None
+                if held is not None:
+                    self._report(held)

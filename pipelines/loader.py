@@ -127,8 +127,12 @@ def vae(model: ModelSpec, plan: DevicePlan) -> AutoencoderKL:
 
 
 def memory_format(plan: DevicePlan) -> torch.memory_format:
-    """The order of weights in which convolutions are fast (docs/benchmarks.md)."""
-    last = plan.device == "cuda" or (plan.device == "cpu" and plan.precision == "bfloat16")
+    """The order of weights in which convolutions are fast.
+
+    On processors measured (docs/benchmarks.md); on NVIDIA cards that multiply bf16 expected, and
+    wanted (docs/gpu-wanted.md); elsewhere not known, and left alone.
+    """
+    last = plan.precision == "bfloat16" and torch.version.hip is None
     return torch.channels_last if last else torch.contiguous_format
 
 

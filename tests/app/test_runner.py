@@ -88,16 +88,19 @@ def test_the_next_picture_is_painted_while_one_is_written(tmp_path: Path) -> Non
 def test_nothing_is_told_of_a_picture_before_the_last_one_is_kept(tmp_path: Path) -> None:
     gallery = Slow(tmp_path)
     early: list[tuple[int, str]] = []
+    late: list[tuple[int, str]] = []
 
     def report(progress: Progress) -> None:
-        if not gallery.may.is_set():
-            early.append((progress.picture, progress.note))
+        where = late if gallery.may.is_set() else early
+        where.append((progress.picture, progress.note))
 
     def before(index: int) -> None:
         if index == 1:
             threading.Timer(0.5, gallery.may.set).start()
 
     assert list(run(gallery, Painter(before), count=2, report=report)) == [10, 11]
+    # What had to wait is told as soon as the picture is kept.
+    assert (2, "") in late
     # Only what must not be missed.
     assert [one for one in early if one[0] == 2] == [(2, "Memory ran out.")]
 
