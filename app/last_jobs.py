@@ -84,7 +84,9 @@ class LastJobs:
     def _picture(self, row: dict[str, Any]) -> PictureFile | None:
         """The picture of a row, as the file itself describes it."""
         try:
-            path = self._gallery.path(row["name"])
+            # Files of earlier versions have a whole path instead of the name.
+            name = row["name"] if "name" in row else "/".join(Path(row["path"]).parts[-2:])
+            path = self._gallery.path(name)
             recipe = metadata.read(path)
         except StudioError:
             return None
@@ -93,7 +95,7 @@ class LastJobs:
             request=recipe.request,
             seconds=float(row["seconds"]),
             weights=recipe.weights,
-            # Files of earlier versions do not have them.
+            # Nor do they have these.
             peak=int(row.get("peak", 0)),
             forecast=int(row.get("forecast", 0)),
         )

@@ -174,3 +174,14 @@ def test_a_look_in_the_middle_of_a_deletion_sees_no_ghost(tmp_path: Path) -> Non
     assert looked == [None]
     assert queue.latest(OWNER) is None
     queue.close()
+
+
+def test_a_file_of_an_earlier_version_is_read(tmp_path: Path) -> None:
+    pictures = painted(tmp_path, finished=1)
+    (file,) = (tmp_path / "jobs").iterdir()
+    told = json.loads(file.read_text("utf-8"))
+    told["pictures"][0] = {"path": str(pictures[0].path), "seconds": 0.5}
+    file.write_text(json.dumps(told), "utf-8")
+    kept = memory_of(tmp_path).load(OWNER)
+    assert kept is not None
+    assert [p.name for p in kept[1]] == [pictures[0].name]
