@@ -22,7 +22,7 @@ from pipelines.latents import PIXELS_PER_LATENT, encode, to_picture, to_tensor
 
 MAX_SIDE = 512
 """Pixels of a preview's longer side."""
-_PATCHES = (1, 2, 4, PIXELS_PER_LATENT)
+_PATCHES: tuple[int, ...] = (1, 2, 4, PIXELS_PER_LATENT)
 _SHARE = 0.1
 # Seconds in which a fast card has painted.
 _MOMENT = 0.1

@@ -1,0 +1,69 @@
+"""Around the transformer, in two ways each: `python tests/pipelines/bench_around.py`."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+ROUNDS = 7
+
+
+def best(work: Callable[[], object]) -> float:
+    """Milliseconds of the quickest of several runs, after one to warm up."""
+    work()
+    times = []
+    for _ in range(ROUNDS):
+        started = time.perf_counter()
+        work()
+        times.append(time.perf_counter() - started)
+    return 1000 * min(times)
+
+
+def main() -> None:
+    """Prints a line for each comparison."""
+    import torch
+    from diffusers import AutoencoderKL
+
+    from pipelines import loader, memory, numbers, preview
+    from pipelines.catalog import Catalog
+    from pipelines.memory import Machine, Wish
+
+    torch.set_grad_enabled(False)
+    model = Catalog().find("nano")
+    machine = Machine(device="cpu", name="CPU", bf16=False)
+    plan = memory.plan(machine, numbers.of(model), Wish(width=128, height=128))
+    made = preview.Preview(loader.vae(model, plan))
+    small = dict(made._smaller)
+    for side in (512, 1024, 1280):
+        shown = partial(made.jpeg, torch.randn(1, 4, side // 8, side // 8))
+        few = best(shown)
+        # As if no smaller map were known.
+        preview._PATCHES = (8,)
+        every = best(shown)
+        preview._PATCHES = tuple(small)
+        print(f"preview at {side} px: {few:.1f} ms, of all pixels {every:.1f} ms", flush=True)
+    vae = AutoencoderKL(
+        block_out_channels=(128, 256, 512, 512),
+        down_block_types=("DownEncoderBlock2D",) * 4,
+        up_block_types=("UpDecoderBlock2D",) * 4,
+        layers_per_block=2,
+        latent_channels=4,
+    )
+    vae = vae.to(torch.bfloat16).eval()
+    latents, pixels = (
+        torch.randn(shape).bfloat16() for shape in ((1, 4, 32, 32), (1, 3, 256, 256))
+    )
+    for order in (torch.contiguous_format, torch.channels_last):
+        vae.to(memory_format=order)
+        decoding = best(partial(vae.decode, latents))
+        encoding = best(partial(vae.encode, pixels))
+        print(f"{order}: decoding {decoding:.0f} ms, encoding {encoding:.0f} ms", flush=True)
+
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(ROOT))
+    main()
