@@ -332,7 +332,10 @@ def _paint(
 
 
 def _stop_on_interrupt() -> threading.Event:
-    """The first Ctrl+C asks for a stop at the next step, the second ends at once."""
+    """The first Ctrl+C asks for a stop at the next step, the second ends without it.
+
+    A finished picture that is being written is always written to its end.
+    """
     stop = threading.Event()
 
     def handle(number: int, frame: Any) -> None:

@@ -21,6 +21,7 @@ from pipelines.request import GenerationRequest
 MAX_WAITING = 64
 MAX_WAITING_EACH = 16
 MAX_KEPT = 200
+_LOCKS = 64
 log = logging.getLogger(__name__)
 
 
@@ -74,8 +75,9 @@ class JobQueue:
         self._last_jobs = last_jobs
         self._entries: OrderedDict[str, _Entry] = OrderedDict()
         self._changed = threading.Condition()
-        # Held while the last jobs are read or written; taken before `_changed`, never inside it.
-        self._persisting = threading.Lock()
+        # Held while an owner's last job is read or written, which waits for the disk; taken before
+        # `_changed`, never inside it. Owners share a few, so that their number costs nothing.
+        self._persisting = [threading.Lock() for _ in range(_LOCKS)]
         self._closed = False
         self._thread = threading.Thread(target=self._work, name="jobs", daemon=True)
         self._thread.start()
@@ -111,7 +113,7 @@ class JobQueue:
 
     def drop(self, file: PictureFile, owner: str) -> None:
         """Takes a picture that was deleted out of the owner's jobs, as if never asked for."""
-        with self._persisting:
+        with self._persistence(owner):
             with self._changed:
                 for entry in [e for e in self._entries.values() if e.job.owner == owner]:
                     left = tuple(one for one in entry.job.pictures if one.name != file.name)
@@ -152,7 +154,7 @@ class JobQueue:
 
     def _before_restart(self, owner: str) -> Job | None:
         """What the owner saw before this studio was started, as a job that has ended."""
-        with self._persisting:
+        with self._persistence(owner):
             kept = self._last_jobs.load(owner) if self._last_jobs else None
             with self._changed:
                 # Somebody else may have looked, or painted, meanwhile.
@@ -228,6 +230,8 @@ class JobQueue:
 
     def _run(self, entry: _Entry) -> None:
         error: str | None = None
+        # Another job of the same owner may have been the latest until now.
+        self._remember(entry.job.owner)
         # Let go of with the job: it holds the whole request of the page.
         context, entry.context = entry.context or contextvars.copy_context(), None
         try:
@@ -263,11 +267,14 @@ class JobQueue:
             self._remember(entry.job.owner)
 
     def _remember(self, owner: str) -> None:
-        with self._persisting:
+        with self._persistence(owner):
             self._write_latest(owner)
 
+    def _persistence(self, owner: str) -> threading.Lock:
+        return self._persisting[hash(owner) % _LOCKS]
+
     def _write_latest(self, owner: str) -> None:
-        """Keeps what `latest` would tell now; `_persisting` is held, so that none is overtaken."""
+        """Keeps what `latest` would tell now; the owner's lock is held: none is overtaken."""
         with self._changed:
             entry = self._latest(owner)
             job = entry.job if entry is not None else None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -90,10 +91,13 @@ class LastJobs:
             recipe = metadata.read(path)
         except StudioError:
             return None
+        seconds = float(row["seconds"])
+        if not math.isfinite(seconds):
+            raise ValueError(seconds)
         return PictureFile(
             path=path,
             request=recipe.request,
-            seconds=float(row["seconds"]),
+            seconds=seconds,
             weights=recipe.weights,
             # Nor do they have these.
             peak=int(row.get("peak", 0)),

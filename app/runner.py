@@ -8,6 +8,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Protocol
 
 from app.gallery import Gallery, Painted, PictureFile
+from pipelines.errors import SaveError
 from pipelines.progress import Progress, Report, ShouldStop, Stage
 from pipelines.request import GenerationRequest
 
@@ -97,9 +98,14 @@ class _Saver:
     def __enter__(self) -> _Saver:
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: object, failure: BaseException | None, trace: object) -> None:
         # Also behind a failure of the next picture: this one is finished.
         self._pool.shutdown()
+        lost = self._saving.exception() if self._saving else None
+        if lost is None or lost is failure or not isinstance(failure, Exception):
+            return
+        # Whoever waits for the job is told one sentence: it has to name both.
+        raise SaveError(f"{lost} The next picture failed, too: {failure}") from failure
 
     def tell(self, progress: Progress) -> None:
         """Reports; what comes of the next picture while one is written is told right after it."""

@@ -26,6 +26,8 @@ _PATCHES: tuple[int, ...] = (1, 2, 4, PIXELS_PER_LATENT)
 _SHARE = 0.1
 # Seconds in which a fast card has painted.
 _MOMENT = 0.1
+# Cards only queue their steps.
+_QUEUES = ("cuda", "mps")
 _CHARTS = 12
 _CHART_SIDE = 128
 _RIDGE = 1e-2
@@ -81,13 +83,13 @@ class Previews:
     ) -> None:
         self._preview = preview
         self._clock = clock
-        self._due = clock() + (_MOMENT if device.type == "cuda" else 0.0)
-        self._before: torch.cuda.Event | None = None
+        self._due = clock() + (_MOMENT if device.type in _QUEUES else 0.0)
+        self._before: torch.cuda.Event | torch.mps.Event | None = None
 
     def after_step(self, denoised: Tensor) -> bytes | None:
         """The JPEG of the predicted clean latents (1, C, h, w), None where it is too soon."""
-        if denoised.is_cuda:
-            self._wait_for_the_step_before()
+        if denoised.device.type in _QUEUES:
+            self._wait_for_the_step_before(denoised.device.type)
         if self._clock() < self._due:
             return None
         # Waiting for a card is no cost of the preview's.
@@ -98,8 +100,8 @@ class Previews:
         self._due = ended + (ended - started) / _SHARE
         return jpeg
 
-    def _wait_for_the_step_before(self) -> None:
-        event = torch.cuda.Event()
+    def _wait_for_the_step_before(self, queue: str) -> None:
+        event = torch.mps.Event() if queue == "mps" else torch.cuda.Event()
         event.record()
         if self._before is not None:
             self._before.synchronize()

@@ -62,7 +62,7 @@ def paint(
         )
         for step in denoise(predict, walk, latents, guidance=request.guidance, generator=generator):
             latents = step.latents
-        found.append(to_picture(decode(vae, latents).cpu()))
+        found.append(to_picture(decode(vae, latents)))
     return found
 
 
@@ -95,7 +95,7 @@ def paint_classes(
         without, with_class = output.chunk(2)
         guided = without + wish.guidance * (with_class - without)
         latents = scheduler.step(guided, timestep, latents).prev_sample
-    return [to_picture(decode(vae, one.unsqueeze(0)).cpu()) for one in latents]
+    return [to_picture(decode(vae, one.unsqueeze(0))) for one in latents]
 
 
 def sheet(found: Sequence[Image.Image], columns: int = 8) -> Image.Image:

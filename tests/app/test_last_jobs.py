@@ -9,6 +9,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
@@ -106,6 +107,39 @@ def test_a_damaged_memory_is_no_memory(tmp_path: Path, text: str) -> None:
     (file,) = (tmp_path / "jobs").iterdir()
     file.write_text(text, "utf-8")
     assert memory_of(tmp_path).load(OWNER) is None
+
+
+@pytest.mark.parametrize("name", ["seconds", "peak", "forecast"])
+@pytest.mark.parametrize("value", ["Infinity", "-Infinity", "NaN", "1e999", "null", '"x"', "[]"])
+def test_a_hostile_number_is_no_memory(tmp_path: Path, name: str, value: str) -> None:
+    painted(tmp_path, finished=1)
+    (file,) = (tmp_path / "jobs").iterdir()
+    told = json.loads(file.read_text("utf-8"))
+    told["pictures"][0][name] = "HERE"
+    file.write_text(json.dumps(told).replace('"HERE"', value), "utf-8")
+    assert memory_of(tmp_path).load(OWNER) is None
+
+
+def test_a_job_is_remembered_from_its_start(tmp_path: Path) -> None:
+    """While the one before it ran it was not the latest."""
+    started, go_on = threading.Event(), threading.Event()
+
+    class Waiting(Painter):
+        def paint(self, request: GenerationRequest, **told: Any) -> None:
+            if request.seed == 6:
+                started.set()
+                assert go_on.wait(20)
+            super().paint(request, **told)
+
+    queue = JobQueue(Waiting(tmp_path / "outputs", 1), memory_of(tmp_path))
+    for seed in (5, 6):
+        queue.submit(complete({"prompt": "a cat", "seed": seed}, Catalog()), OWNER)
+    assert started.wait(20)
+    kept = memory_of(tmp_path).load(OWNER)
+    go_on.set()
+    queue.close()
+    assert kept is not None
+    assert (kept[0].seed, kept[1]) == (6, ())
 
 
 def test_a_folder_that_cannot_be_written_costs_only_the_memory(tmp_path: Path) -> None:

@@ -116,6 +116,19 @@ def test_a_picture_that_cannot_be_written_ends_the_job_with_its_sentence(tmp_pat
     assert painter.painted < 9
 
 
+def test_a_lost_picture_is_told_though_the_next_one_fails(tmp_path: Path) -> None:
+    gallery = Slow(tmp_path, fails=10)
+
+    def before(index: int) -> None:
+        if index == 1:
+            threading.Timer(0.2, gallery.may.set).start()
+            raise ModelError("It is damaged.")
+
+    with pytest.raises(SaveError, match=r"No space left.*It is damaged") as told:
+        next(run(gallery, Painter(before)))
+    assert isinstance(told.value.__cause__, ModelError)
+
+
 def test_a_finished_picture_is_kept_though_the_next_one_fails(tmp_path: Path) -> None:
     gallery = Slow(tmp_path)
 

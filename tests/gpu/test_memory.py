@@ -8,7 +8,7 @@ import pytest
 import torch
 from diffusers import AutoencoderKL
 
-from pipelines import benchmark, latents, memory
+from pipelines import benchmark, latents, loader, memory
 from pipelines.benchmark import Case
 from pipelines.memory import CONTEXT, Wish
 from pipelines.transformer import Transformer
@@ -53,9 +53,9 @@ def test_a_picture_is_decoded(side: int) -> None:
         layers_per_block=2,
         latent_channels=4,
     )
-    vae = vae.to("cuda", torch.bfloat16).eval()
-    latents.decode(vae, torch.randn(1, 4, side // 8, side // 8))
     wish = Wish(width=side, height=side, approximate=True)
     alone = memory.plan(card(3), REAL, wish)
+    vae = vae.to("cuda", torch.bfloat16, memory_format=loader.memory_format(alone)).eval()
+    latents.decode(vae, torch.randn(1, 4, side // 8, side // 8))
     expected = alone.peaks[2] - CONTEXT - (0 if alone.decodes_alone else 2 * REAL.transformer)
     assert torch.cuda.max_memory_allocated() == pytest.approx(expected, rel=WITHIN)

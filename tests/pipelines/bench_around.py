@@ -1,4 +1,7 @@
-"""Around the transformer, in two ways each: `python tests/pipelines/bench_around.py`."""
+"""Around the transformer and in its products, in two ways each.
+
+`python tests/pipelines/bench_around.py`
+"""
 
 from __future__ import annotations
 
@@ -28,7 +31,7 @@ def main() -> None:
     import torch
     from diffusers import AutoencoderKL
 
-    from pipelines import loader, memory, numbers, preview
+    from pipelines import kernels, loader, memory, numbers, preview
     from pipelines.catalog import Catalog
     from pipelines.memory import Machine, Wish
 
@@ -62,6 +65,14 @@ def main() -> None:
         decoding = best(partial(vae.decode, latents))
         encoding = best(partial(vae.encode, pixels))
         print(f"{order}: decoding {decoding:.0f} ms, encoding {encoding:.0f} ms", flush=True)
+    for dtype in (torch.float32, torch.bfloat16):
+        layer = torch.nn.Linear(1152, 4608, dtype=dtype)
+        tokens = torch.randn(1, 2048, 1152, dtype=dtype)
+        rates = [
+            2 * 2048 * 1152 * 4608 / best(partial(each, tokens)) / 1e6
+            for each in (layer, kernels.linear(layer))
+        ]
+        print(f"{dtype}: torch {rates[0]:.0f} GFLOP/s, ours {rates[1]:.0f}", flush=True)
 
 
 if __name__ == "__main__":
