@@ -110,11 +110,12 @@ def import_(
     title: Annotated[str | None, typer.Option(help="Its name for people.")] = None,
     licence: Annotated[str | None, typer.Option(help="What its licence is called.")] = None,
     vae: Annotated[
-        str | None, typer.Option(help="Take the VAE from this model or folder.", metavar="ID|DIR")
+        str | None,
+        typer.Option(help="Take the VAE from this model, folder or file.", metavar="ID|PATH"),
     ] = None,
     text: Annotated[
         str | None,
-        typer.Option(help="Take T5 and tokenizer from this model or folder.", metavar="ID|DIR"),
+        typer.Option(help="Take T5 from this model, folder or file.", metavar="ID|PATH"),
     ] = None,
     distilled: Annotated[
         str | None, typer.Option(help="Distilled to few steps: lcm or dmd.", metavar="KIND")
@@ -130,6 +131,9 @@ def import_(
     ] = None,
     in_place: Annotated[
         bool, typer.Option("--in-place", help="Leave big folders where they are.")
+    ] = False,
+    copy: Annotated[
+        bool, typer.Option("--copy", help="Copy single files instead of linking to them.")
     ] = False,
     weights: WeightsOption = "auto",
     precision: PrecisionOption = "keep",
@@ -161,6 +165,7 @@ def import_(
         tokens=tokens,
         learned_variance=learned_variance,
         in_place=in_place,
+        copy_files=copy,
         weights=cast("Choice", weights),
         precision=cast("Precision", precision),
         head_dim=head_dim,

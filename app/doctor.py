@@ -6,24 +6,29 @@ with "~", so that it can be pasted anywhere.
 
 from __future__ import annotations
 
+import getpass
 import os
 import platform
+import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from app.pins import missing_pins, read_pin_file
 from app.settings import VERSION, Settings
-from pipelines import memory, numbers
+from pipelines import forecast, memory, numbers
 from pipelines.catalog import ROOT, Catalog
 from pipelines.errors import StudioError, printable
 from pipelines.memory import Machine, Wish
 
 State = Literal["ok", "warning", "fault"]
 _LITTLE_SPACE = 2_000_000_000
+# Shorter names are syllables of other words.
+_SHORTEST_NAME = 3
 _SIGNS: dict[State, str] = {"ok": "  ", "warning": "! ", "fault": "X "}
 
 
@@ -131,7 +136,7 @@ def _models(settings: Settings, machine: Machine | None) -> Iterator[Finding]:
         wish = Wish(width=size.width, height=size.height)
         way = memory.plan(machine, sizes, wish)
         state: State = "ok" if memory.fits(machine, way) else "warning"
-        told = f"{size.width}x{size.height} {memory.told(machine, sizes, wish)}"
+        told = f"{size.width}x{size.height} {forecast.told(machine, sizes, wish)}"
         yield Finding(name=spec.id, state=state, fact=told)
     for problem in catalog.problems:
         yield Finding(name="model", state="warning", fact=redacted(problem))
@@ -139,10 +144,32 @@ def _models(settings: Settings, machine: Machine | None) -> Iterator[Finding]:
 
 def redacted(text: str) -> str:
     """`text` in one line, with the home folder as "~" and the user's name left out of paths."""
-    home = str(Path.home())
+    home = _home()
     plain = text.replace(home, "~") if len(home) > 1 else text
-    name = os.environ.get("USER") or os.environ.get("USERNAME") or ""
-    if len(name) > 1:
+    for name in _user_names():
         for before in ("/home/", "/Users/", "\\Users\\"):
             plain = plain.replace(before + name, f"{before}…")
+        if len(name) >= _SHORTEST_NAME:
+            # As a word anywhere behind the first separator: disks are mounted, and folders called,
+            # by people's names. Some words too many do no harm.
+            word = re.compile(rf"(?<![^\W_]){re.escape(name)}(?![^\W_])", re.IGNORECASE)
+            start = re.search(r"[/\\]", plain)
+            cut = start.start() if start else len(plain)
+            plain = plain[:cut] + word.sub("…", plain[cut:])
     return printable(plain, 400)
+
+
+def _home() -> str:
+    try:
+        return str(Path.home())
+    except RuntimeError:
+        return ""
+
+
+def _user_names() -> list[str]:
+    """Everything by which this system may know the user, longest first."""
+    names = {os.environ.get("USER"), os.environ.get("USERNAME"), Path(_home()).name}
+    # Without an account, as in some containers, nobody is named.
+    with suppress(OSError, KeyError, ImportError):
+        names.add(getpass.getuser())
+    return sorted((name for name in names if name and len(name) > 1), key=len, reverse=True)

@@ -8,7 +8,7 @@ from pathlib import Path
 import psutil
 
 from app.model_jobs import free_bytes
-from pipelines import memory, numbers
+from pipelines import forecast, numbers
 from pipelines.catalog import ModelSpec
 from pipelines.errors import ModelError
 from pipelines.memory import Machine, Numbers, Wish
@@ -46,7 +46,7 @@ class Forecasts:
         sizes = self._of(model) if machine is not None else None
         if machine is None or sizes is None:
             return ""
-        return memory.told(machine, sizes, wish)
+        return forecast.told(machine, sizes, wish)
 
     def _of(self, model: ModelSpec) -> Numbers | None:
         folder = model.part("transformer")

@@ -1,24 +1,25 @@
 """A model from elsewhere -> a row of the catalog with its files, so that it paints.
 
 The transformer is converted on the way (`pipelines.convert`), so that whatever its file was, the
-studio holds safetensors in diffusers' layout. Parts that come from another model or folder are not
-copied; the row says where they lie.
+studio holds safetensors in diffusers' layout. Parts that come from another model, folder or file
+are not copied (`import_parts`); the row says where they lie.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from app import model_rows
+from app import import_parts, model_rows
+from app.import_parts import ALPHA_SCALING, SIGMA_SCALING, Parts
 from app.model_rows import Wanted
-from app.settings import user_path
-from pipelines import files, headers, samplers, sizes
-from pipelines.catalog import PARTS, ROW_FILE, Catalog, ModelSpec
+from pipelines import files, samplers, sizes
+from pipelines.catalog import ROW_FILE, Catalog, ModelSpec
 from pipelines.errors import ModelError, RequestError, printable
 
 if TYPE_CHECKING:
@@ -39,14 +40,6 @@ _CLASSES: Mapping[str, frozenset[str]] = {
 }
 _PIPELINES = ("PixArtAlphaPipeline", _SIGMA_PIPELINE)
 _LIBRARIES = ("diffusers", "transformers")
-_COPIED = re.compile(
-    r"config\.json|scheduler_config\.json|tokenizer\.json|tokenizer_config\.json"
-    r"|special_tokens_map\.json|spiece\.model|[\w.-]+\.safetensors(\.index\.json)?"
-)
-# A second copy of the same weights, which nothing here reads.
-_VARIANT = re.compile(r"\.(fp16|bf16|fp32|non_ema)[.-]")
-_PIECE = 8_000_000
-_SIGMA_SCALING, _ALPHA_SCALING = 0.13025, 0.18215
 _RESERVED = re.compile(r"(?i)(con|prn|aux|nul|com\d|lpt\d)(\..*)?")
 _SCHEDULER = {
     "_class_name": "DPMSolverMultistepScheduler",
@@ -68,10 +61,10 @@ def import_model(
 ) -> ModelSpec:
     """Makes `models`/<id> of a file or folder and returns its row.
 
-    `report` counts the transformer's tensors, `copying` the bytes of the other parts.
+    `report` counts the tensors that are converted, `copying` the bytes of the other parts.
     Raises RequestError, ModelError, SaveError; nothing is left in `models` then.
     """
-    from pipelines import convert, loader, sources
+    from pipelines import convert, sources
 
     catalog = Catalog(user_models=models)
     model_id = free_id(source, catalog, models, wanted)
@@ -82,42 +75,50 @@ def import_model(
         image_size=wanted.image_size,
         interpolation_scale=wanted.interpolation_scale,
     )
-    with sources.opened(source, wish) as net:
-        parts = _parts(source, catalog, wanted)
-        design = _with_tokens(net.design, wanted, index, parts)
+    with ExitStack() as stack:
+        net = stack.enter_context(sources.opened(source, wish))
+        told = _with_tokens(net.design, wanted, index)
+        parts = import_parts.find(source, told, wanted, models, stack)
+        design = _with_vae(told, parts)
+        import_parts.check(parts)
         _check_fit(design, parts)
         values = model_rows.values_of(design, source, wanted, index)
         # Of every part, also those that stay where they are: a header is read before any library.
-        extent = {
-            name: sum(file.stat().st_size for file in _copied(place))
-            for name, (place, _) in parts.items()
-        }
-        places = {name: str(place) for name, (place, own) in parts.items() if not own}
-        copies = {name: place for name, (place, own) in parts.items() if own}
+        extent = {name: part.size() for name, part in parts.items()}
+        made = {name: part for name, part in parts.items() if part.config is not None}
+        whole = {name: part for name, part in parts.items() if part.config is None}
+        places = {name: str(part.place) for name, part in whole.items() if not part.own}
+        copies = {name: part.place for name, part in whole.items() if part.own}
         if wanted.in_place:
             convert.check(net, report)
-            places |= _in_place(source, net, copies, wanted)
+            places |= _in_place(source, net, parts, wanted)
             copies = {}
         values["places"] = places
         spec = model_rows.checked(values, model_id, models)
-        needed = convert.size(net, wanted.precision) + sum(extent[name] for name in copies)
+        written = [*copies, *(n for n, p in made.items() if p.tensors or wanted.copy_files)]
+        needed = convert.size(net, wanted.precision) + sum(extent[name] for name in written)
         with files.whole(models / model_id, needed) as draft:
             draft.mkdir()
             if not wanted.in_place:
                 convert.write_folder(net, draft, wanted.precision, report)
-            if "scheduler" not in parts:
-                (draft / "scheduler").mkdir()
-                text = json.dumps(_SCHEDULER, indent=2) + "\n"
-                (draft / "scheduler" / "scheduler_config.json").write_text(text, "utf-8")
-            # Before gigabytes are copied.
-            now = {name: place for name, (place, _) in parts.items()}
-            loader.check(
-                spec.model_copy(update={"folder": draft, "places": {**spec.places, **now}})
-            )
-            _copy(copies, draft, sum(extent[name] for name in copies), copying)
+            import_parts.make(made, draft, wanted, report=report, copying=copying)
+            _check_draft(spec, draft, whole)
+            import_parts.copy(copies, draft, sum(extent[name] for name in copies), copying)
             (draft / ROW_FILE).write_text(model_rows.text(values), "utf-8")
     catalog.reload()
     return catalog.find(model_id)
+
+
+def _check_draft(spec: ModelSpec, draft: Path, parts: Parts) -> None:
+    """The model as it will be, before gigabytes are copied. Raises ModelError, OSError."""
+    from pipelines import loader
+
+    if "scheduler" not in parts:
+        (draft / "scheduler").mkdir()
+        text = json.dumps(_SCHEDULER, indent=2) + "\n"
+        (draft / "scheduler" / "scheduler_config.json").write_text(text, "utf-8")
+    now = {name: part.place for name, part in parts.items()}
+    loader.check(spec.model_copy(update={"folder": draft, "places": {**spec.places, **now}}))
 
 
 def free_id(source: Path, catalog: Catalog, models: Path, wanted: Wanted) -> str:
@@ -125,8 +126,13 @@ def free_id(source: Path, catalog: Catalog, models: Path, wanted: Wanted) -> str
 
     Raises RequestError.
     """
-    name = source.resolve()
-    if not name.exists():
+    try:
+        name = source.resolve()
+        there = name.exists()
+    except (OSError, RuntimeError, ValueError):
+        # Links that lead in a circle, a name that is too long or holds a zero.
+        there = False
+    if not there:
         raise RequestError("path", f"There is no file or folder {printable(source, 200)}.")
     folder = name.parent if name.name == "transformer" else name
     stem = name.stem if name.is_file() else folder.name
@@ -163,7 +169,9 @@ def _index(source: Path) -> dict[str, Any]:
         if name.startswith("_") or value == [None, None] or not isinstance(value, list):
             continue
         library, cls = value if len(value) == 2 else (None, None)
-        if library not in _LIBRARIES or cls not in _CLASSES.get(name, ()):
+        # What is no text is in no list, and a list of lists could not even be looked up.
+        known = isinstance(cls, str) and cls in _CLASSES.get(name, ())
+        if library not in _LIBRARIES or not known:
             raise ModelError(
                 f"Its {INDEX} names “{printable(f'{library}.{cls}')}” as {printable(name)}, which"
                 " is not loaded."
@@ -171,74 +179,29 @@ def _index(source: Path) -> dict[str, Any]:
     return index
 
 
-Places = Mapping[str, tuple[Path, bool]]
-
-
-def _parts(source: Path, catalog: Catalog, wanted: Wanted) -> Places:
-    """Where each part but the transformer lies, and whether it belongs to the source itself."""
-    parts: dict[str, tuple[Path, bool]] = {}
-    if source.is_dir():
-        parts |= {
-            name: (source / name, True)
-            for name in PARTS
-            if name != "transformer" and (source / name).is_dir()
-        }
-    if wanted.vae is not None:
-        parts["vae"] = (_named(wanted.vae, "vae", "vae", catalog), False)
-    if wanted.text is not None:
-        for name in ("text_encoder", "tokenizer"):
-            parts[name] = (_named(wanted.text, name, "text", catalog), False)
-    for name, option in (("vae", "vae"), ("text_encoder", "text"), ("tokenizer", "text")):
-        if name not in parts:
-            raise RequestError(
-                option,
-                f"{printable(source.name)} has no {name.replace('_', ' ')}.",
-                f"Name one with --{option}: a model's id or a folder.",
-            )
-    return parts
-
-
-def _named(text: str, part: str, option: str, catalog: Catalog) -> Path:
-    """The folder of a part that the user names by a model's id or by a path."""
-    # First, so that what an id means does not depend on where the studio was started.
-    if text in {spec.id for spec in catalog}:
-        return catalog.find(text).part(part).resolve()
-    path = user_path(text)
-    if not path.is_dir():
-        if len(path.parts) > 1 or path.exists():
-            raise RequestError(option, f"There is no folder {printable(path, 200)}.")
-        # It says which id is nearest.
-        catalog.find(text)
-    # A whole model, or the part by itself; T5 and its tokenizer are often in one folder.
-    found = path / part if (path / part).is_dir() else path
-    marks = ("tokenizer.json", "spiece.model") if part == "tokenizer" else ("config.json",)
-    if not any((found / mark).is_file() for mark in marks):
-        raise RequestError(
-            option, f"{printable(path, 200)} holds no {part.replace('_', ' ')} ({marks[0]})."
-        )
-    return found.resolve()
-
-
-def _with_tokens(design: Design, wanted: Wanted, index: Mapping[str, Any], parts: Places) -> Design:
-    """The design with the text length that the user, the pipeline or the VAE tells."""
+def _with_tokens(design: Design, wanted: Wanted, index: Mapping[str, Any]) -> Design:
+    """The design with the text length that the user or the pipeline tells."""
     from pipelines.originals import SIGMA_TOKENS
-    from pipelines.sources import read_json
 
     if wanted.tokens is not None:
         return replace(design, tokens=wanted.tokens)
-    scaling = read_json(parts["vae"][0] / "config.json").get("scaling_factor")
-    sigma = index.get("_class_name") == _SIGMA_PIPELINE or scaling == _SIGMA_SCALING
+    sigma = index.get("_class_name") == _SIGMA_PIPELINE and not design.sizes.micro_conditions
+    return replace(design, tokens=SIGMA_TOKENS) if design.tokens is None and sigma else design
+
+
+def _with_vae(design: Design, parts: Parts) -> Design:
+    """The design with the text length that goes with its VAE, where nothing else tells it."""
+    from pipelines.originals import SIGMA_TOKENS
+
+    sigma = parts["vae"].read_config().get("scaling_factor") == SIGMA_SCALING
     if design.tokens is None and sigma and not design.sizes.micro_conditions:
         return replace(design, tokens=SIGMA_TOKENS)
     return design
 
 
-def _check_fit(design: Design, parts: Places) -> None:
+def _check_fit(design: Design, parts: Parts) -> None:
     """A transformer with the text encoder and VAE that it was trained with. Raises ModelError."""
-    from pipelines.sources import read_json
-
-    text = read_json(parts["text_encoder"][0] / "config.json")
-    vae = read_json(parts["vae"][0] / "config.json")
+    text, vae = parts["text_encoder"].read_config(), parts["vae"].read_config()
     net = design.sizes
     if text.get("d_model") != net.caption_channels:
         raise ModelError(
@@ -258,8 +221,8 @@ def _check_fit(design: Design, parts: Places) -> None:
             f"The transformer has patches of {net.patch} and {net.out_channels} output channels;"
             f" the studio paints with patches of 2 and {latent} or {2 * latent}."
         )
-    wrong = _ALPHA_SCALING if design.is_sigma else _SIGMA_SCALING
-    if design.family.startswith("PixArt-") and vae.get("scaling_factor", _ALPHA_SCALING) == wrong:
+    wrong = ALPHA_SCALING if design.is_sigma else SIGMA_SCALING
+    if design.family.startswith("PixArt-") and vae.get("scaling_factor", ALPHA_SCALING) == wrong:
         name = "SDXL" if design.is_sigma else "Stable Diffusion 1 (sd-vae-ft-ema)"
         raise ModelError(
             f"{design.family} paints with the VAE of {name}, and this one has the scaling factor"
@@ -268,15 +231,14 @@ def _check_fit(design: Design, parts: Places) -> None:
         )
 
 
-def _in_place(
-    source: Path, net: Source, copies: Mapping[str, Path], wanted: Wanted
-) -> dict[str, str]:
+def _in_place(source: Path, net: Source, parts: Parts, wanted: Wanted) -> dict[str, str]:
     """Places of a source that stays where it is. Raises RequestError where it has to change."""
     from pipelines.sources import WEIGHTS
 
     folder = source / "transformer" if (source / "transformer").is_dir() else source
     there = (folder / WEIGHTS).is_file() or (folder / f"{WEIGHTS}.index.json").is_file()
-    if not source.is_dir() or net.layout != "diffusers" or not there:
+    changed = any(part.own and part.tensors for part in parts.values())
+    if not source.is_dir() or net.layout != "diffusers" or not there or changed:
         raise RequestError(
             "in_place",
             f"{printable(source.name)} has to be converted, so it cannot stay in place.",
@@ -286,36 +248,8 @@ def _in_place(
         raise RequestError(
             "in_place", "What stays in place is not changed, so it keeps precision and scale."
         )
-    places = {"transformer": folder, **copies}
+    places = {name: part.place for name, part in parts.items() if part.own}
+    places["transformer"] = folder
     for place in places.values():
-        list(_copied(place))
+        list(import_parts.copied(place))
     return {name: str(place.resolve()) for name, place in places.items()}
-
-
-def _copy(copies: Mapping[str, Path], folder: Path, total: int, report: Report) -> None:
-    """Copies parts, in pieces so that it can be followed and stopped. Raises OSError."""
-    done = 0
-    for name, place in copies.items():
-        (folder / name).mkdir()
-        for file in _copied(place):
-            with open(file, "rb") as source, open(folder / name / file.name, "xb") as target:
-                while piece := source.read(_PIECE):
-                    target.write(piece)
-                    done += len(piece)
-                    report(done, total)
-
-
-def _copied(folder: Path) -> Iterator[Path]:
-    """The files of a part that are read; pickles, code and second copies stay behind."""
-    try:
-        found = sorted(folder.iterdir())
-    except OSError as error:
-        raise ModelError(f"{printable(folder, 200)} cannot be read ({error.strerror}).") from None
-    for file in found:
-        if not file.is_file() and not file.is_dir():
-            # A pipe or a device would be waited for without end.
-            raise ModelError(f"{printable(file, 200)} is no file.", "Remove it.")
-        if _COPIED.fullmatch(file.name) and not _VARIANT.search(file.name) and file.is_file():
-            if file.suffix == ".safetensors":
-                headers.read(file)
-            yield file

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 class Wanted:
     """What the user says about a model. None: what its files tell, else the family's default.
 
-    `vae` and `text` name another model of the catalog, or a folder. `in_place` leaves the folders
-    of the source where they are.
+    `vae` and `text` name another model of the catalog, a folder, or a single file: the model gets a
+    link to it, or with `copy_files` a copy. `in_place` leaves the source's folders where they are.
     """
 
     id: str | None = None
@@ -36,6 +36,7 @@ class Wanted:
     tokens: int | None = None
     learned_variance: bool | None = None
     in_place: bool = False
+    copy_files: bool = False
     weights: Choice = "auto"
     precision: Precision = "keep"
     head_dim: int | None = None

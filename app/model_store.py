@@ -6,10 +6,11 @@ No torch and no gradio; the parts that speak HTTP are loaded when something is d
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from app import linked_parts, own_models
 from app.settings import Settings
 from pipelines import found, hub_rows, hub_store
 from pipelines.catalog import Catalog, ModelSpec
@@ -19,7 +20,7 @@ from pipelines.hub_store import Store
 from pipelines.progress import ShouldStop
 
 if TYPE_CHECKING:
-    from pipelines.downloads import Plan
+    from pipelines.downloads import Item, Plan
     from pipelines.hub import Hub
     from pipelines.transfer import Reading
 
@@ -112,6 +113,10 @@ class ModelStore:
         order = {"shipped": 0, "own": 1, "downloaded": 2, "broken": 3, "known": 4}
         return tuple(sorted(rows, key=lambda row: order[row.state]))
 
+    def problems(self) -> list[str]:
+        """One sentence for each model of the user's folder that cannot be used."""
+        return Catalog(user_models=self._settings.models).problems
+
     def known(self, model_id: str) -> Known:
         """A released model. Raises ModelError, UnknownNameError."""
         model = hub_rows.known().get(model_id)
@@ -141,7 +146,7 @@ class ModelStore:
         places = {} if own_copy else self.found.places(model)
         hub = self._hub()
         try:
-            return downloads.make_plan(
+            plan = downloads.make_plan(
                 model,
                 self._store,
                 hub,
@@ -152,6 +157,10 @@ class ModelStore:
             )
         finally:
             hub.close()
+        if plan is None or own_copy:
+            return plan
+        items = (replace(i, there=i.entry.size) if self._twin(i) else i for i in plan.items)
+        return replace(plan, items=tuple(items))
 
     def download(
         self,
@@ -166,13 +175,35 @@ class ModelStore:
         """
         from pipelines import downloads
 
+        for item in plan.items:
+            # Planned as there, and not there yet: `plan` has seen it elsewhere.
+            if item.left == 0 and (twin := self._twin(item)):
+                linked_parts.borrow(twin, self._place(item))
+        places = {p: linked_parts.folder(self._store, place) for p, place in plan.found.items()}
         hub = self._hub()
         try:
             return downloads.carry_out(
-                plan, self._store, hub, report=report, should_stop=should_stop
+                replace(plan, found=places),
+                self._store,
+                hub,
+                report=report,
+                should_stop=should_stop,
             )
         finally:
             hub.close()
+
+    def _twin(self, item: Item) -> Path | None:
+        """A file of another program that looks like one to be fetched: by its name and size.
+
+        Its hash is compared before it is used, and where it differs the file is fetched all the
+        same.
+        """
+        if item.entry.path != item.source.file or self._place(item).exists():
+            return None
+        return self.found.copy_of(item.source, item.entry.size)
+
+    def _place(self, item: Item) -> Path:
+        return self._store.commit(item.source.repo, item.commit) / item.entry.path
 
     def remove(self, model_id: str) -> int:
         """Deletes what only `model_id` reads. Returns the bytes freed. Raises ModelError.
@@ -193,21 +224,38 @@ class ModelStore:
                     if source.file:
                         freed += hub_store.sweep(self._store, source, commit)
                     freed += hub_store.erase(self._store, source.repo, commit, names)
+            linked_parts.sweep(self._store, self._settings.models)
         return freed
 
     def removable(self, model_id: str) -> tuple[Source, ...]:
-        """The downloaded parts that no other installed model reads. Raises ModelError."""
+        """The downloaded parts that no other model reads, downloaded or own. Raises ModelError."""
         model = self.known(model_id)
         others = [row for row in self._store.installed() if row.id != model_id]
         needed = {part.key for row in others for part in hub_rows.known()[row.id].parts}
         there = [source for source in model.parts if self._is_begun(source)]
         installed = any(row.id == model_id for row in self._store.installed())
-        if not there and not installed:
+        free = (source for source in there if source.key not in needed)
+        found = tuple(source for source in free if not self.readers(source))
+        if not found and not installed:
             raise ModelError(
                 f"“{model_id}” was not downloaded, so there is nothing to remove.",
                 "See: launch.py models list",
             )
-        return tuple(source for source in there if source.key not in needed)
+        return found
+
+    def readers(self, source: Source) -> list[str]:
+        """The user's own models that read a part which was downloaded."""
+        commit = self._store.pinned(source)
+        if commit is None:
+            return []
+        base = self._store.commit(source.repo, commit)
+        place = self._store.converted(source, commit) if source.file else base / source.folder
+        return own_models.readers(self._settings.models, place)
+
+    def kept(self, model_id: str) -> dict[str, list[str]]:
+        """The parts of a released model that own models read, and these. Raises ModelError."""
+        readers = {part.label: self.readers(part) for part in self.known(model_id).parts}
+        return {label: ids for label, ids in readers.items() if ids}
 
     def _is_begun(self, source: Source) -> bool:
         commit = self._store.pinned(source)
@@ -223,7 +271,7 @@ class ModelStore:
             licence=spec.licence,
             state="shipped" if spec.embedded else "own",
             kind="model",
-            size=_folder_bytes(spec.folder),
+            size=own_models.bytes_in(spec.folder),
             left=0,
             exact=True,
             summary=spec.summary,
@@ -277,10 +325,3 @@ def _hub() -> Hub:
     from pipelines.hub import Hub
 
     return Hub()
-
-
-def _folder_bytes(folder: Path) -> int:
-    try:
-        return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
-    except OSError:
-        return 0

@@ -74,6 +74,8 @@ def list_(
     store = _store(context, workspace)
     rows = store.rows()
     shown = [row for row in rows if all_ or row.state != "known"]
+    for problem in store.problems():
+        print(problem, file=sys.stderr)
     if as_json:
         for row in shown:
             print(json.dumps(row.as_json()))
@@ -84,10 +86,7 @@ def list_(
         print(f"{len(rows) - len(shown)} more can be downloaded: launch.py models list --all")
         return
     for file in store.found.files:
-        print(
-            f"{file.what} ({plain_size(file.size)}) in {file.file}: a single file, which "
-            f'can be imported with: launch.py models import "{file.file}"'
-        )
+        print(f"{file.what} ({plain_size(file.size)}) in {file.file}: {file.way()}")
 
 
 def _lines(row: Row) -> list[str]:
@@ -154,7 +153,7 @@ def remove(
     workspace: WorkspaceOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Deletes a model: of a downloaded one what no other needs, of your own its folder."""
+    """Deletes a model: of a downloaded one what no other reads, of your own its folder."""
     settings = Settings(workspace=workspace_path(workspace or context.obj))
     if own_models.is_own(settings.models, model):
         _remove_own(settings.models, model, yes=yes, as_json=as_json)
@@ -164,6 +163,8 @@ def remove(
     if not as_json:
         for part in parts:
             print(f"{part.label}: {part.repo}")
+        for label, ids in store.kept(model).items():
+            print(f"{label}: stays; it is read by {', '.join(f'“{name}”' for name in ids)}")
     names = ", ".join(part.label for part in parts) or "nothing but the entry"
     if not yes and not _agreed(f"Remove “{model}” ({names})?"):
         print("Nothing was removed.", file=sys.stderr)

@@ -7,6 +7,10 @@ from __future__ import annotations
 
 import secrets
 import shutil
+import stat
+import tomllib
+from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -43,16 +47,54 @@ def find(models: Path, model_id: str) -> OwnModel:
             "The model that ships with the studio stays.",
         )
     folder = models / model_id
-    home = folder.resolve()
+    home = _resolved(folder)
     for spec in Catalog(user_models=models):
-        used = [part for part in PARTS if spec.part(part).resolve().is_relative_to(home)]
+        used = [part for part in PARTS if _resolved(spec.part(part)).is_relative_to(home)]
         if used and spec.id != model_id:
             raise ModelError(
                 f"“{spec.id}” reads the {used[0].replace('_', ' ')} of “{model_id}”.",
                 f"Remove “{spec.id}” first.",
             )
     link = folder.is_symlink()
-    return OwnModel(id=model_id, folder=folder, size=0 if link else _bytes(folder), is_link=link)
+    return OwnModel(id=model_id, folder=folder, size=0 if link else bytes_in(folder), is_link=link)
+
+
+def readers(models: Path, place: Path) -> list[str]:
+    """The ids of the user's models that read something in the folder `place`.
+
+    Also of rows that cannot be used just now: mended, they should find their parts again.
+    """
+    home = _resolved(place)
+    return [
+        file.parent.name
+        for file in sorted(models.glob(f"*/{ROW_FILE}"))
+        if not file.parent.name.startswith(".")
+        and any(_resolved(read).is_relative_to(home) for read in _read_by(file))
+    ]
+
+
+def _read_by(row: Path) -> Iterator[Path]:
+    """Every folder and file that the model of `row` reads."""
+    try:
+        named = tomllib.loads(row.read_text("utf-8")).get("places")
+    except (OSError, ValueError, RecursionError):
+        named = None
+    places = named if isinstance(named, dict) else {}
+    for part in PARTS:
+        place = places.get(part)
+        folder = Path(place) if isinstance(place, str) else row.parent / part
+        yield folder
+        # A part may be a folder with a link to a single file.
+        with suppress(OSError):
+            yield from (file for file in folder.iterdir() if file.is_symlink())
+
+
+def _resolved(path: Path) -> Path:
+    try:
+        return path.resolve()
+    except (OSError, RuntimeError, ValueError):
+        # Links in a circle lead nowhere else.
+        return path.absolute()
 
 
 def remove(models: Path, model_id: str) -> int:
@@ -79,8 +121,10 @@ def remove(models: Path, model_id: str) -> int:
     return own.size
 
 
-def _bytes(folder: Path) -> int:
+def bytes_in(folder: Path) -> int:
+    """The bytes that the files of a folder occupy there; what a link leads to is elsewhere."""
     try:
-        return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+        stats = [file.lstat() for file in folder.rglob("*") if file.is_file()]
     except OSError:
         return 0
+    return sum(s.st_size for s in stats if stat.S_ISREG(s.st_mode) and s.st_nlink == 1)

@@ -21,11 +21,13 @@ from app.runner import LocalRunner
 from app.settings import Settings
 from pipelines.catalog import Catalog
 from pipelines.errors import StudioError, printable
-from pipelines.memory import before_torch
+from pipelines.memory import before_torch, is_out_of_memory
 from pipelines.progress import Progress
 from pipelines.request import GenerationRequest, from_mapping
 
 _MAX_LOG_BYTES = 5_000_000
+# Seconds in which a finished picture is written; the page waits for five.
+_FAREWELL = 3.0
 
 
 def main(connection: Connection, workspace: str, preload: str | None) -> None:
@@ -44,6 +46,10 @@ class _Painter:
         self._sending = threading.Lock()
         self._orders: queue.Queue[dict[str, Any]] = queue.Queue()
         self._stopped: set[str] = set()
+        self._leaving = threading.Event()
+        self._idle = threading.Event()
+        self._idle.set()
+        self._lost_card = False
 
     def run(self, preload: str | None) -> None:
         """Prepares the engine, then paints order after order."""
@@ -68,12 +74,17 @@ class _Painter:
         self._send(event="phase", phase="ready", message=str(failure or ""), machine=machine)
         while True:
             order = self._orders.get()
+            self._idle.clear()
             # A model may have been installed since.
             catalog.reload()
             upcoming = [from_mapping(values) for values in order["upcoming"]]
             request = from_mapping(order["request"])
             last = self._paint(runner, order["job"], request, upcoming)
+            self._idle.set()
             self._send(**last, machine=asdict(engine.machine))
+            if self._lost_card:
+                # Nothing works in this process any more; the page starts another one.
+                os._exit(1)
 
     def _read(self) -> None:
         try:
@@ -87,7 +98,9 @@ class _Painter:
                     self._orders.put(order)
         except (EOFError, OSError):
             logging.info("the page is gone")
-        # Nothing is lost: finished pictures are on disk.
+        # What is finished is written to its end. A step may last longer than anybody waits.
+        self._leaving.set()
+        self._idle.wait(_FAREWELL)
         os._exit(0)
 
     def _paint(
@@ -122,7 +135,7 @@ class _Painter:
                 request,
                 report=report,
                 keep=keep,
-                should_stop=lambda: job in self._stopped,
+                should_stop=lambda: job in self._stopped or self._leaving.is_set(),
                 upcoming=upcoming,
             )
         )
@@ -137,8 +150,10 @@ class _Painter:
         try:
             work()
         except StudioError as error:
+            self._lost_card = _is_lost_card(error)
             return error
         except Exception as error:
+            self._lost_card = _is_lost_card(error)
             logging.exception("an order failed")
             return StudioError(
                 f"Painting failed through a fault of the studio ({printable(error, 160)}).",
@@ -149,6 +164,15 @@ class _Painter:
     def _send(self, **message: Any) -> None:
         with self._sending:
             self._connection.send_bytes(json.dumps(message).encode())
+
+
+def _is_lost_card(error: BaseException | None) -> bool:
+    """True where a card fails by itself: CUDA then refuses everything else in the process, too."""
+    while error is not None:
+        if type(error).__name__ == "AcceleratorError" and not is_out_of_memory(error):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def log_to(file: Path) -> None:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from typing import Protocol
 
 from app.gallery import Gallery, Painted, PictureFile
-from pipelines.errors import SaveError
+from pipelines.errors import SaveError, StudioError
 from pipelines.progress import Progress, Report, ShouldStop, Stage
 from pipelines.request import GenerationRequest
 
@@ -104,16 +105,22 @@ class _Saver:
         lost = self._saving.exception() if self._saving else None
         if lost is None or lost is failure or not isinstance(failure, Exception):
             return
+        if not isinstance(lost, StudioError):
+            raise lost
         # Whoever waits for the job is told one sentence: it has to name both.
         raise SaveError(f"{lost} The next picture failed, too: {failure}") from failure
 
     def tell(self, progress: Progress) -> None:
         """Reports; what comes of the next picture while one is written is told right after it."""
         with self._telling:
-            if self._busy and not progress.note:
-                self._held = progress
-            else:
+            if not self._busy:
                 self._report(progress)
+            elif progress.note:
+                # What was before it is over.
+                self._held = None
+                self._report(progress)
+            else:
+                self._held = _with_preview(progress, self._held)
 
     @property
     def has_failed(self) -> bool:
@@ -140,3 +147,10 @@ class _Saver:
                 self._busy, held, self._held = False, self._held, None
                 if held is not None:
                     self._report(held)
+
+
+def _with_preview(progress: Progress, before: Progress | None) -> Progress:
+    """`progress` with the preview of one that is not told, if it is of the same picture."""
+    if progress.preview or before is None or before.picture != progress.picture:
+        return progress
+    return replace(progress, preview=before.preview)

@@ -23,7 +23,8 @@ from pipelines.benchmark import Case, Clock, Result, compare, random_net, stock_
 from pipelines.catalog import ROOT, ROW_FILE, Catalog
 from pipelines.engine import Engine, Picture
 from pipelines.errors import RequestError
-from pipelines.memory import GIB, Machine, words
+from pipelines.forecast import words
+from pipelines.memory import GIB, Machine
 from pipelines.request import GenerationRequest, complete
 
 MODEL = "full-size"

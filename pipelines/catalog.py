@@ -148,7 +148,9 @@ class Catalog:
         if spec is None and model_id in hub_rows.known():
             raise _not_here(hub_rows.known()[model_id])
         if spec is None:
-            raise UnknownNameError("model", "model", model_id, [*self._rows, *hub_rows.known()])
+            # A released model that was downloaded is in both, and one name.
+            names = dict.fromkeys([*self._rows, *hub_rows.known()])
+            raise UnknownNameError("model", "model", model_id, names)
         return spec
 
     @property
@@ -222,6 +224,7 @@ def checked_row(values: dict[str, Any], folder: Path) -> ModelSpec:
     """A row of a user's model in `folder`, as the catalog will list it. Raises ModelError."""
     spec = _row(values, folder)
     _check_places(spec)
+    _check_links(spec)
     return spec
 
 
@@ -240,3 +243,15 @@ def _check_places(spec: ModelSpec) -> None:
                 f" {printable(place, 200)}, which {kind}.",
                 f"Put it back, or change [places] in its {ROW_FILE}.",
             )
+
+
+def _check_links(spec: ModelSpec) -> None:
+    """Weights that the model's folder only links to are still there. Raises ModelError."""
+    for part in ("text_encoder", "vae"):
+        for file in spec.part(part).glob("*.safetensors"):
+            if file.is_symlink() and not file.exists():
+                raise ModelError(
+                    f"The {part.replace('_', ' ')} of model “{spec.id}” is a link to"
+                    f" {printable(file.readlink(), 200)}, which is gone.",
+                    f"Put it back, or import “{spec.id}” again.",
+                )

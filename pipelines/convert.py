@@ -22,6 +22,7 @@ from pipelines import files, originals, positions, weights
 from pipelines.errors import ModelError, RequestError, printable
 from pipelines.originals import Design, Layout
 from pipelines.sources import CONFIG, NULL_CAPTION_FILE, TRANSFORMER, WEIGHTS, Source, Wish, opened
+from pipelines.weights import Weights
 
 Precision = Literal["keep", "bf16", "fp16", "fp32"]
 PRECISIONS: Mapping[Precision, torch.dtype | None] = {
@@ -161,6 +162,32 @@ def write_folder(
             {originals.NULL_CAPTION: (caption.dtype, tuple(caption.shape))},
             lambda name: caption,
         )
+
+
+def write_tensors(
+    tensors: Weights,
+    names: Mapping[str, str],
+    file: Path,
+    report: Report = lambda a, b: None,
+) -> None:
+    """Writes tensors as they are stored. `names`: new name -> old; ".attentions." become matrices.
+
+    Raises ModelError for numbers that are not finite, OSError.
+    """
+    done = 0
+
+    def shape(name: str) -> originals.Shape:
+        stored = tensors.shapes[names[name]]
+        return stored[:2] if ".attentions." in name and stored[2:] == (1, 1) else stored
+
+    def read(name: str) -> Tensor:
+        nonlocal done
+        done += 1
+        report(done, len(names))
+        return _sound(name, tensors.read(names[name]), None).reshape(shape(name))
+
+    announced = {name: (tensors.dtypes[old], shape(name)) for name, old in names.items()}
+    weights.write(file, announced, read)
 
 
 def write_original(

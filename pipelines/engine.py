@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from pipelines import latents, loader, memory, numbers, pictures
+from pipelines import forecast, lack, latents, loader, memory, numbers, pictures
 from pipelines.catalog import Catalog
 from pipelines.denoise import Step, denoise, make_schedule, start_latents
 from pipelines.errors import ModelError, OutOfMemoryError, StudioError
@@ -24,6 +24,8 @@ from pipelines.request import GenerationRequest
 
 # Often enough to see every step, seldom enough to cost nothing.
 _LOOK = 0.02
+# So many times the memory that was free when it did not suffice is worth another try.
+_MORE = 1.1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,6 +67,7 @@ class Engine:
         self._cache = cache
         self._loaded: Loaded | None = None
         self._is_given = machine is not None
+        self._failure: lack.Failure | None = None
         self.machine = machine or loader.probe()
         # Once, before the first model: what is freed stays with the process for a while.
         self._empty = held(torch.device(self.machine.device))
@@ -82,13 +85,13 @@ class Engine:
             return self._loaded
         # Here nothing holds its tensors any more.
         self.unload()
-        raise _too_little()
+        raise lack.too_little()
 
     def _reads(self, model_id: str, way: DevicePlan, report: Report) -> bool:
         """False where the memory did not suffice to load the model."""
         try:
             with torch.inference_mode():
-                self._open(model_id, way, report).read(report)
+                self._open(model_id, way, report).read(report, way)
         except Exception as error:
             if not memory.is_out_of_memory(error):
                 raise
@@ -97,7 +100,8 @@ class Engine:
 
     def plan(self, model_id: str, wish: Wish) -> DevicePlan:
         """How `model_id` would paint `wish` with what is free now. Raises StudioError."""
-        return memory.plan(self._machine_now(), numbers.of(self._catalog.find(model_id)), wish)
+        about = numbers.of(self._catalog.find(model_id))
+        return memory.plan(self._machine_now(model_id), about, wish)
 
     def plan_of(self, request: GenerationRequest) -> DevicePlan:
         """How `request` would be painted now. Raises StudioError."""
@@ -127,11 +131,14 @@ class Engine:
         """
         wish = _wish(request)
         about = numbers.of(self._catalog.find(request.model))
-        way = memory.plan(self._machine_now(), about, wish)
-        rough = memory.approximation(self.machine, about, wish)
-        if rough is not None and way.device == "cpu":
-            # Tried all the same, it would make the system end the process without a word.
-            raise _changed(rough)
+        way = memory.plan(self._machine_now(request.model), about, wish)
+        if memory.lacks_main_memory(self.machine, way):
+            rough = forecast.approximation(self.machine, about, wish)
+            raise (
+                lack.changed(rough)
+                if rough
+                else lack.too_little(forecast.sentence(self.machine, way))
+            )
         work = _Work(
             request=request,
             upcoming=upcoming,
@@ -149,11 +156,11 @@ class Engine:
                 yield replace(result, notes=tuple(notes))
                 index += 1
                 continue
-            way = self._next_way(about, wish, way, result)
-            notes.append(f"Memory ran out, so it was painted again: {memory.words(way)}.")
+            way = self._next_way(request.model, wish, way, result)
+            notes.append(f"Memory ran out, so it was painted again: {forecast.words(way)}.")
             report(Progress(stage=Stage.LOADING, note=notes[-1]))
 
-    def _attempt(self, work: _Work, way: DevicePlan, index: int) -> Picture | _Lack | None:
+    def _attempt(self, work: _Work, way: DevicePlan, index: int) -> Picture | lack.Lack | None:
         """One picture, None when it was stopped, or what the memory did not suffice for.
 
         Whatever holds tensors ends with this call, so that they can be freed behind it.
@@ -169,34 +176,44 @@ class Engine:
                 return replace(made, peak=_whole(peak.bytes, way), forecast=way.peak)
         except OutOfMemoryError as error:
             # Known before anything was tried.
-            return _Lack(stage="main memory", told=error)
+            return lack.Lack(stage="main memory", told=error)
         except Exception as error:
             if not memory.is_out_of_memory(error):
                 raise
-        return _Lack(stage=place.stage, told=None)
+        return lack.Lack(stage=place.stage, told=None)
 
     def _next_way(
-        self, about: memory.Numbers, wish: Wish, failed: DevicePlan, lack: _Lack
+        self, model_id: str, wish: Wish, failed: DevicePlan, missing: lack.Lack
     ) -> DevicePlan:
         """The next rung of the ladder. Raises OutOfMemoryError below the last one."""
         self.unload()
-        if not self._is_given:
-            self.machine = loader.probe()
-        way = memory.cheaper(self.machine, about, wish, failed, lack.stage)
-        # What this plan needed is not there: the next job begins lower.
-        self.machine = memory.limited(self.machine, failed)
+        about = numbers.of(self._catalog.find(model_id))
+        machine = self._machine_now(model_id)
+        way = memory.cheaper(machine, about, wish, failed, missing.stage)
+        # What this plan needed is not there: the next job of the model begins lower.
+        self._failure = lack.Failure(model=model_id, way=failed, free=lack.free(machine))
         if way is None:
             asked = replace(wish, approximate=True)
-            rough = memory.cheaper(self.machine, about, asked, failed, lack.stage)
-            raise _changed(rough) if rough is not None else lack.told or _too_little()
+            rough = memory.cheaper(machine, about, asked, failed, missing.stage)
+            raise lack.changed(rough) if rough is not None else missing.told or lack.too_little()
         return way
 
-    def _machine_now(self) -> Machine:
+    def _machine_now(self, model_id: str) -> Machine:
         """The machine with what is free now, counting what the loaded model would give back."""
-        if self._is_given or self._loaded is not None:
+        if not self._is_given:
+            self.machine = loader.probe()
+            if self.machine.device != "cuda":
+                own = max(0, held(torch.device(self.machine.device)) - self._empty)
+                free = min(self.machine.ram_total, self.machine.ram_free + own)
+                self.machine = replace(self.machine, ram_free=free)
+        before = self._failure
+        if before is None or before.model != model_id:
             return self.machine
-        self.machine = loader.probe()
-        return self.machine
+        if lack.free(self.machine) > _MORE * before.free:
+            # Something else was closed meanwhile.
+            self._failure = None
+            return self.machine
+        return memory.limited(self.machine, before.way)
 
     def _open(self, model_id: str, way: DevicePlan, report: Report) -> Loaded:
         model = self._catalog.find(model_id)
@@ -232,22 +249,6 @@ def _lasting(way: DevicePlan) -> tuple[object, ...]:
     return (way.device, way.precision, way.compiled, *text)
 
 
-def _changed(rough: DevicePlan) -> OutOfMemoryError:
-    """Nobody is given another picture without having been asked."""
-    return OutOfMemoryError(
-        "There is not enough memory to paint exactly this picture, but a little changed it may fit"
-        f" ({memory.words(rough)}).",
-        "Allow approximations (--approximate) and paint it again.",
-    )
-
-
-def _too_little() -> OutOfMemoryError:
-    return OutOfMemoryError(
-        "There is not enough memory for this picture.",
-        "Choose a smaller size, or close other programs that use the card.",
-    )
-
-
 @dataclass(frozen=True, kw_only=True)
 class _Work:
     """A job as it was asked for."""
@@ -264,14 +265,6 @@ class _Place:
     """Where a picture is: what a lack of memory is blamed on."""
 
     stage: memory.Stage | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Lack:
-    """Memory did not suffice in `stage`; `told` where somebody knew it before."""
-
-    stage: memory.Stage | None
-    told: OutOfMemoryError | None
 
 
 class _Job:
@@ -291,16 +284,17 @@ class _Job:
         loaded, request = self._loaded, self._request.single(index)
         if self._work.should_stop():
             return None
-        self._place.stage = "denoising"
-        loaded.read(self._work.report)
-        started = time.perf_counter()
+        self._place.stage = "decoding"
         clean = self._clean_start()
+        self._place.stage = "denoising"
+        loaded.read(self._work.report, self._way)
+        started = time.perf_counter()
         end = self._denoised(request, texts, clean, report)
         if end is None:
             return None
         self._place.stage = "decoding"
         report(Progress(stage=Stage.DECODING))
-        loaded.before_decoding(self._way)
+        loaded.before_pixels(self._way)
         pixels = latents.decode(loaded.vae, end, tile=self._way.tile)
         if not torch.isfinite(pixels).all():
             raise ModelError(
@@ -348,6 +342,7 @@ class _Job:
             return None
         picture = pictures.load(pictures.find(request.init, self._inputs))
         fitted = latents.fit(picture, request.width, request.height)
+        self._loaded.before_pixels(self._way)
         return latents.encode(self._loaded.vae, latents.to_tensor(fitted)).cpu()
 
     def _denoised(

@@ -1,8 +1,9 @@
 """Weights that other programs have downloaded already: found without loading any of them.
 
 Looks into the hub's own cache, ComfyUI, A1111 and Forge, and folders of the original PixArt code.
-A part in diffusers layout can be used where it lies; a single file can only be reported. A look is
-bounded in depth and number, follows no link out of the folder it looks at, and never fails.
+A part in diffusers layout can be used where it lies, and so can a T5 or VAE in one file
+(`single_files`); other files are reported with what can be done with them. A look is bounded in
+depth and number, follows no link out of the folder it looks at, and never fails.
 """
 
 from __future__ import annotations
@@ -12,8 +13,10 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
-from pipelines import hub_rows, parts
+from pipelines import hub_rows, parts, single_files
+from pipelines.errors import ModelError
 from pipelines.hub_rows import Known, Source
 
 _MAX_DEPTH = 5
@@ -27,6 +30,9 @@ _CLASSES = {
 }
 _SINGLE = (".safetensors", ".sft", ".pth", ".ckpt", ".bin")
 _T5_KEY = "encoder.block.23.layer.1.DenseReluDense.wo.weight"
+Use = Literal["", "model", "text", "vae", "first-vae", "pickles"]
+_Kind = tuple[str, Use, str]
+_ENCODER, _MODEL, _CONTROL = "T5-XXL text encoder", "PixArt model", "PixArt ControlNet"
 _USUAL = (
     "ComfyUI",
     "stable-diffusion-webui",
@@ -48,11 +54,36 @@ class FoundPart:
 
 @dataclass(frozen=True, kw_only=True)
 class FoundFile:
-    """A file that holds something of the family but cannot be used as it lies."""
+    """A file that holds something of the family. `use`: how `models import` can take it.
+
+    "model": as the model itself; "text", "vae": as it lies, for a model; "first-vae": converted;
+    "pickles": converted, with the other files of its folder; "": not at all, because of `why`.
+    """
 
     file: Path
     what: str
     size: int
+    use: Use = ""
+    why: str = ""
+
+    def way(self) -> str:
+        """What can be done with it, in words."""
+        command = "launch.py models import"
+        match self.use:
+            case "model" if row := released(self.file):
+                return f"read from here by: launch.py models download {row.id}"
+            case "model":
+                return f'can be imported with: {command} "{self.file}"'
+            case "text":
+                return f'can be used where it lies: {command} TRANSFORMER --text "{self.file}"'
+            case "vae":
+                return f'can be used where it lies: {command} TRANSFORMER --vae "{self.file}"'
+            case "first-vae":
+                return f'can be converted: {command} TRANSFORMER --vae "{self.file}"'
+            case "pickles":
+                folder = self.file.parent
+                return f'can be converted: {command} TRANSFORMER --text "{folder}"'
+        return f"cannot be used: {self.why}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,7 +94,7 @@ class Found:
     files: tuple[FoundFile, ...] = ()
 
     def places(self, model: Known) -> dict[str, Path]:
-        """The parts of `model` that can be used where they lie."""
+        """The parts of `model` that can be used where they lie; a T5 may be a single file."""
         places = {source.part: self.place(source) for source in model.parts if not source.file}
         return {part: folder for part, folder in places.items() if folder is not None}
 
@@ -79,13 +110,29 @@ class Found:
                 config = parts.read_json(item.folder / "config.json") or {}
                 if all(config.get(key) == value for key, value in source.like.items()):
                     return item.folder
+        if source.like and source.part == "text_encoder":
+            return next((item.file for item in self.files if item.use == "text"), None)
         return None
+
+    def copy_of(self, source: Source, size: int) -> Path | None:
+        """A file that is called as the one that `source` is, and as long. Its hash may differ."""
+        for item in self.files:
+            if item.file.name == source.file and item.size == size:
+                return item.file
+        return None
+
+
+def released(file: Path) -> Known | None:
+    """The released model that is published as a file of this name, as long as it paints."""
+    for row in hub_rows.known().values():
+        if row.paints and any(source.file == file.name for source in row.parts):
+            return row
+    return None
 
 
 def look(folders: Iterable[Path] = ()) -> Found:
     """What lies in `folders`, in the hub's cache and in the usual places of other programs."""
-    found: list[FoundPart] = list(_cache(hub_cache()))
-    files: list[FoundFile] = []
+    items: list[FoundPart | FoundFile] = list(_cache(hub_cache()))
     seen: set[Path] = set()
     home = _home()
     usual = [home / name for name in _USUAL] if home else []
@@ -94,12 +141,11 @@ def look(folders: Iterable[Path] = ()) -> Found:
             if root in seen:
                 continue
             seen.add(root)
-            for item in _walk(root):
-                if isinstance(item, FoundPart):
-                    found.append(item)
-                else:
-                    files.append(item)
-    return Found(parts=tuple(found), files=tuple(files))
+            items += _walk(root)
+    return Found(
+        parts=tuple(item for item in items if isinstance(item, FoundPart)),
+        files=tuple(item for item in items if isinstance(item, FoundFile)),
+    )
 
 
 def hub_cache() -> Path:
@@ -135,8 +181,11 @@ def _roots(folder: Path) -> Iterator[Path]:
 # --- the hub's cache --------------------------------------------------------------------------
 
 
-def _cache(root: Path) -> Iterator[FoundPart]:
-    """The parts of every snapshot: models--<owner>--<name>/snapshots/<commit>/<part>."""
+def _cache(root: Path) -> Iterator[FoundPart | FoundFile]:
+    """The parts of every snapshot: models--<owner>--<name>/snapshots/<commit>/<part>.
+
+    Of files beside them, those that a released model is published as.
+    """
     looked = 0
     for repo in _entries(root):
         kind, _, name = repo.name.partition("--")
@@ -147,6 +196,9 @@ def _cache(root: Path) -> Iterator[FoundPart]:
             if looked > _MAX_SNAPSHOTS:
                 return
             for folder in _entries(snapshot):
+                if released(folder) and _stays(folder, root):
+                    yield from _file(folder)
+                    continue
                 part = _part_of(folder, root)
                 if part:
                     owner, _, title = name.partition("--")
@@ -191,9 +243,7 @@ def _walk(root: Path) -> Iterator[FoundPart | FoundFile]:
                     if depth < _MAX_DEPTH:
                         waiting.append((entry, depth + 1))
                 elif entry.suffix.lower() in _SINGLE and _stays(entry, root):
-                    what = _what(entry) if entry.is_file() else None
-                    if what:
-                        yield FoundFile(file=entry, what=what, size=entry.stat().st_size)
+                    yield from _file(entry)
 
 
 def _part_of(folder: Path, root: Path) -> str | None:
@@ -225,28 +275,49 @@ def _stays(file: Path, root: Path) -> bool:
         return False
 
 
-def _what(file: Path) -> str | None:
-    """What a single file holds, None where it is nothing of the family."""
+def _file(file: Path) -> Iterator[FoundFile]:
+    with suppress(OSError):
+        kind = _what(file) if file.is_file() else None
+        if kind:
+            what, use, why = kind
+            yield FoundFile(file=file, what=what, size=file.stat().st_size, use=use, why=why)
+
+
+def _what(file: Path) -> _Kind | None:
+    """What a single file holds, and its use; None where it is nothing of the family."""
     name = file.name.lower()
     if file.suffix.lower() in (".pth", ".ckpt", ".bin"):
         # Pickles are not opened to look at them; the name has to do.
         if "pixart" in name:
-            return "PixArt ControlNet" if "controlnet" in name else "PixArt model"
+            return _control() if "controlnet" in name else (_MODEL, "model", "")
         beside = file.parent.name.lower()
         first = name in ("pytorch_model.bin", "pytorch_model-00001-of-00002.bin")
-        return "T5-XXL text encoder" if first and "t5" in beside and "xxl" in beside else None
+        if not first or "t5" not in beside or "xxl" not in beside:
+            return None
+        whole = single_files.text_pickles(file.parent)
+        return (_ENCODER, "pickles", "") if whole else (_ENCODER, "", "a file beside it is missing")
     header = parts.read_header(file)
-    return _kind_of(header[1]) if header else None
+    return _kind_of(header[1], file) if header else None
 
 
-def _kind_of(table: Mapping[str, Mapping[str, object]]) -> str | None:
+def _control() -> _Kind:
+    return _CONTROL, "", "a ControlNet is not a model by itself"
+
+
+def _kind_of(table: Mapping[str, Mapping[str, object]], file: Path) -> _Kind | None:
     keys = {key.removeprefix("model.diffusion_model.").removeprefix("model.") for key in table}
     if keys & {"adaln_single.linear.weight", "t_block.1.weight"}:
         control = any(key.startswith("controlnet") for key in keys)
-        return "PixArt ControlNet" if control else "PixArt model"
+        return _control() if control else (_MODEL, "model", "")
     wide = next((table[k] for k in table if k.endswith(_T5_KEY)), None)
-    if wide is not None and wide.get("shape") == [4096, 10240]:
-        return "T5-XXL text encoder"
-    if {"decoder.conv_in.weight", "encoder.conv_in.weight"} <= keys and len(keys) < 600:
-        return "VAE"
+    try:
+        if wide is not None and wide.get("shape") == [4096, 10240]:
+            single_files.text_encoder(file)
+            return _ENCODER, "text", ""
+        if {"decoder.conv_in.weight", "encoder.conv_in.weight"} <= keys and len(keys) < 600:
+            # Of which family it is does not matter here.
+            single_files.vae(file, scaling=1.0)
+            return "VAE", "first-vae" if single_files.first_names(file) else "vae", ""
+    except ModelError as error:
+        return _ENCODER if wide is not None else "VAE", "", error.message.rstrip(".")
     return None

@@ -74,12 +74,16 @@ class Loaded:
                 self._preview = Preview(self.vae)
         return self._preview
 
-    def read(self, report: Report) -> None:
-        """Reads what paints, with a word about it where that takes time."""
-        if self._transformer is None or self._vae is None:
+    def read(self, report: Report, plan: DevicePlan) -> None:
+        """Reads what denoises, with a word about it where that takes time."""
+        if self._transformer is None or self._preview is None:
             report(Progress(stage=Stage.LOADING))
-            assert self.transformer is not None
-            assert self.preview is not None
+        # The preview first: it is made with the VAE, which may then have to go.
+        assert self.preview is not None
+        if plan.one_by_one:
+            self._vae = None
+            free(self.device)
+        assert self.transformer is not None
 
     def before_text(self, plan: DevicePlan) -> None:
         """Makes room for T5 where the plan has the parts come one by one."""
@@ -92,8 +96,8 @@ class Loaded:
             self.text.release()
             free(self.device)
 
-    def before_decoding(self, plan: DevicePlan) -> None:
-        """Makes room for the VAE where the plan says so."""
+    def before_pixels(self, plan: DevicePlan) -> None:
+        """Makes room for the VAE at full size where the plan says so."""
         if plan.decodes_alone:
             self._transformer = None
             free(self.device)
@@ -109,3 +113,5 @@ def free(device: torch.device) -> None:
     gc.collect()
     if device.type == "cuda":
         torch.cuda.empty_cache()
+        # Main memory that was pinned for streaming: a gigabyte with the real T5.
+        torch._C._host_emptyCache()

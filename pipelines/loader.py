@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import logging
+import os
+import re
+import shutil
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,7 +24,7 @@ from transformers import T5Config, T5EncoderModel
 from pipelines.catalog import ModelSpec
 from pipelines.errors import ModelError, StudioError, printable
 from pipelines.latents import PIXELS_PER_LATENT
-from pipelines.memory import DevicePlan, Machine, is_out_of_memory, wants_compiling
+from pipelines.memory import CONTEXT, DevicePlan, Machine, is_out_of_memory, wants_compiling
 from pipelines.tokens import tokenize, vocabulary_size
 from pipelines.weights_digest import digest
 
@@ -68,28 +71,62 @@ def probe() -> Machine:
     """The best device of this machine, and how much memory is free now."""
     ram = psutil.virtual_memory()
     memory: dict[str, Any] = {"ram_total": int(ram.total), "ram_free": int(ram.available)}
+    unused = ""
     if torch.cuda.is_available():
-        free, total = torch.cuda.mem_get_info()
-        # What this process holds only for later is free for a plan.
-        own = torch.cuda.memory_reserved()
-        return Machine(
-            device="cuda",
-            name=torch.cuda.get_device_name(),
-            bf16=torch.cuda.is_bf16_supported(including_emulation=False),
-            compiles=wants_compiling() and _has_triton(),
-            vram_total=total,
-            vram_free=min(total, free + own),
-            **memory,
-        )
+        try:
+            return _card(memory)
+        # Too old, full, or taken by somebody else alone: without it everything still works.
+        except RuntimeError as error:
+            unused = f" ({printable(error, 120)})"
     if torch.backends.mps.is_available():
         return Machine(device="mps", name="Apple GPU", bf16=False, **memory)
     bf16 = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-    return Machine(device="cpu", name="CPU", bf16=bool(bf16), **memory)
+    return Machine(device="cpu", name=f"CPU{unused}", bf16=bool(bf16), **memory)
+
+
+def _card(memory: dict[str, Any]) -> Machine:
+    """The card that torch takes. Raises RuntimeError where it cannot be used."""
+    name, (major, minor) = torch.cuda.get_device_name(), torch.cuda.get_device_capability()
+    # Of others torch itself only warns.
+    if not _has_kernels(10 * major + minor, torch.cuda.get_arch_list()):
+        raise RuntimeError(f"this build of torch has no kernels for the {name}")
+    free, total = torch.cuda.mem_get_info()
+    # What this process holds only for later is free for a plan; and a part of CUDA's own is there
+    # already, where a plan counts all of it.
+    own = torch.cuda.memory_reserved() + CONTEXT // 2
+    return Machine(
+        device="cuda",
+        name=name,
+        bf16=torch.cuda.is_bf16_supported(including_emulation=False),
+        compiles=wants_compiling() and _has_triton(),
+        vram_total=total,
+        vram_free=min(total, free + own),
+        **memory,
+    )
+
+
+def _has_kernels(capability: int, built: list[str]) -> bool:
+    """Kernels (sm_86) run on later cards of their generation, and what is compiled when it is
+    needed (compute_90) on all later ones. AMD's have other names and are not judged."""
+    found = [re.fullmatch(r"(sm|compute)_(\d+)[af]?", arch) for arch in built]
+    if not all(found) or not found:
+        return True
+    pairs = [(one[1], int(one[2])) for one in found if one]
+    return any(
+        each <= capability and (kind == "compute" or each // 10 == capability // 10)
+        for kind, each in pairs
+    )
 
 
 def _has_triton() -> bool:
-    """True where torch.compile has what it needs for the card: Triton, from Volta on."""
-    return find_spec("triton") is not None and torch.cuda.get_device_capability() >= (7, 0)
+    """True where torch.compile has what it needs for the card: Triton, from Volta on, and a
+    compiler that Triton builds its launchers with."""
+    compilers = (os.environ.get("CC", ""), "gcc", "clang", "cc")
+    return (
+        find_spec("triton") is not None
+        and torch.cuda.get_device_capability() >= (7, 0)
+        and any(name and shutil.which(name) for name in compilers)
+    )
 
 
 def check(model: ModelSpec) -> dict[str, Any]:
@@ -129,10 +166,10 @@ def vae(model: ModelSpec, plan: DevicePlan) -> AutoencoderKL:
 def memory_format(plan: DevicePlan) -> torch.memory_format:
     """The order of weights in which convolutions are fast.
 
-    On processors measured (docs/benchmarks.md); on NVIDIA cards that multiply bf16 expected, and
-    wanted (docs/gpu-wanted.md); elsewhere not known, and left alone.
+    On processors measured (docs/benchmarks.md). On cards every group norm would copy its input, a
+    sixth more memory for a gain that nobody measured (docs/gpu-wanted.md).
     """
-    last = plan.precision == "bfloat16" and torch.version.hip is None
+    last = plan.precision == "bfloat16" and plan.device == "cpu"
     return torch.channels_last if last else torch.contiguous_format
 
 

@@ -34,8 +34,15 @@ _LIVE_DECODER = 3
 # 4-bit weights with their scales, per parameter (64 share one float32).
 _NF4 = 0.5625
 _TILES = (512, 256)
-# How torch, CUDA, cuBLAS, cuDNN and Metal word a lack of memory, in lower case.
-_LACKS = ("defaultcpuallocator", "allocate memory", "out of memory", "alloc_failed")
+# How torch, CUDA, cuBLAS and Metal word a lack of memory, in lower case; last, cuDNN, where no way
+# to convolve fits into it.
+_LACKS = (
+    "defaultcpuallocator",
+    "allocate memory",
+    "out of memory",
+    "alloc_failed",
+    "unable to find an engine to execute",
+)
 # What the rest of the process needs of the main memory.
 _RAM_SPARE = 2 * GIB
 
@@ -101,6 +108,7 @@ class DevicePlan:
     `keeps_text`: T5 stays loaded. `one_by_one`: the transformer waits outside while T5 works.
     `decodes_alone`: it leaves before the picture is decoded. `tile`: side of the pieces that are
     decoded one after another, None for the whole picture. `compiled`: small kernels are joined.
+    `text_ram` are the bytes of main memory that T5 takes.
     """
 
     device: Device
@@ -113,7 +121,7 @@ class DevicePlan:
     tile: int | None = None
     compiled: bool = False
     peaks: tuple[int, int, int] = (0, 0, 0)
-    ram: int = 0
+    text_ram: int = 0
 
     @property
     def peak(self) -> int:
@@ -192,7 +200,7 @@ def cheaper(
     ways = list(_ways(machine, numbers, wish))
     behind = ways[ways.index(failed) + 1 :] if failed in ways else ways
     if stage == "main memory":
-        return next((way for way in behind if way.ram < failed.ram), None)
+        return next((way for way in behind if way.text_ram < failed.text_ram), None)
     place = None if stage is None else STAGES.index(stage)
 
     def needs_less(way: DevicePlan) -> bool:
@@ -212,6 +220,12 @@ def limited(machine: Machine, failed: DevicePlan) -> Machine:
     return replace(machine, ram_free=max(1, min(free, failed.peak - 1)))
 
 
+def lacks_main_memory(machine: Machine, way: DevicePlan) -> bool:
+    """True where the system would end the process, without a word, while T5 is read."""
+    needed = way.text_ram if machine.device == "cuda" else way.peak
+    return needed > machine.ram_free > 0
+
+
 def _lacking(machine: Machine, way: DevicePlan) -> tuple[int, int, int]:
     """By how much a plan passes what can be had, what is free in main memory, and what it needs.
 
@@ -220,15 +234,18 @@ def _lacking(machine: Machine, way: DevicePlan) -> tuple[int, int, int]:
     """
     free = machine.vram_free if machine.device == "cuda" else machine.ram_free
     over = max(0, way.peak - free) if free else 0
-    over += max(0, way.ram - machine.ram_total) if machine.ram_total else 0
-    short = max(0, way.ram - machine.ram_free) if machine.ram_free else 0
+    ram = way.text_ram + _RAM_SPARE if machine.device == "cuda" else 0
+    over += max(0, ram - machine.ram_total) if machine.ram_total else 0
+    short = max(0, ram - machine.ram_free) if machine.ram_free else 0
     return over, short, way.peak
 
 
 def _fits(machine: Machine, way: DevicePlan) -> bool:
     free = machine.ram_free if machine.device != "cuda" else machine.vram_free
     enough = not free or way.peak <= free
-    return enough and (not machine.ram_free or not way.ram or way.ram <= machine.ram_free)
+    if machine.device != "cuda" or not machine.ram_free:
+        return enough
+    return enough and way.text_ram + _RAM_SPARE <= machine.ram_free
 
 
 def _ways(machine: Machine, numbers: Numbers, wish: Wish) -> Iterator[DevicePlan]:
@@ -287,6 +304,8 @@ def _way(
     context = CONTEXT if machine.device == "cuda" else 0
     t5 = _text_bytes(numbers, text, _BYTES[text_precision])
     on_device = 0 if text == "cpu" else t5
+    # In main memory, where it does not go to the card piece by piece.
+    waiting = numbers.text * _BYTES[text_precision] if text in ("streamed", "cpu") else 0
     kept = on_device if keeps_text else 0
     tokens = wish.width * wish.height // 256
     step = _LIVE * wish.rows * tokens * numbers.width * size
@@ -294,7 +313,7 @@ def _way(
     picture = _LIVE_DECODER * numbers.vae_width * decoded * size
     peaks = (
         context + on_device + (0 if one_by_one else transformer + vae),
-        context + kept + transformer + vae + step,
+        context + kept + transformer + step + (0 if one_by_one else vae),
         context + kept + vae + picture + (0 if decodes_alone else transformer),
     )
     return DevicePlan(
@@ -308,7 +327,7 @@ def _way(
         tile=tile,
         compiled=machine.compiles,
         peaks=peaks,
-        ram=_ram(machine, numbers, text, text_precision),
+        text_ram=t5 if machine.device == "cpu" else waiting,
     )
 
 
@@ -321,63 +340,3 @@ def _text_bytes(numbers: Numbers, text: TextMode, size: int) -> int:
         small = (numbers.text - numbers.text_kept) * (1.0 if text == "int8" else _NF4)
         return int(small) + numbers.text_kept * size
     return numbers.text * size
-
-
-def _ram(machine: Machine, numbers: Numbers, text: TextMode, text_precision: Precision) -> int:
-    """Main memory that a card's plan needs besides; on processors the peaks say it all."""
-    if machine.device != "cuda":
-        return 0
-    if text in ("streamed", "cpu"):
-        return numbers.text * _BYTES[text_precision] + _RAM_SPARE
-    return _RAM_SPARE
-
-
-_TEXT_WORDS: dict[TextMode, str] = {
-    "resident": "",
-    "streamed": "T5 streamed",
-    "cpu": "T5 on the processor",
-    "int8": "T5 in 8 bits",
-    "nf4": "T5 in 4 bits",
-}
-
-
-def words(way: DevicePlan) -> str:
-    """What is special about a plan, in a few words; "" where nothing is."""
-    found = [
-        _TEXT_WORDS[way.text],
-        "one part at a time" if way.one_by_one else "",
-        "transformer set aside for decoding" if way.decodes_alone and not way.one_by_one else "",
-        f"decoded in tiles of {way.tile} px" if way.tile else "",
-    ]
-    return ", ".join(filter(None, found))
-
-
-def approximation(machine: Machine, numbers: Numbers, wish: Wish) -> DevicePlan | None:
-    """The way that fits only if the picture may change; None where there is none or no need."""
-    if wish.approximate or _fits(machine, plan(machine, numbers, wish)):
-        return None
-    way = plan(machine, numbers, replace(wish, approximate=True))
-    return way if _fits(machine, way) and not way.is_exact else None
-
-
-def forecast(machine: Machine, way: DevicePlan) -> str:
-    """One sentence for people: what a run needs, what is free, and how it is made to fit."""
-    free = machine.vram_free if machine.device == "cuda" else machine.ram_free
-    told = f"needs {way.peak / 1e9:.1f} GB"
-    if free:
-        told += f", {free / 1e9:.1f} GB are free"
-    special = words(way)
-    if special:
-        told += f"; {special}"
-    if not _fits(machine, way):
-        told += "; it may not suffice"
-    return told
-
-
-def told(machine: Machine, numbers: Numbers, wish: Wish) -> str:
-    """The forecast of a wish, with what would fit if the picture may change."""
-    said = forecast(machine, plan(machine, numbers, wish))
-    rough = approximation(machine, numbers, wish)
-    if rough is None:
-        return said
-    return f"{said}; approximately it fits: {words(rough)}, {rough.peak / 1e9:.1f} GB"

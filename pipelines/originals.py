@@ -326,7 +326,7 @@ def _misfit(key: str, found: Shape | None, wanted: Shape | None = None) -> Model
 
 def head_dim(width: int, told: int | None) -> int:
     """Channels of one attention head: as told, else known for this width. Raises RequestError."""
-    dim = told or _HEAD_DIMS.get(width)
+    dim = _HEAD_DIMS.get(width) if told is None else told
     if dim is None:
         raise RequestError(
             "head_dim",

@@ -95,6 +95,7 @@ class Source:
 @contextmanager
 def opened(source: Path, wish: Wish) -> Iterator[Source]:
     """The transformer of a file or folder. Raises ModelError, RequestError."""
+    _check_wish(wish)
     folder = _folder_of(source)
     paths = [source] if folder is None else _weight_files(folder)
     with weights.opened(paths, wish.weights) as found:
@@ -117,6 +118,23 @@ def opened(source: Path, wish: Wish) -> Iterator[Source]:
             design=replace(design, tokens=tokens),
             null_caption=null,
         )
+
+
+def _check_wish(wish: Wish) -> None:
+    """Numbers that are none of their kind are refused also where nothing asks for them."""
+    longest = positions.MAX_SAMPLE_SIZE * originals.LATENT_PIXELS
+    side = wish.image_size
+    if side is not None and (side % originals.LATENT_PIXELS or not 16 <= side <= longest):
+        raise RequestError(
+            "image_size",
+            f"{side} is not the side of a picture (16 to {longest} pixels, in steps of"
+            f" {originals.LATENT_PIXELS}).",
+            "Give --image-size, as 256, 512 or 1024.",
+        )
+    if wish.head_dim is not None and wish.head_dim < 1:
+        raise RequestError("head_dim", f"Heads cannot have {wish.head_dim} channels.")
+    if wish.interpolation_scale is not None:
+        _scale(wish.interpolation_scale)
 
 
 def _folder_of(source: Path) -> Path | None:
@@ -232,14 +250,46 @@ def _configured(config: dict[str, Any], sizes: Sizes, wish: Wish) -> Design:
         raise ModelError(f"Its transformer's {CONFIG} says sample_size {printable(sample)}.")
     if sample % sizes.patch:
         raise ModelError(f"Its transformer's patches do not fill its sample_size {sample}.")
-    # Where it is left out, diffusers' class takes this.
-    scale = config.get("interpolation_scale") or max(sample // 64, 1)
+    side = sample * originals.LATENT_PIXELS
+    if wish.image_size not in (None, side):
+        raise RequestError(
+            "image_size",
+            f"Its {CONFIG} says that it was trained for {side} pixels, so {wish.image_size} is not"
+            " possible.",
+        )
     return Design(
         sizes=sizes,
         head_dim=dim,
         sample_size=sample,
-        interpolation_scale=_scale(wish.interpolation_scale or scale),
+        interpolation_scale=_configured_scale(config, sample, wish),
     )
+
+
+def _configured_scale(config: dict[str, Any], sample: int, wish: Wish) -> float:
+    """The scale that was asked for, else that of the configuration, else that of the size.
+
+    diffusers' class takes 1 for all sizes up to 512 pixels where it is left out, and the models for
+    256 were trained with 0.5 or 1: nobody can know there. Raises ModelError, RequestError.
+    """
+    told = config.get("interpolation_scale")
+    if wish.interpolation_scale is not None:
+        return _scale(wish.interpolation_scale)
+    if told is not None:
+        try:
+            return _scale(told)
+        except RequestError as error:
+            raise ModelError(
+                f"Its transformer's {CONFIG}: {error.message}",
+                "Give the right one with --interpolation-scale.",
+            ) from None
+    if sample % 64:
+        raise RequestError(
+            "interpolation_scale",
+            f"Its {CONFIG} leaves out interpolation_scale, and models for"
+            f" {sample * originals.LATENT_PIXELS} pixels were trained with several.",
+            "Give --interpolation-scale, as 0.5 or 1.",
+        )
+    return sample / 64
 
 
 def _scale(value: Any) -> float:
@@ -266,7 +316,7 @@ def _bare(found: Weights, sizes: Sizes, wish: Wish, place: tuple[int, float] | N
     """The design of weights without a configuration. Raises RequestError for what they hide."""
     noted = found.note.get("head_dim")
     head_dim = originals.head_dim(
-        sizes.width, wish.head_dim or (noted if type(noted) is int else None)
+        sizes.width, noted if wish.head_dim is None and type(noted) is int else wish.head_dim
     )
     if place is None:
         place = _asked_place(sizes, wish)
@@ -284,7 +334,9 @@ def _bare(found: Weights, sizes: Sizes, wish: Wish, place: tuple[int, float] | N
 
 def _asked_place(sizes: Sizes, wish: Wish) -> tuple[int, float]:
     """Size and scale of a file without positions. Raises RequestError where nobody can know."""
-    side = wish.image_size or (1024 if sizes.micro_conditions else None)
+    side = wish.image_size
+    if side is None and sizes.micro_conditions:
+        side = 1024
     if side is None:
         raise RequestError(
             "image_size",
@@ -301,7 +353,8 @@ def _asked_place(sizes: Sizes, wish: Wish) -> tuple[int, float]:
             " interpolation scales.",
             "Give --interpolation-scale, as 0.5 or 1.",
         )
-    return sample, _scale(wish.interpolation_scale or sample / 64)
+    scale = wish.interpolation_scale
+    return sample, sample / 64 if scale is None else _scale(scale)
 
 
 def _null_caption(found: Weights, sizes: Sizes) -> tuple[int | None, Tensor | None]:

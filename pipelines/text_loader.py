@@ -9,6 +9,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
 from safetensors import SafetensorError
 from transformers import BitsAndBytesConfig, T5EncoderModel
@@ -58,13 +59,12 @@ def load(model: ModelSpec, plan: DevicePlan, cache: Path | None) -> T5EncoderMod
 
 def _check_room(model: ModelSpec, plan: DevicePlan) -> None:
     """Before T5 is read: a system that runs out of memory kills the process without a word."""
-    machine = loader.probe()
-    needed = plan.ram if machine.device == "cuda" else plan.peaks[0]
-    if plan.device == machine.device and needed > machine.ram_total > 0:
+    ram = psutil.virtual_memory()
+    if plan.text_ram > ram.available:
         raise OutOfMemoryError(
-            f"The text encoder of “{model.id}” needs {needed / 1e9:.1f} GB of memory, this"
-            f" computer has {machine.ram_total / 1e9:.1f} GB.",
-            "Choose a quantised text encoder, or a smaller model.",
+            f"The text encoder of “{model.id}” needs {plan.text_ram / 1e9:.1f} GB of main memory,"
+            f" and {ram.available / 1e9:.1f} GB of {ram.total / 1e9:.1f} GB are free.",
+            "Close other programs, allow approximations (T5 in 8 bits), or choose a smaller model.",
         )
 
 
@@ -151,6 +151,7 @@ def _keep(net: T5EncoderModel, folder: Path) -> None:
         shutil.rmtree(old, ignore_errors=True)
     try:
         with files.whole(folder, net.get_memory_footprint()) as draft:
-            net.save_pretrained(draft)
+            # Of each file a copy lies in main memory, which may be small where this is done.
+            net.save_pretrained(draft, max_shard_size="500MB")
     except (SaveError, SafetensorError) as error:
         log.warning("the quantised text encoder is not kept (%s)", printable(error, 80))

@@ -10,6 +10,7 @@ gives every query the same answer, a constant. Source: docs/decisions/0007 with 
 from __future__ import annotations
 
 import math
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -28,7 +29,8 @@ from pipelines.residual import EPS, Apart, Compiler, Joined, Residual, norm
 Predict = Callable[[Tensor, float], Tensor]
 """(latents (1, C, h, w), timestep) -> (rows, C or 2C, h, w) float32; a row for every text."""
 
-_MAX_SIZES = 8
+# Bytes of the tables of positions that are kept: one of 1024 px has 19 MB.
+_MAX_POSITIONS = 64 * 2**20
 
 
 @dataclass(frozen=True)
@@ -90,7 +92,7 @@ class Transformer:
         self._made_for: NetState | None = None
         self._weights: _Weights | None = None
         self._residual: Residual = self._new_residual()
-        self._positions: dict[tuple[int, int], Tensor] = {}
+        self._positions: OrderedDict[tuple[int, int], Tensor] = OrderedDict()
 
     @property
     def net(self) -> PixArtTransformer2DModel:
@@ -144,10 +146,14 @@ class Transformer:
     def _position(self, size: tuple[int, int]) -> Tensor:
         """The table of positions (1, N, D) float32, built once per size."""
         if size not in self._positions:
-            if len(self._positions) >= _MAX_SIZES:
-                self._positions.pop(next(iter(self._positions)))
             self._positions[size] = _positions(self._net, size)
+        self._positions.move_to_end(size)
+        while len(self._positions) > 1 and self._table_bytes() > _MAX_POSITIONS:
+            self._positions.popitem(last=False)
         return self._positions[size]
+
+    def _table_bytes(self) -> int:
+        return sum(table.nbytes for table in self._positions.values())
 
     def _heard(self, weights: _Weights, text: Tensor) -> list[_Heard]:
         net = self._net

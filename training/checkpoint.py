@@ -73,9 +73,7 @@ def save(
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         draft.mkdir()
         for name, tensors in parts.items():
-            # Shared tensors are refused by the format, and views would be written whole.
-            plain = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
-            save_file(plain, draft / f"{name}.safetensors")
+            save_file(_plain(tensors), draft / f"{name}.safetensors")
             sync(draft / f"{name}.safetensors")
         manifest = {
             "format": FORMAT,
@@ -96,6 +94,20 @@ def save(
         shutil.rmtree(draft, ignore_errors=True)
         raise _save_error(root, error, needed) from None
     return Checkpoint(folder=folder, step=step, state=dict(state))
+
+
+def _plain(tensors: Tensors) -> dict[str, Tensor]:
+    """In main memory, each with its own numbers: the format refuses shared ones (bitsandbytes gives
+    every weight the same two tables), and views would be written whole."""
+    plain: dict[str, Tensor] = {}
+    seen: set[int] = set()
+    for name, value in tensors.items():
+        here = value.detach().cpu().contiguous()
+        place = here.untyped_storage().data_ptr()
+        # Empty tensors lie nowhere, all of them.
+        plain[name] = here.clone() if place in seen and here.numel() else here
+        seen.add(place)
+    return plain
 
 
 def _save_error(root: Path, error: Exception, needed: int) -> SaveError:

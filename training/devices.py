@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import os
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import timedelta
 
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from accelerate.utils import InitProcessGroupKwargs
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from pipelines.errors import RequestError
@@ -21,12 +22,12 @@ _SHORT = 256
 
 
 def make_accelerator(config: RunConfig) -> Accelerator:
-    """The device side of a run: one process, or one of several under `accelerate launch`."""
+    """The device side of a run: one process, or one of several under `accelerate launch`.
+
+    Raises RequestError.
+    """
+    check_precision(config)
     precision = "no" if config.precision == "fp32" else config.precision
-    if precision == "fp16" and not torch.cuda.is_available():
-        raise RequestError(
-            "precision", "fp16 needs an NVIDIA card.", "Choose bf16 or fp32 on this machine."
-        )
     # Stages of other precision follow each other in one process; the processes stay connected.
     AcceleratorState._reset_state()
     several = int(os.environ.get("WORLD_SIZE", "1")) > 1
@@ -38,6 +39,38 @@ def make_accelerator(config: RunConfig) -> Accelerator:
         # The first process may compute features for days while the others wait.
         kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(days=30))],
     )
+
+
+def check_precision(config: RunConfig) -> None:
+    """Raises RequestError for a precision that this machine does not compute in."""
+    has_card = torch.cuda.is_available()
+    if config.precision == "fp16" and not has_card:
+        raise RequestError(
+            "precision", "fp16 needs an NVIDIA card.", "Choose bf16 or fp32 on this machine."
+        )
+    # Accelerate would take emulation for support, which is right and slow.
+    if config.precision != "bf16" or not has_card:
+        return
+    if torch.cuda.is_bf16_supported(including_emulation=False):
+        return
+    no_fp16 = config.optimizer.name == "muon" or config.shard
+    raise RequestError(
+        "precision",
+        "This card does not compute in bf16.",
+        "Choose fp32: fp16 goes neither with muon nor with shard."
+        if no_fp16
+        else "Choose fp16, or fp32 where fp16 does not learn.",
+    )
+
+
+@contextmanager
+def lent(net: nn.Module, device: torch.device) -> Iterator[None]:
+    """A frozen `net` on `device` for a while; between its uses the training needs that memory."""
+    net.to(device)
+    try:
+        yield
+    finally:
+        net.to("cpu")
 
 
 def attention(latents: Tensor, patch: int) -> AbstractContextManager[None]:

@@ -15,9 +15,11 @@ from training.sharding import own
 _GB = 1e9
 
 
-def of_states(weights: Sequence[nn.Parameter], config: RunConfig) -> dict[str, int]:
-    """Bytes of the trained weights, their gradients, the optimizer's states and the average."""
+def of_states(net: nn.Module, weights: Sequence[nn.Parameter], config: RunConfig) -> dict[str, int]:
+    """Bytes of the trained `weights`, their gradients, the optimizer's states and the average, and
+    of what lies in `net` besides and does not learn."""
     own = sum(_bytes(w) for w in weights)
+    everything = sum(_bytes(t) for t in [*net.parameters(), *net.buffers()])
     matrices = sum(_bytes(w) for w in weights if w.ndim == 2)
     states = {
         "adamw": 2 * own,
@@ -32,6 +34,7 @@ def of_states(weights: Sequence[nn.Parameter], config: RunConfig) -> dict[str, i
         "gradients": own,
         "optimizer": states[config.optimizer.name],
         "average": own if config.ema.decay else 0,
+        "frozen": everything - own,
     }
 
 
@@ -40,12 +43,17 @@ def _bytes(tensor: Tensor) -> int:
     return held.numel() * held.element_size()
 
 
-def told(states: dict[str, int], step_peak: int, device: torch.device) -> dict[str, Any]:
+def told(
+    states: dict[str, int], step_peak: int, device: torch.device, config: RunConfig
+) -> dict[str, Any]:
     """The forecast as an event: every part, the sum and what is free, in bytes.
 
-    The measured step already holds the gradients, so they are not counted twice.
+    The measured step already holds the gradients, so they are not counted twice. It ends before the
+    weights move, for which AdamW and the average each hold one more copy of all weights for a
+    moment, when the activations are gone.
     """
-    activations = max(0, step_peak - states["gradients"])
+    moving = states["weights"] if config.optimizer.name == "adamw" or config.ema.decay else 0
+    activations = max(moving, step_peak - states["gradients"])
     if device.type == "cuda":
         free, total = torch.cuda.mem_get_info(device)
         available = total - (total - free) + torch.cuda.memory_reserved(device)

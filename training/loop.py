@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object, set_seed
+from PIL import Image
 from torch import Tensor
 
 from pipelines import files, memory
@@ -140,19 +141,25 @@ class Trainer:
             seen.append(({name: values.detach() for name, values in losses.items()}, batch["ids"]))
         norm = self._accelerator.clip_grad_norm_(self._learning.weights, config.optimizer.clip)
         sums, norm = numbers_of([losses for losses, _ in seen], norm)
-        scaler = self._accelerator.scaler
-        # fp16 tries scales that are too large; the scaler then skips the step by itself.
-        finite = math.isfinite(norm) or (scaler is not None and math.isfinite(sums["loss"]))
+        finite = math.isfinite(norm) or self._is_scaled_too_far(sums["loss"])
         finite = not self._someone(not finite)
         if finite:
             self._learning.step()
-        elif scaler is not None:
-            scaler.update()
+        elif self._accelerator.scaler is not None:
+            self._accelerator.scaler.update()
         self._learning.forget_gradients()
         state.step += 1
         suspects = [] if finite else not_finite(seen)
         self._note(finite, sums, norm, lr, suspects)
         return state.bad < BAD_IN_A_ROW
+
+    def _is_scaled_too_far(self, loss: float) -> bool:
+        """fp16 tries scales that are too large; the scaler then skips the step by itself.
+
+        What is not finite at a scale below 1 is so without it: no smaller one would help.
+        """
+        scaler = self._accelerator.scaler
+        return scaler is not None and math.isfinite(loss) and scaler.get_scale() >= 1
 
     def _place(self, micro: int) -> int:
         rank = self._accelerator.process_index
@@ -232,8 +239,8 @@ class Trainer:
                 loss = self._forward(batch, self._place(0))["loss"].mean()
                 self._accelerator.backward(loss)
             self._learning.forget_gradients()
-        needed = forecast.of_states(self._learning.weights, self._config)
-        values = forecast.told(needed, peak.bytes, self._accelerator.device)
+        needed = forecast.of_states(self._net, self._learning.weights, self._config)
+        values = forecast.told(needed, peak.bytes, self._accelerator.device, self._config)
         self._event("memory", **values)
         left = (self._config.steps - self._state.step) * self._config.accumulate * peak.seconds
         if self._is_main:
@@ -345,10 +352,22 @@ class Trainer:
         with self._learning.finished(here=self._is_main):
             if not self._is_main:
                 return
-            sheet = paint()
+            sheet = self._painted(paint)
+        if sheet is None:
+            return
         data = png(sheet)
         files.write(self._run.previews / f"step-{self._state.step:08d}.png", data)
         self._run.event("preview", step=self._state.step)
+
+    def _painted(self, paint: Callable[[], Image.Image]) -> Image.Image | None:
+        """A sample sheet; None, and a sentence, where there is too little memory for it."""
+        try:
+            return paint()
+        except (MemoryError, RuntimeError) as error:
+            if not memory.is_out_of_memory(error):
+                raise
+        self._event("unpainted", step=self._state.step)
+        return None
 
     def _publish(self, reason: str) -> None:
         if self._state.bad_total >= self._state.step > 0:

@@ -29,7 +29,7 @@ from pipelines.progress import Report, ShouldStop
 from training import run as runs
 from training.config import STAGE_PREFIX, Recipe, RunConfig
 from training.data.sources import Sources, Stopped
-from training.devices import make_accelerator
+from training.devices import check_precision, make_accelerator
 from training.loop import train
 from training.methods import class_to_image, text_encoder, text_to_image, vae
 from training.state import Outcome
@@ -107,6 +107,7 @@ def walk(
 
 def _check(config: RunConfig, data: Path) -> None:
     """What a later stage lacks is said before the first one takes days. Raises RequestError."""
+    check_precision(config)
     source = data / config.data.source
     if not source.exists():
         raise RequestError(

@@ -28,12 +28,29 @@ def pack_states(state: Mapping[str, Any]) -> tuple[dict[str, Tensor], dict[str, 
     tensors: dict[str, Tensor] = {}
     numbers: dict[str, dict[str, Any]] = {}
     for index, values in state["state"].items():
-        for name, value in values.items():
+        for path, value in _flat(values):
             if isinstance(value, Tensor):
-                tensors[f"{index}{_SEPARATOR}{name}"] = value
+                tensors[f"{index}{_SEPARATOR}{path}"] = value
             else:
-                numbers.setdefault(str(index), {})[name] = value
+                numbers.setdefault(str(index), {})[path] = value
     return tensors, {"numbers": numbers, "groups": state["param_groups"]}
+
+
+def _flat(values: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """All values by their path: bitsandbytes keeps its tensors in a table within the state."""
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            yield from ((f"{name}{_SEPARATOR}{path}", inner) for path, inner in _flat(value))
+        else:
+            yield name, value
+
+
+def _put(values: dict[str, Any], path: str, value: Any) -> None:
+    """Gives `value` the place that `_flat` found it at."""
+    *tables, name = path.split(_SEPARATOR)
+    for table in tables:
+        values = values.setdefault(table, {})
+    values[name] = value
 
 
 def unpack_states(
@@ -42,10 +59,11 @@ def unpack_states(
     """The state_dict that `pack_states` took apart; `weights` are what the optimizer moves."""
     state: dict[int, dict[str, Any]] = {}
     for index, values in plain["numbers"].items():
-        state.setdefault(int(index), {}).update(values)
-    for path, tensor in tensors.items():
-        index, _, name = path.partition(_SEPARATOR)
-        state.setdefault(int(index), {})[name] = like(tensor, weights[int(index)])
+        for path, value in values.items():
+            _put(state.setdefault(int(index), {}), path, value)
+    for full, tensor in tensors.items():
+        index, _, path = full.partition(_SEPARATOR)
+        _put(state.setdefault(int(index), {}), path, like(tensor, weights[int(index)]))
     groups = [
         {k: tuple(v) if k in ("betas", "ns_coefficients") else v for k, v in group.items()}
         for group in plain["groups"]

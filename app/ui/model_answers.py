@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from html import escape
 from typing import TYPE_CHECKING, Any
 
 import gradio as gr
@@ -206,7 +207,7 @@ class Models:
         parts = self._studio.models.store.removable(model_id)
         names = [f"{part.label} ({plain_size(part.size, exact=part.exact)})" for part in parts]
         what = "its " + ", ".join(names) if names else "only its entry in the list"
-        return f"Delete {what}? What other models read stays."
+        return f"Delete {what}? What other models read, your own too, stays."
 
     def _shelf(self, visit: Visit, model: str, *, admin: bool) -> str:
         jobs, catalog = self._studio.models, self._studio.catalog
@@ -217,7 +218,7 @@ class Models:
                 question = self._question(visit.removing)
             except StudioError:
                 visit.removing = ""
-        return model_cards.shelf(
+        shown = model_cards.shelf(
             model_cards.Shelf(
                 rows=jobs.rows(),
                 job=jobs.job,
@@ -233,6 +234,18 @@ class Models:
                 problems=catalog.problems[:MAX_PROBLEMS],
             )
         )
+        return shown + self._elsewhere() if admin else shown
+
+    def _elsewhere(self) -> str:
+        """Single files of other programs, with what can be done with them."""
+        files = self._studio.models.store.found.files
+        lines = "".join(
+            f'<p class="shelf-note">{escape(f"{f.what} ({plain_size(f.size)}) in {f.file}")}:'
+            f" {escape(f.way())}</p>"
+            for f in files[:MAX_PROBLEMS]
+        )
+        head = "<h2>Files of other programs</h2>"
+        return f'<div class="shelf" id="elsewhere">{head}{lines}</div>' if files else ""
 
     def _hardware(self, model_id: str) -> str:
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import getpass
 import json
 import shutil
 import tempfile
@@ -95,6 +96,56 @@ def test_nobody_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "marie" not in told
     assert told.startswith("~/studio")
     assert "\n" not in told
+
+
+@pytest.mark.parametrize(
+    "place",
+    [
+        "/data/marie/models",
+        "/media/Marie/disk: not there",
+        "/mnt/backup_of/marie-2026/x",
+        "/mnt/marie's disk/x",
+        "D:\\marie\\models",
+        "/workspace/marie",
+    ],
+)
+@pytest.mark.parametrize("known", ["USER", "USERNAME", "home", "account"])
+def test_a_name_anywhere_in_a_path_is_left_out(
+    place: str, known: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for variable in ("USER", "USERNAME", "LOGNAME"):
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setattr(Path, "home", lambda: Path("/root" if known != "home" else "/srv/marie"))
+    monkeypatch.setattr(getpass, "getuser", lambda: "marie" if known == "account" else "root")
+    if known.startswith("USER"):
+        monkeypatch.setenv(known, "marie")
+    told = doctor.redacted(f"The vae of model “x” should lie in {place}, which is gone")
+    assert "marie" not in told.lower()
+    assert told.startswith("The vae of model “x” should lie in ")
+
+
+def test_words_that_only_hold_a_name_stay(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("USER", "mari")
+    monkeypatch.setenv("USERNAME", "ed")
+    monkeypatch.setattr(Path, "home", lambda: Path("/home/mari"))
+    text = "mari: /data/marigold/ed/primarily"
+    assert doctor.redacted(text) == text
+
+
+def test_nobody_is_needed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A container may run as a number that has no account and no home."""
+
+    def nobody() -> str:
+        raise KeyError("getpwuid(): uid not found: 12345")
+
+    def homeless() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(getpass, "getuser", nobody)
+    monkeypatch.setattr(Path, "home", homeless)
+    for variable in ("USER", "USERNAME"):
+        monkeypatch.delenv(variable, raising=False)
+    assert doctor.redacted("/data/x") == "/data/x"
 
 
 def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -13,7 +13,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from app import model_rows
+from app import cli, import_parts, model_rows
+from app.import_parts import Part
 from app.importing import import_model
 from app.model_rows import Wanted
 from pipelines import loader, originals
@@ -316,6 +317,9 @@ FAULTS: dict[str, tuple[Callable[[Path], None], str]] = {
     "class of the folder": (edit("model_index.json", vae=["vae", "AutoencoderKL"]), "not loaded"),
     "more parts": (edit("model_index.json", safety=["transformers", "CLIP"]), "safety"),
     "part of one word": (edit("model_index.json", vae=["AutoencoderKL"]), "not loaded"),
+    "part of a list": (edit("model_index.json", transformer=["diffusers", ["x"]]), "not loaded"),
+    "library of a list": (edit("model_index.json", vae=[["x"], "AutoencoderKL"]), "not loaded"),
+    "pipeline of a list": (edit("model_index.json", _class_name=["x"]), "This is a"),
     "index is no table": (spread("model_index.json", "[]"), "not a configuration"),
     "code from elsewhere": (edit(TEXT, auto_map={"AutoModel": "evil--repo.Model"}), "auto_map"),
     "quantised": (edit(TEXT, quantization_config={"quant_method": "gptq"}), "quantization"),
@@ -337,6 +341,21 @@ FAULTS: dict[str, tuple[Callable[[Path], None], str]] = {
         edit("scheduler/scheduler_config.json", prediction_type="v_prediction"),
         "epsilon",
     ),
+    # What is asked for and would not be done
+    "latents around another mean": (edit(VAE, latents_mean=[0.1, 0, 0, 0]), "latents_mean"),
+    "latents of another spread": (edit(VAE, latents_std=[1, 1, 2, 1]), "latents_std"),
+    "shifted latents": (edit(VAE, shift_factor=0.1159), "shift_factor"),
+    "betas of its own": (
+        edit("scheduler/scheduler_config.json", trained_betas=[0.1, 0.2]),
+        "trained_betas",
+    ),
+    "rescaled betas": (
+        edit("scheduler/scheduler_config.json", rescale_betas_zero_snr=True),
+        "rescale_betas_zero_snr",
+    ),
+    # A scale that a class would replace by its own
+    "no scale": (edit("transformer/config.json", interpolation_scale=None), "leaves out"),
+    "scale of zero": (edit("transformer/config.json", interpolation_scale=0), "0 is not an inter"),
     # Parts that are not there or not whole
     "no VAE": (gone("vae"), "has no vae. Name one with --vae"),
     "no T5": (gone("text_encoder"), "has no text encoder. Name one with --text"),
@@ -383,6 +402,13 @@ def test_what_cannot_paint_is_refused(
         ({"tokens": 10_000}, "tokens: Input should be less"),
         ({"title": "x" * 200}, "title: String should have"),
         ({"interpolation_scale": -1.0}, "not an interpolation scale"),
+        ({"interpolation_scale": 0.0}, "not an interpolation scale"),
+        ({"image_size": -5}, "-5 is not the side of a picture"),
+        ({"image_size": 0}, "0 is not the side of a picture"),
+        ({"image_size": 100}, "100 is not the side of a picture"),
+        ({"image_size": 8192}, "8192 is not the side of a picture"),
+        ({"image_size": 512}, "trained for 128 pixels, so 512 is not possible"),
+        ({"head_dim": 0}, "cannot have 0 channels"),
         ({"weights": "ema"}, "no averaged weights"),
     ],
 )
@@ -403,7 +429,9 @@ def test_the_vae_of_another_family_is_refused(whole: Path, models: Path, tmp_pat
         folder = shutil.copytree(whole, tmp_path / name)
         edit(VAE, scaling_factor=scaling)(folder)
         edit(TEXT, d_model=4096)(folder)
-        parts[name] = {key: (folder / key, True) for key in ("vae", "text_encoder", "tokenizer")}
+        parts[name] = {
+            key: Part(place=folder / key, own=True) for key in ("vae", "text_encoder", "tokenizer")
+        }
     alpha, sigma = xl(64, 1), xl(128, 2, tokens=None)
     _check_fit(alpha, parts["alpha"])
     _check_fit(sigma, parts["sigma"])
@@ -461,3 +489,44 @@ def test_a_model_in_the_making_is_not_listed(whole: Path, models: Path) -> None:
     catalog = Catalog(user_models=models)
     assert {model.id for model in catalog} == {"nano", "mine"}
     assert catalog.problems == []
+
+
+def test_settings_that_change_nothing_are_taken(whole: Path, models: Path, tmp_path: Path) -> None:
+    """As the released configurations have them, or as other programs write them out."""
+    source = shutil.copytree(whole, tmp_path / "source")
+    edit(VAE, latents_mean=None, latents_std=None, shift_factor=None)(source)
+    betas = {"trained_betas": None, "rescale_betas_zero_snr": False}
+    edit("scheduler/scheduler_config.json", **betas)(source)
+    assert import_model(source, models, Wanted(id="null"))
+    edit(VAE, latents_mean=[0.0] * 4, latents_std=[1.0] * 4, shift_factor=0)(source)
+    assert import_model(source, models, Wanted(id="neutral"))
+
+
+def test_a_released_vae_is_not_refused() -> None:
+    """Its configuration in the repository that Σ takes its VAE from, and in that of α."""
+    released = {
+        "_class_name": "AutoencoderKL",
+        "latent_channels": 4,
+        "latents_mean": None,
+        "latents_std": None,
+        "scaling_factor": 0.13025,
+        "shift_factor": None,
+    }
+    import_parts.check({"vae": Part(place=Path("vae"), config=released)})
+    old = {"_class_name": "AutoencoderKL", "latent_channels": 4, "scaling_factor": 0.18215}
+    import_parts.check({"vae": Part(place=Path("vae"), config=old)})
+
+
+@pytest.mark.parametrize("kind", ["loop", "loop inside", "long", "zero"])
+def test_a_path_that_leads_nowhere_is_one_sentence(
+    kind: str, models: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    loop = tmp_path / "loop"
+    loop.symlink_to(loop)
+    path = {"loop": loop, "loop inside": loop / "model.pth", "long": tmp_path / ("x" * 300)}
+    named = str(path.get(kind, tmp_path / "a\0b"))
+    workspace = ["--workspace", str(models.parent)]
+    assert cli.main(["models", "import", named, *workspace]) == 2
+    told = capsys.readouterr().err
+    assert "There is no file or folder" in told
+    assert len(told.strip().splitlines()) == 1

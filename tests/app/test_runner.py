@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -19,11 +20,22 @@ from tests.app.ui.fake_studio import FakePicture
 
 
 class Painter:
-    """Paints at once; `before` is called before each picture with its index."""
+    """Paints in two steps; `before` is called before each picture with its index.
 
-    def __init__(self, before: Callable[[int], None] = lambda index: None) -> None:
-        self._before = before
-        self.painted = 0
+    `note` is told behind the steps; `pause` are the seconds before each.
+    """
+
+    def __init__(
+        self,
+        before: Callable[[int], None] = lambda index: None,
+        *,
+        note: str = "",
+        pause: float = 0,
+        steps: int = 2,
+    ) -> None:
+        self._before, self._note = before, note
+        self._pause, self._steps = pause, steps
+        self.done = 0
 
     def generate(
         self,
@@ -35,11 +47,23 @@ class Painter:
     ) -> Iterator[FakePicture]:
         for index in range(request.count):
             self._before(index)
-            if should_stop():
-                return
-            report(Progress(stage=Stage.DENOISING, done=1, total=1, picture=index + 1))
-            report(Progress(stage=Stage.LOADING, picture=index + 1, note="Memory ran out."))
-            self.painted += 1
+            for step in range(self._steps):
+                time.sleep(self._pause)
+                if should_stop():
+                    return
+                self.done += 1
+                report(
+                    Progress(
+                        stage=Stage.DENOISING,
+                        done=step + 1,
+                        total=self._steps,
+                        picture=index + 1,
+                        # Not every step has one.
+                        preview=None if step else b"jpeg",
+                    )
+                )
+            if self._note:
+                report(Progress(stage=Stage.LOADING, picture=index + 1, note=self._note))
             image = Image.new("RGB", (8, 8))
             yield FakePicture(image=image, request=request.single(index), seconds=0.1)
 
@@ -85,35 +109,66 @@ def test_the_next_picture_is_painted_while_one_is_written(tmp_path: Path) -> Non
     assert list(run(gallery, painter)) == [10, 11, 12]
 
 
-def test_nothing_is_told_of_a_picture_before_the_last_one_is_kept(tmp_path: Path) -> None:
+def told_late(tmp_path: Path, note: str) -> tuple[list[Progress], list[Progress]]:
+    """What is told before and after the first of two pictures is written, of the second one."""
     gallery = Slow(tmp_path)
-    early: list[tuple[int, str]] = []
-    late: list[tuple[int, str]] = []
+    early: list[Progress] = []
+    late: list[Progress] = []
 
     def report(progress: Progress) -> None:
-        where = late if gallery.may.is_set() else early
-        where.append((progress.picture, progress.note))
+        if progress.picture == 2:
+            (late if gallery.may.is_set() else early).append(progress)
 
     def before(index: int) -> None:
         if index == 1:
             threading.Timer(0.5, gallery.may.set).start()
 
-    assert list(run(gallery, Painter(before), count=2, report=report)) == [10, 11]
-    # What had to wait is told as soon as the picture is kept.
-    assert (2, "") in late
-    # Only what must not be missed.
-    assert [one for one in early if one[0] == 2] == [(2, "Memory ran out.")]
+    painter = Painter(before, note=note)
+    assert list(run(gallery, painter, count=2, report=report)) == [10, 11]
+    return early, late
+
+
+def test_nothing_is_told_of_a_picture_before_the_last_one_is_kept(tmp_path: Path) -> None:
+    early, (step, saving) = told_late(tmp_path, "")
+    assert early == []
+    # What had to wait is told as soon as the picture is kept, with the last preview.
+    assert (step.stage, step.done, step.preview) == (Stage.DENOISING, 2, b"jpeg")
+    assert saving.stage is Stage.SAVING
+
+
+def test_what_must_not_be_missed_is_told_at_once(tmp_path: Path) -> None:
+    early, late = told_late(tmp_path, "Memory ran out.")
+    assert [one.note for one in early] == ["Memory ran out."]
+    # What was before it is over.
+    assert [one.stage for one in late] == [Stage.SAVING]
 
 
 def test_a_picture_that_cannot_be_written_ends_the_job_with_its_sentence(tmp_path: Path) -> None:
     gallery = Slow(tmp_path, fails=11)
     gallery.may.set()
-    painter = Painter()
+    painter = Painter(pause=0.02, steps=100)
     kept = run(gallery, painter, count=9)
     assert next(kept) == 10
     with pytest.raises(SaveError, match="No space left"):
         next(kept)
-    assert painter.painted < 9
+    # In the middle of the third one.
+    assert 200 <= painter.done < 300
+
+
+def test_a_fault_of_ours_while_saving_stays_one(tmp_path: Path) -> None:
+    def before(index: int) -> None:
+        if index == 1:
+            gallery.may.set()
+            raise ModelError("It is damaged.")
+
+    class Faulty(Slow):
+        def add(self, picture: Painted) -> PictureFile:
+            assert self.may.wait(20)
+            raise KeyError("a fault of ours")
+
+    gallery = Faulty(tmp_path)
+    with pytest.raises(KeyError, match="a fault of ours"):
+        next(run(gallery, Painter(before)))
 
 
 def test_a_lost_picture_is_told_though_the_next_one_fails(tmp_path: Path) -> None:

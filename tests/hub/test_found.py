@@ -9,12 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from pipelines import found, hub_rows
+from pipelines import found, hub_rows, numbers
 from pipelines.catalog import Catalog
 from pipelines.errors import ModelError
+from tests import sparse
 from tests.fake_hub import FakeHub, safetensors
 from tests.hub.conftest import ALPHA, BIG, COMMIT, T5, WANTED, Shelf, parts
 
+COCO_FILE = hub_rows.known()["alpha-256-coco"].parts[0].file
 ALPHA_1024 = hub_rows.known()["alpha-1024"]
 
 
@@ -135,37 +137,99 @@ def test_only_a_whole_part_is_taken(tmp_path: Path, how: str) -> None:
     assert places == ({} if how else {"text_encoder": folder})
 
 
-def test_single_files_are_reported(tmp_path: Path) -> None:
+def test_single_files_are_reported_with_their_use(tmp_path: Path) -> None:
     comfy, forge = tmp_path / "comfy" / "models", tmp_path / "forge" / "models"
-    wide = "encoder.block.23.layer.1.DenseReluDense.wo.weight"
-    header = json.dumps({wide: {"dtype": "F8", "shape": [4096, 10240], "data_offsets": [0, 0]}})
-    encoder = len(header).to_bytes(8, "little") + header.encode()
+    original = Path("output/pretrained_models")
+    alone = original / "half" / "t5-v1_1-xxl" / "pytorch_model-00001-of-00002.bin"
+    encoder, control = "T5-XXL text encoder", "PixArt ControlNet"
+    sparse.write(comfy / "text_encoders" / "t5xxl_fp8.safetensors", sparse.t5_xxl(), "F8_E4M3")
+    sparse.write(comfy / "text_encoders" / "t5xxl_fp16.safetensors", sparse.t5_xxl())
+    sparse.write(comfy / "vae" / "new.safetensors", sparse.vae())
+    sparse.write(comfy / "vae" / "first.safetensors", sparse.first_vae())
+    sparse.write(comfy / "vae" / "ae.safetensors", {k: (1,) for k in sparse.vae()})
     files = {
-        comfy / "text_encoders" / "t5xxl_fp8.safetensors": (encoder, "T5-XXL text encoder"),
-        comfy / "diffusion_models" / "mine.safetensors": (
-            safetensors(10, name="adaln_single.linear.weight"),
-            "PixArt model",
+        comfy / "diffusion_models" / "mine.safetensors": safetensors(
+            10, name="adaln_single.linear.weight"
         ),
-        comfy / "checkpoints" / "old.safetensors": (
-            safetensors(10, name="t_block.1.weight"),
-            "PixArt model",
-        ),
-        forge / "Stable-diffusion" / "PixArt-XL-2-512x512.pth": (b"PK", "PixArt model"),
-        forge / "Stable-diffusion" / "sd15.safetensors": (safetensors(10, name="x"), None),
-        forge / "VAE" / "broken.safetensors": (b"\xff" * 20, None),
-        Path("output/pretrained_models/t5_ckpts/t5-v1_1-xxl/pytorch_model-00001-of-00002.bin"): (
-            b"PK",
-            "T5-XXL text encoder",
-        ),
+        comfy / "checkpoints" / "old.safetensors": safetensors(10, name="t_block.1.weight"),
+        forge / "Stable-diffusion" / "PixArt-XL-2-512x512.pth": b"PK",
+        forge / "Stable-diffusion" / "sd15.safetensors": safetensors(10, name="x"),
+        forge / "VAE" / "broken.safetensors": b"\xff" * 20,
+        forge / "ControlNet" / "PixArt-XL-2-512-ControlNet.pth": b"PK",
+        original / COCO_FILE: b"PK",
+        original / "t5_ckpts" / "t5-v1_1-xxl" / "pytorch_model-00001-of-00002.bin": b"PK",
+        original / "t5_ckpts" / "t5-v1_1-xxl" / "pytorch_model-00002-of-00002.bin": b"PK",
+        alone: b"PK",
     }
-    for file, (data, _) in files.items():
+    for file, data in files.items():
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_bytes(data)
     seen = found.look([tmp_path / "comfy", tmp_path / "forge"])
     assert seen.parts == ()
-    assert {item.file: item.what for item in seen.files} == {
-        file.resolve(): what for file, (_, what) in files.items() if what
+    told = {item.file.relative_to(tmp_path).as_posix(): item for item in seen.files}
+    assert {name: (item.what, item.use) for name, item in told.items()} == {
+        "comfy/models/text_encoders/t5xxl_fp8.safetensors": (encoder, ""),
+        "comfy/models/text_encoders/t5xxl_fp16.safetensors": (encoder, "text"),
+        "comfy/models/vae/new.safetensors": ("VAE", "vae"),
+        "comfy/models/vae/first.safetensors": ("VAE", "first-vae"),
+        "comfy/models/vae/ae.safetensors": ("VAE", ""),
+        "comfy/models/diffusion_models/mine.safetensors": ("PixArt model", "model"),
+        "comfy/models/checkpoints/old.safetensors": ("PixArt model", "model"),
+        "forge/models/Stable-diffusion/PixArt-XL-2-512x512.pth": ("PixArt model", "model"),
+        "forge/models/ControlNet/PixArt-XL-2-512-ControlNet.pth": (control, ""),
+        f"output/pretrained_models/{COCO_FILE}": ("PixArt model", "model"),
+        "output/pretrained_models/t5_ckpts/t5-v1_1-xxl/pytorch_model-00001-of-00002.bin": (
+            encoder,
+            "pickles",
+        ),
+        "output/pretrained_models/half/t5-v1_1-xxl/pytorch_model-00001-of-00002.bin": (encoder, ""),
     }
+    ways = {name.rpartition("/")[2]: item.way() for name, item in told.items()}
+    assert "cannot be used: “t5xxl_fp8.safetensors” is quantised" in ways["t5xxl_fp8.safetensors"]
+    assert "ControlNet is not a model" in ways["PixArt-XL-2-512-ControlNet.pth"]
+    assert ways["t5xxl_fp16.safetensors"].endswith('t5xxl_fp16.safetensors"')
+    assert (
+        "where it lies: launch.py models import TRANSFORMER --text"
+        in ways["t5xxl_fp16.safetensors"]
+    )
+    assert "TRANSFORMER --vae" in ways["new.safetensors"]
+    assert "converted: " in ways["first.safetensors"]
+    assert "models download alpha-256-coco" in ways[COCO_FILE]
+    assert 'models import "' in ways["mine.safetensors"]
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_a_t5_in_one_file_spares_its_download(
+    whole: bool, hub: FakeHub, shelf: Shelf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """19 GB are not fetched where another program has the encoder in bf16 or fp16."""
+    comfy = tmp_path / "comfy"
+    file = comfy / "models" / "text_encoders" / "t5xxl_fp16.safetensors"
+    sparse.write(file, sparse.t5_xxl(), "F16" if whole else "F8_E4M3")
+    monkeypatch.setenv("PIXART_STUDIO_MODEL_FOLDERS", str(comfy))
+    assert shelf.get()
+    fetched = any(a.path.startswith("text_encoder") for a in hub.asked)
+    assert fetched == (not whole)
+    if not whole:
+        return
+    spec = Catalog(user_models=shelf.settings.models).find("alpha-1024")
+    link = spec.part("text_encoder") / "model.safetensors"
+    assert link.readlink() == file.resolve()
+    assert numbers._t5(json.loads((link.parent / "config.json").read_text()))
+    # Read by a model of one's own, the link stays.
+    own = shelf.settings.models / "mine" / "model.toml"
+    own.parent.mkdir()
+    own.write_text(f"[places]\ntext_encoder = {json.dumps(str(link.parent))}\n", "utf-8")
+    shelf.store.remove("alpha-1024")
+    assert link.is_file()
+    own.unlink()
+    # Given up, the link goes and the file stays.
+    assert shelf.get()
+    shelf.store.remove("alpha-1024")
+    assert file.is_file()
+    assert not link.parent.exists()
+    assert shelf.get(own_copy=True)
+    assert any(a.path.startswith("text_encoder") for a in hub.asked)
 
 
 def test_a_hostile_folder_does_no_harm(tmp_path: Path) -> None:

@@ -56,15 +56,30 @@ def main() -> None:
         layers_per_block=2,
         latent_channels=4,
     )
-    vae = vae.to(torch.bfloat16).eval()
+    card = torch.cuda.is_available()
+    device, side = ("cuda", 1024) if card else ("cpu", 256)
+    vae = vae.to(device, torch.bfloat16).eval()
     latents, pixels = (
-        torch.randn(shape).bfloat16() for shape in ((1, 4, 32, 32), (1, 3, 256, 256))
+        torch.randn(shape, device=device, dtype=torch.bfloat16)
+        for shape in ((1, 4, side // 8, side // 8), (1, 3, side, side))
     )
+
+    def finished(work: Callable[[object], object], given: object) -> None:
+        work(given)
+        if card:
+            torch.cuda.synchronize()
+
     for order in (torch.contiguous_format, torch.channels_last):
         vae.to(memory_format=order)
-        decoding = best(partial(vae.decode, latents))
-        encoding = best(partial(vae.encode, pixels))
-        print(f"{order}: decoding {decoding:.0f} ms, encoding {encoding:.0f} ms", flush=True)
+        decoding = best(partial(finished, vae.decode, latents))
+        peak = f", {torch.cuda.max_memory_allocated() / 2**30:.2f} GiB at most" if card else ""
+        encoding = best(partial(finished, vae.encode, pixels))
+        print(
+            f"{order}, {side} px: decoding {decoding:.0f} ms{peak}, encoding {encoding:.0f} ms",
+            flush=True,
+        )
+        if card:
+            torch.cuda.reset_peak_memory_stats()
     for dtype in (torch.float32, torch.bfloat16):
         layer = torch.nn.Linear(1152, 4608, dtype=dtype)
         tokens = torch.randn(1, 2048, 1152, dtype=dtype)

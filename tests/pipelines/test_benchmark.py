@@ -82,4 +82,6 @@ def test_the_embedded_model_is_measured_whole() -> None:
 
 def test_cards_are_measured_at_full_depth() -> None:
     assert {case.layers for case in benchmark.cases("cuda", bf16=False)} == {28}
+    assert benchmark.cases("cuda", bf16=False)[0].precision == "float16"
+    assert benchmark.cases("cuda", bf16=True)[0].precision == "bfloat16"
     assert [case.precision for case in benchmark.cases("cpu", bf16=False)] == ["float32"]

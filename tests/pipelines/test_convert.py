@@ -257,10 +257,54 @@ def test_other_folders(change: Callable[[Path], None], small: Path, tmp_path: Pa
     shutil.copytree(tmp_path / "a", tmp_path / "b")
     change(tmp_path / "b")
     for i, source in enumerate((tmp_path / "b", tmp_path / "b" / "transformer")):
-        convert.convert(source, tmp_path / f"c{i}", Wish())
+        # What old configurations leave out cannot be known for pictures this small.
+        wish = Wish(interpolation_scale=1 if change is old_config else None)
+        convert.convert(source, tmp_path / f"c{i}", wish)
         for file in (f"transformer/{WEIGHTS}", "transformer/config.json", NULL_CAPTION_FILE):
             assert (tmp_path / f"c{i}" / file).read_bytes() == (tmp_path / "a" / file).read_bytes()
     assert transformer(tmp_path / "c0").config.interpolation_scale == 1
+
+
+@pytest.mark.parametrize(("sample", "scale"), [(64, 1), (128, 2), (256, 4)])
+def test_a_scale_that_is_left_out_is_that_of_the_size(
+    sample: int, scale: int, small: Path, tmp_path: Path
+) -> None:
+    convert.convert(small, tmp_path / "a", WISH)
+    edited(interpolation_scale="gone", sample_size=sample)(tmp_path / "a")
+    made = convert.convert(tmp_path / "a", tmp_path / "b", Wish())
+    assert made.design.interpolation_scale == scale
+    config = json.loads((tmp_path / "b" / "transformer" / "config.json").read_text())
+    assert config["interpolation_scale"] == scale
+
+
+def test_a_scale_that_was_asked_for_mends_a_configuration(small: Path, tmp_path: Path) -> None:
+    convert.convert(small, tmp_path / "a", WISH)
+    edited(interpolation_scale=0, sample_size=32)(tmp_path / "a")
+    made = convert.convert(tmp_path / "a", tmp_path / "b", Wish(interpolation_scale=0.5))
+    assert made.design.interpolation_scale == 0.5
+
+
+@pytest.mark.parametrize(
+    ("wish", "words"),
+    [
+        ({"image_size": -5}, "-5 is not the side"),
+        ({"image_size": 0}, "0 is not the side"),
+        ({"image_size": 130}, "130 is not the side"),
+        ({"head_dim": 0}, "0 channels"),
+        ({"head_dim": -24}, "-24 channels"),
+        ({"interpolation_scale": 0.0}, "not an interpolation scale"),
+        ({"interpolation_scale": float("nan")}, "not an interpolation scale"),
+    ],
+)
+@pytest.mark.parametrize("kind", ["folder", "checkpoint"])
+def test_numbers_that_are_none_of_their_kind(
+    kind: str, wish: dict[str, Any], words: str, small: Path, tmp_path: Path
+) -> None:
+    convert.convert(small, tmp_path / "a", WISH)
+    source = small if kind == "checkpoint" else tmp_path / "a"
+    with pytest.raises(RequestError, match=words):
+        convert.convert(source, tmp_path / "b", Wish(**wish))
+    assert not (tmp_path / "b").exists()
 
 
 def test_single_safetensors_with_and_without_their_configuration(
@@ -681,6 +725,17 @@ FOLDERS: dict[str, tuple[Callable[[Path], None], str]] = {
     "huge positions": (edited(sample_size=2**30), "sample_size"),
     "odd positions": (edited(sample_size=17), "do not fill"),
     "not a scale": (edited(interpolation_scale=float("inf")), "not an interpolation scale"),
+    "scale of zero": (edited(interpolation_scale=0), "0 is not an interpolation scale"),
+    "negative scale": (edited(interpolation_scale=-1), "-1 is not an interpolation scale"),
+    "no number as scale": (edited(interpolation_scale=float("nan")), "not an interpolation scale"),
+    "no scale for so small pictures": (
+        edited(interpolation_scale="gone"),
+        "leaves out interpolation_scale, and models for 128 pixels",
+    ),
+    "the 256 trap": (
+        edited(interpolation_scale=None, sample_size=32),
+        r"models for 256 pixels were trained with several\. Give --interpolation-scale",
+    ),
     "config of another kind": (text("transformer/config.json", "[]"), "not a configuration"),
     "config is no JSON": (text("transformer/config.json", "{"), "cannot be read"),
     "config is deep": (text("transformer/config.json", "[" * 50_000), "cannot be read"),

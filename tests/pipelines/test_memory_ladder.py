@@ -14,7 +14,7 @@ import torch
 
 from app.hardware import Forecasts
 from pipelines import engine as engines
-from pipelines import latents, memory, numbers
+from pipelines import forecast, latents, memory, numbers
 from pipelines.catalog import Catalog
 from pipelines.engine import Engine, Picture
 from pipelines.errors import OutOfMemoryError
@@ -56,13 +56,13 @@ class Budget:
 def budget(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], Budget]:
     def limited(limit: int) -> Budget:
         found = Budget(limit)
-        before = Loaded.before_decoding
+        before = Loaded.before_pixels
 
         def check(loaded: Loaded, way: DevicePlan) -> None:
             found.decode(way)
             before(loaded, way)
 
-        monkeypatch.setattr(Loaded, "before_decoding", check)
+        monkeypatch.setattr(Loaded, "before_pixels", check)
         return found
 
     return limited
@@ -106,6 +106,7 @@ def test_every_rung_is_tried_and_each_is_told(
         assert watched.tried == rungs[: number + 1]
         assert list(pictures[0].notes) == told
         assert len(told) == number
+        assert all(len(note) > len("Memory ran out, so it was painted again: .") for note in told)
         if rungs[number].is_exact:
             assert pictures[0].image.tobytes() == free.image.tobytes()
 
@@ -153,17 +154,61 @@ def test_a_processor_is_not_filled_to_find_out(catalog: Catalog, tmp_path: Path)
     assert len(paint(engine, request(catalog))[0]) == 1
 
 
+def test_a_processor_without_memory_is_a_sentence_with_numbers(
+    catalog: Catalog, tmp_path: Path
+) -> None:
+    smallest = min(rung.peak for rung in ladder(catalog, request(catalog)))
+    engine = Engine(catalog, inputs=tmp_path, machine=replace(CPU, ram_free=smallest // 4))
+    for approximate in (False, True):
+        with pytest.raises(OutOfMemoryError, match=r"needs [\d.]+ GB, [\d.]+ GB are free"):
+            paint(engine, request(catalog, approximate=approximate))
+    assert engine._loaded is None
+
+
+def test_what_is_free_is_looked_at_before_every_picture(
+    catalog: Catalog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also while a model is loaded, whose own memory counts as free."""
+    engine = Engine(catalog, inputs=tmp_path)
+    free = 10**12
+    monkeypatch.setattr(
+        engines.loader, "probe", lambda: replace(CPU, ram_total=10**13, ram_free=free)
+    )
+    paint(engine, request(catalog))
+    assert engine.machine.ram_free >= free
+    free = 1000
+    monkeypatch.setattr(engines, "held", lambda device: engine._empty)
+    with pytest.raises(OutOfMemoryError, match="not enough memory"):
+        paint(engine, request(catalog))
+
+
+def test_memory_that_came_back_is_used_again(
+    catalog: Catalog, tmp_path: Path, budget: Callable[[int], Budget]
+) -> None:
+    wanted = request(catalog)
+    rungs = ladder(catalog, wanted)
+    engine = Engine(catalog, inputs=tmp_path, machine=replace(CPU, ram_free=10**12))
+    watched = budget(rungs[1].peaks[2])
+    assert len(paint(engine, wanted)[0][0].notes) == 1
+    watched.limit = 10**15
+    watched.tried.clear()
+    paint(engine, wanted)
+    engine.machine = replace(engine.machine, ram_free=2 * 10**12)
+    paint(engine, wanted)
+    assert watched.tried == [rungs[1], rungs[0]]
+
+
 def test_the_forecast_says_what_an_approximation_would_need(catalog: Catalog) -> None:
     model = catalog.find("tiny")
     sizes, wish = numbers.of(model), Wish(width=256, height=192, approximate=False)
     exact = [rung for rung in ladder(catalog, request(catalog)) if rung.is_exact]
     small = replace(CPU, ram_free=min(rung.peak for rung in exact) - 1)
-    rough = memory.approximation(small, sizes, wish)
+    rough = forecast.approximation(small, sizes, wish)
     assert rough is not None
     told = Forecasts().of(small, model, wish)
-    assert "it may not suffice; approximately it fits: " + memory.words(rough) in told
-    assert memory.approximation(CPU, sizes, wish) is None
-    assert memory.approximation(small, sizes, replace(wish, approximate=True)) is None
+    assert "it may not suffice; approximately it fits: " + forecast.words(rough) in told
+    assert forecast.approximation(CPU, sizes, wish) is None
+    assert forecast.approximation(small, sizes, replace(wish, approximate=True)) is None
     assert "approximately" not in Forecasts().of(small, model, replace(wish, approximate=True))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,12 +12,13 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from pipelines import latents, loader, memory, numbers
+from pipelines import latents, loader
 from pipelines.catalog import Catalog
-from pipelines.memory import Machine, Wish
+from pipelines.memory import DevicePlan
 from pipelines.preview import MAX_SIDE, Preview, Previews
 
 CPU, CARD = torch.device("cpu"), torch.device("cuda")
+PLAN = DevicePlan(device="cpu", precision="float32")
 
 
 class Time:
@@ -69,11 +71,8 @@ def test_a_fast_card_has_painted_before_there_is_anything_to_show() -> None:
 
 @pytest.fixture(scope="module")
 def preview() -> Preview:
-    model = Catalog().find("nano")
-    machine = Machine(device="cpu", name="CPU", bf16=False)
-    plan = memory.plan(machine, numbers.of(model), Wish(width=128, height=128))
     with torch.inference_mode():
-        return Preview(loader.vae(model, plan))
+        return Preview(loader.vae(Catalog().find("nano"), PLAN))
 
 
 @pytest.mark.parametrize(
@@ -124,12 +123,13 @@ def test_pixels_are_rounded_as_numpy_rounds_them() -> None:
 
 
 @pytest.mark.parametrize(
-    ("device", "bf16", "last"), [("cuda", True, True), ("cpu", True, True), ("cpu", False, False)]
+    ("precision", "device", "last"),
+    [("bfloat16", "cpu", True), ("float32", "cpu", False), ("bfloat16", "cuda", False)],
 )
-def test_convolutions_have_the_order_that_is_fast(device: Any, bf16: bool, last: bool) -> None:
-    machine = Machine(device=device, name="x", bf16=bf16)
-    about = numbers.of(Catalog().find("nano"))
-    large = memory.Numbers(**{**vars(about), "transformer": 600_000_000})
-    plan = memory.plan(machine, large, Wish(width=128, height=128))
+def test_convolutions_have_the_order_that_is_fast(precision: Any, device: Any, last: bool) -> None:
+    plan = replace(PLAN, precision=precision, device=device)
     expected = torch.channels_last if last else torch.contiguous_format
     assert loader.memory_format(plan) is expected
+    if device == "cpu":
+        vae = loader.vae(Catalog().find("nano"), plan)
+        assert vae.decoder.conv_in.weight.is_contiguous(memory_format=expected)

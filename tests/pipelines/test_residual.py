@@ -176,6 +176,7 @@ def test_only_who_asks_and_can_gets_joined_kernels(
         ("0", True, (8, 0)),
         ("1", False, (8, 0)),
         ("1", True, (6, 1)),
+        ("1", True, (8, 6)),
     ):
         monkeypatch.setenv(memory.COMPILE_VARIABLE, wanted)
         found = probed(monkeypatch, triton, capability)
@@ -191,9 +192,11 @@ def probed(monkeypatch: pytest.MonkeyPatch, triton: bool, capability: tuple[int,
         "get_device_name": "card",
         "is_bf16_supported": True,
         "get_device_capability": capability,
+        "get_arch_list": ["sm_61", "sm_70", "sm_80"],
     }.items():
         monkeypatch.setattr(torch.cuda, name, lambda *_, told=told, **__: told)
     monkeypatch.setattr(loader, "find_spec", lambda name: object() if triton else None)
+    monkeypatch.setattr(loader.shutil, "which", lambda name: name)
     return loader.probe()
 
 

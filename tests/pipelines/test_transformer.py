@@ -145,9 +145,12 @@ def test_a_step_has_few_kernels_and_no_product_of_the_text() -> None:
         block = three - two
         # qkv, out, up, down and two for the prompt: its keys and values are not made again.
         assert sum(block[name] for name in PRODUCTS) == 6
-        # 28 blocks and the rest stay below 440; diffusers runs 926.
+        # With an empty negative prompt: 28 blocks and the rest stay below 440; diffusers runs 926.
         assert sum(block.values()) <= 15, dict(block)
         assert sum(two.values()) - 2 * sum(block.values()) <= 20
+    # With a typed one, its own three products instead of a constant.
+    two, three = (count(make(layers), texts(5, 20)) for layers in (2, 3))
+    assert sum((three - two).values()) <= 18, dict(three - two)
     with Seen() as seen:
         stock(make(3), short, latents(), 600.0)
     assert sum(count(make(3), short).values()) < 0.6 * sum(seen.ops.values())
@@ -179,10 +182,23 @@ def test_positions_are_built_once_per_size(monkeypatch: pytest.MonkeyPatch) -> N
 
     monkeypatch.setattr(transformer, "get_2d_sincos_pos_embed", counted)
     fast = Transformer(make())
+    sizes = [(16, 16), *((4 + 2 * i, 20) for i in range(10))]
     for _ in range(2):
-        for size in ((16, 16), (12, 20), (20, 12)):
+        for size in sizes:
             fast.predictor(texts(1), size)(latents(*size), 5.0)
-    assert built == [(6, 10), (10, 6)]
+    # The first is the net's own.
+    assert built == [(h // 2, w // 2) for h, w in sizes[1:]]
+
+
+def test_tables_of_positions_do_not_fill_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    fast = Transformer(make())
+    for size in ((16, 16), (12, 20), (16, 16), (20, 12)):
+        fast.predictor(texts(1), size)
+        monkeypatch.setattr(transformer, "_MAX_POSITIONS", 2 * fast._table_bytes())
+    monkeypatch.setattr(transformer, "_MAX_POSITIONS", 1)
+    fast.predictor(texts(1), (8, 8))
+    # What is in use stays, however large it is.
+    assert list(fast._positions) == [(8, 8)]
 
 
 def test_changed_weights_are_seen() -> None:
@@ -305,3 +321,38 @@ def test_blocked_attention_is_attention(shape: tuple[int, int, int, int]) -> Non
     torch.testing.assert_close(kernels._blocked(q, k, v), expected, rtol=0, atol=1e-5)
     rough = kernels.attention(q.bfloat16(), k.bfloat16(), v.bfloat16()).float()
     torch.testing.assert_close(rough, expected, rtol=0, atol=3e-2)
+
+
+def test_processors_without_tiles_attend_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    q = torch.randn(1, 2, 256, 24).bfloat16()
+    for tiles, name in ((False, "baddbmm"), (True, "_scaled_dot_product_flash_attention_for_cpu")):
+        monkeypatch.setattr(kernels, "_has_tiles", lambda tiles=tiles: tiles)
+        with torch.no_grad(), Seen() as seen:
+            kernels.attention(q, q, q)
+        assert seen.ops[name] > 0, dict(seen.ops)
+
+
+def test_guidance_begins_where_the_texts_are_heard() -> None:
+    """Before, both halves are one row: the first products of two texts are those of one."""
+    net = make()
+    shapes: list[list[tuple[int, ...]]] = []
+
+    class Rows(Seen):
+        def __torch_dispatch__(
+            self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+        ) -> Any:
+            made = super().__torch_dispatch__(func, types, args, kwargs)
+            if func.overloadpacket.__name__ in PRODUCTS:
+                shapes[-1].append(tuple(made.shape))
+            return made
+
+    for given in (texts(6), texts(1, 6)):
+        predict = Transformer(net).predictor(given, (16, 16))
+        predict(latents(), 600.0)
+        shapes.append([])
+        with torch.inference_mode(), Rows():
+            predict(latents(), 600.0)
+    one, two = shapes
+    # Patches, then query, key and value.
+    assert one[:2] == two[:2]
+    assert one != two

@@ -1,12 +1,57 @@
-"""Short sequences are attended to by plain products on a processor, and the result is the same."""
+"""Precisions that a machine has not; short sequences are attended to by plain products on a
+processor, and the result is the same."""
 
 from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
-from training import nets
-from training.devices import attention
+from pipelines.errors import RequestError
+from tests.training import small, toy
+from training import nets, stages
+from training.devices import attention, make_accelerator
+from training.recipes import resolve
+
+
+@pytest.fixture
+def turing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A card that takes bf16, but only by emulation."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(
+        torch.cuda, "is_bf16_supported", lambda including_emulation=True: including_emulation
+    )
+
+
+@pytest.mark.parametrize(
+    ("changes", "way_out"),
+    [
+        ({}, "Choose fp16, or fp32 where fp16 does not learn."),
+        ({"optimizer": {"name": "muon"}}, "Choose fp32: fp16 goes neither with muon"),
+        ({"shard": True}, "Choose fp32: fp16 goes neither with muon"),
+    ],
+)
+def test_a_card_without_bf16_says_so(turing: None, changes: dict[str, Any], way_out: str) -> None:
+    with pytest.raises(RequestError, match="This card does not compute in bf16") as caught:
+        make_accelerator(toy.config(precision="bf16", **changes))
+    assert caught.value.way_out.startswith(way_out)
+
+
+def test_a_card_without_bf16_says_so_before_the_first_stage(turing: None, tmp_path: Path) -> None:
+    values = small.recipe()
+    values["stage"][-1]["precision"] = "bf16"
+    small.pictures(tmp_path / "data" / "pictures")
+    with pytest.raises(RequestError, match="This card does not compute in bf16"):
+        stages.walk(
+            resolve(values, name="small"),
+            root=tmp_path / "run",
+            data=tmp_path / "data",
+            report=lambda _: lambda _: None,
+            should_stop=lambda: False,
+        )
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize(

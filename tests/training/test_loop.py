@@ -13,7 +13,7 @@ import torch
 from pipelines.errors import BusyError, RequestError, SaveError, TrainingError
 from pipelines.progress import Progress, Stage
 from tests.training import toy
-from training import checkpoint
+from training import checkpoint, forecast
 from training.order import Pick
 from training.run import only_one, open_run
 from training.task import Samples
@@ -228,8 +228,46 @@ def test_the_forecast_counts_every_part(tmp_path: Path) -> None:
     count = 4 * (toy.WIDTH * 8 + 8 + 8 + 1)
     assert memory["weights"] == memory["gradients"] == memory["average"] == count
     assert memory["optimizer"] == 2 * count
-    parts = ("weights", "gradients", "optimizer", "average", "activations")
+    parts = ("weights", "gradients", "optimizer", "average", "frozen", "activations")
     assert memory["peak"] == sum(memory[part] for part in parts)
+
+
+def test_the_forecast_counts_what_does_not_learn_and_what_moving_takes() -> None:
+    config = toy.config()
+    net = torch.nn.Sequential(torch.nn.Linear(10, 10), torch.nn.BatchNorm1d(10))
+    net[1].requires_grad_(False)
+    weights = list(net[0].parameters())
+    states = forecast.of_states(net, weights, config)
+    assert states["weights"] == 4 * 110
+    # Scale, shift, mean, variance, and a counter of 8 bytes.
+    assert states["frozen"] == 4 * 40 + 8
+    cpu = torch.device("cpu")
+    # The activations of this step were smaller than the copy that the optimizer makes.
+    assert forecast.told(states, 4 * 110 + 7, cpu, config)["activations"] == 4 * 110
+    assert forecast.told(states, 4 * 110 + 10**6, cpu, config)["activations"] == 10**6
+    alone = toy.config(optimizer={"name": "muon"}, ema={"decay": 0.0})
+    assert forecast.told(states, 4 * 110 + 7, cpu, alone)["activations"] == 7
+
+
+def test_a_sample_sheet_without_memory_does_not_stop_the_training(tmp_path: Path) -> None:
+    def paint() -> Any:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 4.00 GiB.")
+
+    config = toy.config(steps=4, preview={"every": 2})
+    task = dataclasses.replace(toy.task(config), preview=paint)
+    told: list[str] = []
+    run, outcome = toy.go(tmp_path / "run", config, toy=task, tell=told.append)
+    assert outcome.reason == "finished"
+    assert [event["step"] for event in run.events("unpainted")] == [0, 2, 4]
+    assert "update 0 was not painted, for lack of memory" in told[0]
+    assert list(run.previews.iterdir()) == []
+
+    def fail() -> Any:
+        raise RuntimeError("something else")
+
+    other = dataclasses.replace(toy.task(config), preview=fail)
+    with pytest.raises(RuntimeError, match="something else"):
+        toy.go(tmp_path / "other", config, toy=other)
 
 
 def test_a_stop_before_the_first_step_leaves_a_checkpoint(tmp_path: Path) -> None:

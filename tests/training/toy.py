@@ -25,19 +25,23 @@ from training.state import Outcome
 from training.task import Batch, Task, stacked
 
 WIDTH = 6
+EIGHT_BIT = "optimizer-0/0/__bnb_optimizer_quant_state__/state1"
+"""Where `weights` has the first moment of a net whose matrices are large enough for 8 bits."""
 
 
 class ToyNet(nn.Module):
     """Guesses the sum of its input; the dropout draws from the global generator."""
 
-    def __init__(self) -> None:
+    def __init__(self, hidden: int = 8) -> None:
         super().__init__()
         torch.manual_seed(1)
-        self.block = nn.Sequential(nn.Linear(WIDTH, 8), nn.ReLU(), nn.Dropout(0.2), nn.Linear(8, 1))
+        self.block = nn.Sequential(
+            nn.Linear(WIDTH, hidden), nn.ReLU(), nn.Dropout(0.2), nn.Linear(hidden, 1)
+        )
 
     def forward(self, batch: Batch, seed: int, timestep: int | None) -> dict[str, Tensor]:
         values: Tensor = batch["values"]
-        noise = torch.randn(values.shape, generator=generator(seed)) * 0.1
+        noise = torch.randn(values.shape, generator=generator(seed)).to(values.device) * 0.1
         guess = self.block(values + noise)[:, 0]
         return {"loss": (guess - values.sum(1)).square()}
 
@@ -83,9 +87,11 @@ def config(**changes: Any) -> RunConfig:
     return resolve(values, name="toy").stages[0]
 
 
-def task(config: RunConfig, *, count: int = 17, poison: tuple[int, ...] = ()) -> Task:
+def task(
+    config: RunConfig, *, count: int = 17, poison: tuple[int, ...] = (), hidden: int = 8
+) -> Task:
     """17 samples do not divide into batches of 3: updates reach over the end of an epoch."""
-    net = ToyNet()
+    net = ToyNet(hidden)
 
     def publish(folder: Path) -> Mapping[str, Any]:
         folder.mkdir(exist_ok=True)

@@ -30,6 +30,7 @@ from pipelines.catalog import ModelSpec
 from pipelines.errors import TrainingError, printable
 from pipelines.latents import to_tensor
 from pipelines.progress import Progress, Report, ShouldStop, Stage
+from pipelines.sizes import Size
 from pipelines.tokens import tokenize
 from training.data.buckets import Bucket, crop
 from training.data.manifest import Manifest, Sample
@@ -39,6 +40,9 @@ PRECISION = "float32, kept as float16"
 CROP = "cover, lanczos, centre"
 _PER_FILE = 512
 _TOGETHER = 16
+_TOGETHER_AREA = _TOGETHER * 256 * 256
+"""Pixels that the VAE encodes together: in float32, each of its widest tensors takes 0.5 GB."""
+_TEXTS_TOGETHER = 8 * _TOGETHER
 _T = TypeVar("_T")
 
 
@@ -129,8 +133,18 @@ def add_latents(
         modes = vae.encode(torch.cat(tensors).to(device)).latent_dist.mode().float().cpu()
         return {latent_key(s, b): m for (s, b), m in zip(together, modes, strict=True)}
 
-    work = _Work(items=wanted, kind=lambda pair: pair[1].size, together=_TOGETHER, encode=encode)
+    work = _Work(
+        items=wanted,
+        kind=lambda pair: pair[1].size,
+        together=lambda pair: pictures_together(pair[1].size),
+        encode=encode,
+    )
     return _add(store, work, _PER_FILE, "pictures", report, should_stop)
+
+
+def pictures_together(size: Size) -> int:
+    """How many pictures of `size` are encoded at a time: their pixels decide about the memory."""
+    return max(1, min(_TOGETHER, _TOGETHER_AREA // (size.width * size.height)))
 
 
 def add_texts(
@@ -159,18 +173,33 @@ def add_texts(
         return dict(zip(together, embeds, strict=True))
 
     work = _Work(
-        items=wanted, kind=lambda name: len(found[name]), together=8 * _TOGETHER, encode=encode
+        items=wanted,
+        kind=lambda name: len(found[name]),
+        together=lambda _: _TEXTS_TOGETHER,
+        encode=encode,
     )
     return _add(store, work, 8 * _PER_FILE, "captions", report, should_stop)
 
 
+def text_bytes(encoder: T5EncoderModel, tokens: int) -> int:
+    """What `encoder` needs where it computes features of captions of up to `tokens` tokens.
+
+    Its weights, and at the widest place of a block the residual, its norm, and five tensors of the
+    feed-forward layer, whose gate takes several to compute.
+    """
+    weights = sum(p.numel() * p.element_size() for p in encoder.parameters())
+    shape = encoder.config
+    row = (2 * shape.d_model + 5 * shape.d_ff) * encoder.dtype.itemsize
+    return weights + _TEXTS_TOGETHER * tokens * row
+
+
 @dataclass(frozen=True, kw_only=True)
 class _Work(Generic[_T]):
-    """Items to encode; neighbours of one kind go together, up to `together` of them."""
+    """Items to encode; neighbours of one kind go together, as many as `together` says of them."""
 
     items: Sequence[_T]
     kind: Callable[[_T], object]
-    together: int
+    together: Callable[[_T], int]
     encode: Callable[[list[_T]], dict[str, Tensor]]
 
 
@@ -200,11 +229,13 @@ def _add(
     return done == len(work.items)
 
 
-def _groups(items: Iterable[_T], kind: Callable[[_T], object], size: int) -> Iterator[list[_T]]:
-    """Neighbours of one kind, at most `size` together."""
+def _groups(
+    items: Iterable[_T], kind: Callable[[_T], object], most: Callable[[_T], int]
+) -> Iterator[list[_T]]:
+    """Neighbours of one kind, at most `most` together, which the kind decides."""
     group: list[_T] = []
     for item in items:
-        if group and (len(group) == size or kind(group[0]) != kind(item)):
+        if group and (len(group) >= most(group[0]) or kind(group[0]) != kind(item)):
             yield group
             group = []
         group.append(item)

@@ -25,6 +25,7 @@ from training.data.buckets import Bucket, assign, sentences
 from training.data.features import CROP, Store
 from training.data.manifest import Manifest, Sample
 from training.data.split import split
+from training.devices import lent
 
 _DEFAULT_SIDE = 512
 
@@ -200,14 +201,15 @@ class Sources:
         digest = features.weights_digest(self._needed("vae") / "vae")
         name = features.feature_id(kind="latents", vae=digest, crop=CROP)
         store = Store(self.cache / "features" / f"latents-{name}")
-        done = features.add_latents(
-            store,
-            vae.to(_device()),
-            self.manifest,
-            buckets,
-            report=self._report,
-            should_stop=self._should_stop,
-        )
+        with lent(vae, _device()):
+            done = features.add_latents(
+                store,
+                vae,
+                self.manifest,
+                buckets,
+                report=self._report,
+                should_stop=self._should_stop,
+            )
         if not done:
             raise Stopped
         return store
@@ -215,6 +217,22 @@ class Sources:
     def text_encoder(self) -> T5EncoderModel:
         """The frozen text encoder of the recipe, in fp32. Raises ModelError, RequestError."""
         return _loaded(T5EncoderModel, self._needed("text") / "text_encoder")
+
+    def _placed_text_encoder(self) -> T5EncoderModel:
+        """The text encoder on the card, or on the processor where the card has no room for it."""
+        encoder = self.text_encoder()
+        device = _device()
+        if device.type == "cuda":
+            needed, free = features.text_bytes(encoder, self.config.data.tokens), _free(device)
+            if needed > free:
+                self.tell(
+                    f"The text encoder needs {needed / 1e9:.1f} GB and {free / 1e9:.1f} GB of the"
+                    " card are free: it computes the features of the captions on the processor,"
+                    " once."
+                )
+                return encoder
+        # The library's types take its `.to` for a function of a model.
+        return encoder.to(device)  # type: ignore[arg-type]
 
     def texts(self, captions: Iterable[str]) -> Store:
         """The text features of all `captions`; the encoder is loaded only if some are missing."""
@@ -231,8 +249,7 @@ class Sources:
         store = Store(self.cache / "features" / f"text-{name}")
         done = features.add_texts(
             store,
-            # The library's types take its `.to` for a function of a model.
-            lambda: self.text_encoder().to(_device()),  # type: ignore[arg-type]
+            self._placed_text_encoder,
             model,
             captions,
             report=self._report,
@@ -255,6 +272,13 @@ def _kept(file: Path) -> Manifest | None:
 
 def _device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def _free(device: torch.device) -> int:
+    """Bytes of a card that a net can have: free ones, and those that torch keeps in hand."""
+    free, _ = torch.cuda.mem_get_info(device)
+    kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return int(free + kept)
 
 
 def _loaded(cls: Any, folder: Path) -> Any:

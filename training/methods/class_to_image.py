@@ -22,7 +22,7 @@ from training import nets
 from training.config import RunConfig
 from training.data.manifest import Sample
 from training.data.sources import Sources
-from training.devices import attention
+from training.devices import attention, lent
 from training.methods.latent_data import LatentSamples, collate
 from training.noise import drawn, generator
 from training.objective import LINEAR, Diffusion
@@ -99,8 +99,8 @@ def task(config: RunConfig, sources: Sources) -> Task:
             guidance=config.preview.guidance,
             size=size,
         )
-        vae.to(next(dit.parameters()).device)
-        return sheet(paint_classes(dit, vae, shown, wish, LINEAR))
+        with lent(vae, next(dit.parameters()).device):
+            return sheet(paint_classes(dit, vae, shown, wish, LINEAR))
 
     return Task(
         net=ClassLoss(dit, config),

@@ -22,7 +22,7 @@ from training.config import RunConfig
 from training.data.features import Store, caption_key
 from training.data.manifest import Sample
 from training.data.sources import Sources
-from training.devices import attention
+from training.devices import attention, lent
 from training.methods import class_to_image
 from training.methods.latent_data import LatentSamples, collate
 from training.noise import drawn, generator
@@ -175,8 +175,8 @@ def _preview(
     )
 
     def preview() -> Image.Image:
-        vae.to(next(transformer.parameters()).device)
-        return sheet(paint(transformer, vae, features, null, wish, LINEAR))
+        with lent(vae, next(transformer.parameters()).device):
+            return sheet(paint(transformer, vae, features, null, wish, LINEAR))
 
     return preview
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from html import escape
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -21,6 +22,7 @@ from app.ui.model_cards import Shelf
 from app.ui.watch import Seat
 from app.worker import EngineState
 from pipelines.memory import Machine
+from tests import sparse
 from tests.app.ui.fake_studio import FakeStudio, served
 from tests.fake_hub import FakeHub
 from tests.hub.conftest import _clean, hub  # noqa: F401
@@ -99,6 +101,20 @@ def test_every_model_has_a_card(page: Page) -> None:
     assert page.call("tick_models", page.visit, "nano", HERE).keys() <= {"hardware"}
 
 
+def test_files_of_other_programs_are_shown_to_whoever_sits_here(
+    page: Page, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    comfy = tmp_path / "Comfy <UI>"
+    t5 = comfy / "models" / "text_encoders" / "t5xxl_fp16.safetensors"
+    sparse.write(t5, sparse.t5_xxl())
+    monkeypatch.setenv("PIXART_STUDIO_MODEL_FOLDERS", str(comfy))
+    shelf = str(page.open()["shelf"])
+    assert "T5-XXL text encoder (9.5 GB) in " in shelf
+    assert f"TRANSFORMER --text &quot;{escape(str(t5))}&quot;" in shelf
+    assert "<UI>" not in shelf
+    assert "text_encoders" not in str(page.open(ELSEWHERE)["shelf"])
+
+
 def test_ask_download_use_remove(page: Page) -> None:
     page.open()
     page.press("ask")
@@ -115,6 +131,7 @@ def test_ask_download_use_remove(page: Page) -> None:
     assert page.shown["rail"].selected == "create"
     page.press("ask-remove")
     assert "Delete its transformer" in card(page.shown["shelf"])
+    assert "What other models read, your own too, stays." in card(page.shown["shelf"])
     page.press("keep")
     assert 'data-do="ask-remove"' in card(page.shown["shelf"])
     page.press("ask-remove")

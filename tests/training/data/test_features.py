@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -125,6 +126,43 @@ def test_a_stop_or_a_torn_file_costs_only_what_is_missing(
     straight = add(tmp_path / "straight", vae, manifest)
     for name in names:
         assert torch.equal(again.read(name), straight.read(name))
+
+
+@pytest.mark.parametrize(
+    ("size", "count"),
+    [
+        (Size(64, 64), 16),
+        (Size(256, 256), 16),
+        (Size(512, 256), 8),
+        (Size(512, 512), 4),
+        (Size(1024, 1024), 1),
+        (Size(2048, 2048), 1),
+    ],
+)
+def test_large_pictures_are_encoded_a_few_at_a_time(size: Size, count: int) -> None:
+    assert features.pictures_together(size) == count
+
+
+def test_how_many_go_together_changes_no_latents(
+    tmp_path: Path, vae: AutoencoderKL, manifest: Manifest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = add(tmp_path / "whole", vae, manifest)
+    monkeypatch.setattr(features, "_TOGETHER_AREA", 2 * 96 * 64)
+    seen: list[int] = []
+    encode = vae.encode
+
+    def counted(pixels: torch.Tensor) -> Any:
+        seen.append(pixels.shape[0] * pixels.shape[2] * pixels.shape[3])
+        return encode(pixels)
+
+    monkeypatch.setattr(vae, "encode", counted)
+    parts = add(tmp_path / "parts", vae, manifest)
+    assert max(seen) == 2 * 96 * 64
+    for bucket in buckets(manifest):
+        for sample in bucket.samples:
+            name = features.latent_key(sample, bucket)
+            # Kept as float16; the kernels may differ in the last bit.
+            assert torch.allclose(parts.read(name), whole.read(name), rtol=2e-3, atol=1e-4)
 
 
 def test_an_edited_picture_has_other_features(
