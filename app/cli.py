@@ -28,7 +28,7 @@ from app.runner import LocalRunner
 from app.settings import VERSION, Settings, make_folder, user_path, workspace_path
 from app.status import Status
 from app.train_cli import app as train
-from pipelines import pictures, samplers
+from pipelines import forecast, pictures, samplers
 from pipelines.catalog import Catalog
 from pipelines.errors import RequestError, StudioError, printable
 from pipelines.memory import before_torch
@@ -312,15 +312,18 @@ def _paint(
     # Here and not above: only a command that paints pays for loading torch.
     from pipelines.engine import Engine
 
-    runner = LocalRunner(Engine(catalog, inputs=settings.inputs, cache=settings.cache), gallery)
-
+    engine = Engine(catalog, inputs=settings.inputs, cache=settings.cache)
+    runner = LocalRunner(engine, gallery)
     weights = ""
+    way = engine.plan_of(request)
+    status.say(f"“{request.model}” {forecast.sentence(engine.machine, way)}.")
 
     def keep(file: PictureFile) -> None:
         nonlocal weights
         weights = file.weights
         status.clear()
         print(_json(file) if as_json else file.path, flush=True)
+        status.say(f"{file.seconds:.1f} s, {file.peak / 1e9:.1f} GB at most.")
 
     try:
         runner.paint(request, report=status.show, keep=keep, should_stop=stop.is_set)
@@ -361,5 +364,7 @@ def _json(file: PictureFile) -> str:
             "guidance": request.guidance,
             "loras": [],
             "seconds": round(file.seconds, 3),
+            "peak": file.peak,
+            "forecast": file.forecast,
         },
     )

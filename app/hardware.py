@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import psutil
@@ -11,7 +11,11 @@ from app.model_jobs import free_bytes
 from pipelines import forecast, numbers
 from pipelines.catalog import ModelSpec
 from pipelines.errors import ModelError
+from pipelines.hub_rows import Known
 from pipelines.memory import Machine, Numbers, Wish
+
+# Changes of the free memory below this share of all are not told.
+_NOTICED = 0.04
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,13 +44,42 @@ class Forecasts:
 
     def __init__(self) -> None:
         self._numbers: dict[tuple[str, str, int], Numbers] = {}
+        # The machine as the painting process told of it, what the system said was free then, and
+        # by how much that has changed.
+        self._told: tuple[Machine, int, int] | None = None
 
     def of(self, machine: Machine | None, model: ModelSpec, wish: Wish) -> str:
         """One sentence, or "" where the machine or the model's numbers are not known."""
         sizes = self._of(model) if machine is not None else None
         if machine is None or sizes is None:
             return ""
-        return forecast.told(machine, sizes, wish)
+        return forecast.told(self._now(machine), sizes, wish)
+
+    def before_download(self, machine: Machine | None, row: Known) -> str:
+        """What a released model would need for its default size, before it is here; "" where the
+        machine is not known, or the model paints nothing by itself."""
+        sizes = numbers.expected(row)
+        if machine is None or sizes is None:
+            return ""
+        width, height = (int(side) for side in str(row.row["size"]).split("x"))
+        told = forecast.told(self._now(machine), sizes, Wish(width=width, height=height))
+        return f"{width}x{height} {told}"
+
+    def _now(self, machine: Machine) -> Machine:
+        """`machine` with the main memory that is free now, of which small changes are not told:
+        a sentence must not flicker."""
+        if not machine.ram_free:
+            return machine
+        available = int(psutil.virtual_memory().available)
+        before = self._told
+        if before is None or before[0] != machine:
+            before = (machine, available, 0)
+        _, then, change = before
+        if abs(available - then - change) > machine.ram_total * _NOTICED:
+            change = available - then
+        self._told = (machine, then, change)
+        free = max(1, min(machine.ram_total, machine.ram_free + change))
+        return replace(machine, ram_free=free)
 
     def _of(self, model: ModelSpec) -> Numbers | None:
         folder = model.part("transformer")

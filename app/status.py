@@ -28,6 +28,12 @@ class Status:
         print("\r" + line.ljust(self._width), end="", file=self._stream, flush=True)
         self._width = len(line)
 
+    def say(self, line: str) -> None:
+        """Leaves a line behind, on a terminal only."""
+        if self.is_live:
+            self.clear()
+            print(line, file=self._stream, flush=True)
+
     def clear(self) -> None:
         """Takes the line away."""
         if self._width:

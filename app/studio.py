@@ -21,7 +21,7 @@ from app.model_store import ModelStore
 from app.settings import Settings
 from app.worker import EngineState, WorkerRunner
 from app.zero import ZeroRunner
-from pipelines import pictures, prompt_files, styles, tokens
+from pipelines import hub_rows, pictures, prompt_files, styles, tokens
 from pipelines.catalog import Catalog, ModelSpec
 from pipelines.errors import BusyError, RecipeError, RequestError, StudioError, printable
 from pipelines.memory import Wish
@@ -113,6 +113,11 @@ class Studio:
     def forecast(self, model_id: str, wish: Wish) -> str:
         """What painting `wish` would need; "" where unknown. Raises StudioError for the model."""
         return self.forecasts.of(self.engine().machine, self.model(model_id), wish)
+
+    def forecast_before(self, model_id: str) -> str:
+        """What a released model would need, before it is downloaded; "" where unknown."""
+        row = hub_rows.known().get(model_id)
+        return self.forecasts.before_download(self.engine().machine, row) if row else ""
 
     def model(self, model_id: str) -> ModelSpec:
         """The model called `model_id`. Raises UnknownNameError."""

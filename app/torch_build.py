@@ -4,11 +4,13 @@ The default package registry has one build per system; PyTorch's own index has o
 A laptop without an NVIDIA card must not download gigabytes of CUDA. Standard library only.
 """
 
+import math
 import os
 import platform
 import queue
 import re
 import shutil
+import subprocess
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -26,6 +28,9 @@ FOLDERS = {
     "cuda": ("cu132", "cu130", "cu126"),
     "rocm": ("rocm7.4", "rocm7.3", "rocm7.2", "rocm7.1"),
 }
+# Builds for later CUDA have no kernels for cards before this compute capability (Turing).
+OLD_CARDS = 7.5
+OLD_FOLDERS = ("cu126",)
 # What only one build of torch needs: another build would leave gigabytes of it lying about.
 TORCH_AND_COMPANIONS = re.compile(r"(pytorch-)?(torch|triton)(-rocm|-windows)?|(nvidia|cuda)-.+")
 # Disk space of the finished environment with room for the download, in 10^9 bytes.
@@ -136,16 +141,19 @@ def find_source(build: str, version: str, machine: Machine) -> Source:
     Falls back to what the default registry has, with a sentence about the consequence.
     """
     fallback = registry_build(machine)
-    if build == fallback:
+    is_old = build == "cuda" and card_capability() < OLD_CARDS
+    if build == fallback and not is_old:
         return Source(build=build)
     base = os.environ.get(INDEX_VARIABLE, INDEX).rstrip("/")
     try:
-        for folder in FOLDERS[build]:
+        for folder in OLD_FOLDERS if is_old else FOLDERS[build]:
             if _lists(f"{base}/{folder}/torch/", version):
                 return Source(build=build, index=f"{base}/{folder}")
         reason = f"{base} has no {build} build of torch {version}"
     except OSError:
         reason = f"{base} cannot be reached from here"
+    if is_old:
+        reason += f" for cards before compute capability {OLD_CARDS}"
     if build == "cpu":
         effect = f"its {fallback} build, a larger download that runs on the CPU as well"
     else:
@@ -156,6 +164,16 @@ def find_source(build: str, version: str, machine: Machine) -> Source:
     return Source(
         build=fallback, note=f"{reason}: taking torch from the default registry, {effect}."
     )
+
+
+def card_capability() -> float:
+    """The compute capability of the newest NVIDIA card, as 8.6; infinite where unknown."""
+    command = ["nvidia-smi", "--query-gpu=compute_cap", "--format=csv,noheader"]
+    try:
+        told = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True)
+        return max(float(line) for line in told.stdout.split())
+    except (OSError, ValueError, subprocess.SubprocessError):
+        return math.inf
 
 
 def _lists(page: str, version: str) -> bool:

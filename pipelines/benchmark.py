@@ -8,7 +8,6 @@ ones: dense products take the same time.
 
 from __future__ import annotations
 
-import copy
 import os
 import statistics
 import time
@@ -27,7 +26,7 @@ from diffusers import (
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerFast, T5EncoderModel
 
-from pipelines import loader
+from pipelines import exactness, loader
 from pipelines.catalog import Catalog
 from pipelines.denoise import denoise, make_schedule, start_latents
 from pipelines.engine import Engine
@@ -40,10 +39,8 @@ from pipelines.transformer import Transformer
 
 MAX_SPREAD = 0.10
 _PROMPT_TOKENS = 24
-_PADDED_TOKENS = 120
 _LINEAR = {"beta_start": 1e-4, "beta_end": 0.02, "beta_schedule": "linear"}
 _WARM_UP = 2
-_TIMESTEP = 500.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -154,7 +151,7 @@ def transformer(
         scheduler=DPMSolverMultistepScheduler(),
     )
     pipe.set_progress_bar_config(disable=True)
-    padded = {**_padded("", prompt), **_padded("negative_", negative)}
+    padded = {**exactness.padded("", prompt), **exactness.padded("negative_", negative)}
     fast = Transformer(net, compiler=compiler)
     request = _request(case)
 
@@ -176,7 +173,7 @@ def transformer(
     def ours() -> Tensor:
         return _walk(fast, request, [negative, prompt], device)
 
-    facts = _errors(case, fast, [negative, prompt])
+    facts = exactness.told(fast, [negative, prompt], case.side // PIXELS_PER_LATENT)
     first = ours()
     name = f"transformer, {case.name}{', kernels joined' if compiler else ''}"
     result = compare(name, ours, stock, clock)
@@ -197,41 +194,6 @@ def _walk(
     for step in denoise(predict, schedule, latents, guidance=request.guidance, generator=generator):
         latents = step.latents
     return latents
-
-
-def _errors(case: Case, fast: Transformer, texts: Sequence[Tensor]) -> dict[str, float]:
-    """Mean distance of one prediction from that of the same weights in float32."""
-    side = case.side // PIXELS_PER_LATENT
-    latents = torch.randn(1, 4, side, side, generator=torch.Generator().manual_seed(2))
-    net = fast.net
-    latents = latents.to(net.device)
-    mine = fast.predictor(texts, (side, side))(latents, _TIMESTEP)
-    theirs = _stock_predict(net, texts, latents)
-    if case.precision == "float32":
-        return {"mean difference": (mine - theirs).abs().mean().item()}
-    # The weights rounded to bf16 are the truth: both begin with them.
-    exact = copy.deepcopy(net).float()
-    truth = _stock_predict(exact, [text.float() for text in texts], latents)
-    return {
-        "mean error, ours": (mine - truth).abs().mean().item(),
-        "mean error, stock": (theirs - truth).abs().mean().item(),
-    }
-
-
-def _stock_predict(
-    net: PixArtTransformer2DModel, texts: Sequence[Tensor], latents: Tensor
-) -> Tensor:
-    padded = [_padded("", text) for text in texts]
-    rows = len(texts)
-    output: Tensor = net(
-        latents.repeat(rows, 1, 1, 1).to(net.dtype),
-        encoder_hidden_states=torch.cat([row["prompt_embeds"] for row in padded]),
-        encoder_attention_mask=torch.cat([row["prompt_attention_mask"] for row in padded]),
-        timestep=torch.tensor([_TIMESTEP], device=latents.device).expand(rows),
-        added_cond_kwargs={"resolution": None, "aspect_ratio": None},
-        return_dict=False,
-    )[0]
-    return output[:, : latents.shape[1]].float()
 
 
 def _request(case: Case) -> GenerationRequest:
@@ -280,14 +242,6 @@ def random_net(case: Case, device: torch.device) -> PixArtTransformer2DModel:
     real.pos_embed.pos_embed = fresh.pos_embed.to(device)
     with loader.quiet():
         return real.to(getattr(torch, case.precision)).eval().requires_grad_(False)
-
-
-def _padded(prefix: str, text: Tensor) -> dict[str, Tensor]:
-    embeds = text.new_zeros(1, _PADDED_TOKENS, text.shape[1])
-    embeds[0, : len(text)] = text
-    mask = torch.zeros(1, _PADDED_TOKENS, dtype=torch.long, device=text.device)
-    mask[0, : len(text)] = 1
-    return {f"{prefix}prompt_embeds": embeds, f"{prefix}prompt_attention_mask": mask}
 
 
 def embedded(clock: Clock) -> Result:

@@ -278,6 +278,9 @@ def _all_ways(machine: Machine, numbers: Numbers, wish: Wish) -> Iterator[Device
 def _text_modes(machine: Machine) -> tuple[TextMode, ...]:
     if machine.device == "cuda":
         return ("streamed", "cpu", "resident", "int8", "nf4")
+    if machine.device == "mps":
+        # One memory for both: on the processor T5 takes half, in bf16.
+        return ("resident", "cpu", "int8", "nf4")
     return ("resident", "int8", "nf4")
 
 
@@ -303,7 +306,7 @@ def _way(
     transformer, vae = copies * numbers.transformer * size, numbers.vae * size
     context = CONTEXT if machine.device == "cuda" else 0
     t5 = _text_bytes(numbers, text, _BYTES[text_precision])
-    on_device = 0 if text == "cpu" else t5
+    on_device = 0 if text == "cpu" and machine.device == "cuda" else t5
     # In main memory, where it does not go to the card piece by piece.
     waiting = numbers.text * _BYTES[text_precision] if text in ("streamed", "cpu") else 0
     kept = on_device if keeps_text else 0

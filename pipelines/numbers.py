@@ -10,9 +10,14 @@ from typing import Any
 from pipelines import headers
 from pipelines.catalog import ModelSpec
 from pipelines.errors import ModelError, printable
+from pipelines.hub_rows import Known
 from pipelines.memory import Numbers
 
 _MAX_CONFIG_BYTES = 100_000
+# All released models: PixArt-XL/2 and a VAE of Stable Diffusion's shape, published in float32.
+_WIDTH = 1152
+_VAE_WIDTH = 256
+_FLOAT = 4
 
 
 def of(model: ModelSpec) -> Numbers:
@@ -39,6 +44,26 @@ def of(model: ModelSpec) -> Numbers:
             f"The configuration of “{model.id}” is incomplete ({printable(error, 80)}).",
             "Install it again, or choose another model.",
         ) from None
+
+
+def expected(row: Known) -> Numbers | None:
+    """Those of a released model that is not here yet; None where it is no model by itself."""
+    size = {source.part: source.size for source in row.parts}
+    text = next((dict(one.like) for one in row.parts if one.part == "text_encoder"), None)
+    if not row.paints or not text:
+        return None
+    block, embedding = _t5(text)
+    layers = int(text["num_layers"])
+    return Numbers(
+        transformer=size["transformer"] // _FLOAT,
+        text=layers * block + embedding,
+        text_kept=layers * int(text["d_model"]) * int(text["d_ff"]) + embedding,
+        text_block=block,
+        text_rest=embedding,
+        vae=size["vae"] // _FLOAT,
+        width=_WIDTH,
+        vae_width=_VAE_WIDTH,
+    )
 
 
 def knows_sizes(model: ModelSpec) -> bool:

@@ -41,9 +41,10 @@ class Shelf:
     """What the cards are drawn from.
 
     `usable` are the ids that can be chosen in Create and `chosen` the one that is; `removing` is
-    the id of the model whose removal is asked about, `question` says what would be deleted.
-    `samples` are pictures that a model painted, by its id. `admin` is False for visitors, who see
-    no button that changes anything.
+    the id of the model whose removal is asked about, `question` says what would be deleted. `needs`
+    is the memory that the model which may be downloaded would take. `samples` are pictures that a
+    model painted, by its id. `admin` is False for visitors, who see no button that changes
+    anything.
     """
 
     rows: Sequence[Row]
@@ -55,6 +56,7 @@ class Shelf:
     free: int
     removing: str = ""
     question: str = ""
+    needs: str = ""
     notice: str = ""
     samples: Mapping[str, Samples] = field(default_factory=dict)
     problems: Sequence[str] = ()
@@ -208,6 +210,8 @@ def _question(row: Row, job: ModelJob, view: Shelf) -> str:
         ("Folder", view.folder),
         ("Licence", row.licence),
     ]
+    if view.needs:
+        lines.append(("Memory", view.needs))
     if job.spare:
         lines.insert(1, ("Then", f"converted; {plain_size(job.spare)} more until that is done"))
     facts = "".join(f"<div><dt>{n}</dt><dd>{escape(v)}</dd></div>" for n, v in lines)

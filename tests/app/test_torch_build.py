@@ -1,5 +1,6 @@
 """The build of torch as a function of the machine, and the index it comes from."""
 
+import os
 import socket
 import threading
 from collections.abc import Iterator
@@ -196,3 +197,44 @@ def test_index_that_never_answers_is_given_up(monkeypatch):
 def test_index_variable_that_is_no_address_leads_to_the_registry(monkeypatch, address):
     monkeypatch.setenv(torch_build.INDEX_VARIABLE, address)
     assert torch_build.find_source("cpu", "2.15.0", machine()).index is None
+
+
+def tool(folder: Path, monkeypatch: pytest.MonkeyPatch, says: str) -> None:
+    """An nvidia-smi that prints `says`."""
+    script = folder / "bin" / "nvidia-smi"
+    script.parent.mkdir()
+    script.write_text(f"#!/bin/sh\n{says}\n")
+    script.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{script.parent}:/usr/bin:/bin")
+
+
+@pytest.mark.skipif(os.name != "posix", reason="the tool is a shell script here")
+@pytest.mark.parametrize(
+    ("says", "folder"),
+    [
+        ("echo 6.1", "cu126"),
+        ("echo 7.0", "cu126"),
+        ("echo 6.1; echo 8.6", None),
+        ("echo 12.0", None),
+        ("echo '[N/A]'", None),
+        ("exit 9", None),
+    ],
+)
+def test_old_cards_get_the_build_that_has_their_kernels(index, monkeypatch, says, folder):
+    tool(index, monkeypatch, says)
+    publish(index, "cu126", "torch-2.15.0+cu126-cp311-cp311-linux_x86_64.whl")
+    source = torch_build.find_source("cuda", "2.15.0", machine("Linux", "nvidia"))
+    assert (source.build, source.note) == ("cuda", None)
+    assert (source.index or "").endswith(folder or "")
+    assert (source.index is None) is (folder is None)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="the tool is a shell script here")
+def test_an_old_card_without_a_build_is_told_so(index, monkeypatch):
+    tool(index, monkeypatch, "echo 5.2")
+    publish(index, "cu126", "torch-2.14.0+cu126-cp311-cp311-linux_x86_64.whl")
+    source = torch_build.find_source("cuda", "2.15.0", machine("Linux", "nvidia"))
+    assert (source.build, source.index) == ("cuda", None)
+    assert source.note is not None
+    assert "for cards before compute capability 7.5" in source.note
+    assert "leaves this machine's card unused" in source.note

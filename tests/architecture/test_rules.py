@@ -24,6 +24,7 @@ HEAVY_MODULES = {
         "convert",
         "denoise",
         "engine",
+        "exactness",
         "kernels",
         "latents",
         "loaded",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -51,8 +52,9 @@ def test_a_prompt_becomes_pictures_and_each_paints_itself_again(workspace: Path)
     assert [row["seed"] for row in rows] == [3, 4]
     assert set(rows[0]) == {
         *("path", "seed", "width", "height", "model", "sampler"),
-        *("steps", "guidance", "loras", "seconds"),
+        *("steps", "guidance", "loras", "seconds", "peak", "forecast"),
     }
+    assert rows[0]["forecast"] > 0
     for row in rows:
         path = Path(row["path"])
         assert path.is_relative_to(workspace / "outputs")
@@ -69,6 +71,26 @@ def test_a_prompt_becomes_pictures_and_each_paints_itself_again(workspace: Path)
     row = json.loads(other.stdout)
     assert (row["seed"], row["steps"], row["guidance"]) == (4, 4, 0)
     assert "made for models distilled to it" in other.stderr
+
+
+@pytest.mark.skipif(os.name != "posix", reason="a terminal is pretended with a pty")
+def test_a_terminal_is_told_the_memory_before_and_after() -> None:
+    import pty
+
+    terminal, other_end = pty.openpty()
+    done = subprocess.run(
+        [*LAUNCH, "generate", "a red apple", "--steps", "2"],
+        stdout=subprocess.PIPE,
+        stderr=other_end,
+        timeout=200,
+        check=True,
+    )
+    os.close(other_end)
+    said = os.read(terminal, 100_000).decode()
+    os.close(terminal)
+    assert Path(done.stdout.decode().strip()).is_file()
+    assert re.search(r"“nano” needs [\d.]+ GB, [\d.]+ GB are free\.\r\n", said)
+    assert re.search(r"[\d.]+ s, [\d.]+ GB at most\.\r\n", said)
 
 
 def test_a_start_picture_is_kept_with_the_recipe(workspace: Path, tmp_path: Path) -> None:

@@ -85,3 +85,23 @@ def test_cards_are_measured_at_full_depth() -> None:
     assert benchmark.cases("cuda", bf16=False)[0].precision == "float16"
     assert benchmark.cases("cuda", bf16=True)[0].precision == "bfloat16"
     assert [case.precision for case in benchmark.cases("cpu", bf16=False)] == ["float32"]
+
+
+def test_turns_change_their_order() -> None:
+    """Whoever comes second could profit from what the first one has warmed up."""
+    order: list[str] = []
+    benchmark.compare(
+        "turns", lambda: order.append("ours"), lambda: order.append("stock"), Clock(rounds=6)
+    )
+    # Behind the warming up, which is by turns, too.
+    measured = order[-12:]
+    rounds = [tuple(measured[i : i + 2]) for i in range(0, 12, 2)]
+    assert rounds.count(("ours", "stock")) == rounds.count(("stock", "ours")) == 3
+
+
+def test_what_is_the_same_to_the_bit_is_told() -> None:
+    result = benchmark.transformer(
+        Case(name="small", precision="float32", **SMALL), torch.device("cpu"), Clock(rounds=3)
+    )
+    for name in ("joined products equal single ones", "guided row equals unguided"):
+        assert isinstance(result.facts[name], bool)

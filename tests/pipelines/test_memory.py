@@ -272,3 +272,17 @@ def test_every_rung_but_the_first_has_words(machine: Machine) -> None:
     first, *others = memory._ways(machine, REAL, LARGE)
     assert forecast.words(first) == ""
     assert all(forecast.words(way) for way in others)
+
+
+def test_apple_computers_have_one_memory() -> None:
+    def mac(ram: int) -> Machine:
+        free = int(0.7 * ram * GIB)
+        return Machine(
+            device="mps", name="Apple GPU", bf16=False, ram_total=ram * GIB, ram_free=free
+        )
+
+    way = memory.plan(mac(16), REAL, replace(LARGE, approximate=False))
+    assert (way.text, way.text_precision, way.is_exact) == ("cpu", "bfloat16", True)
+    assert way.peaks[0] >= 2 * REAL.text
+    assert memory.fits(mac(16), way)
+    assert memory.plan(mac(64), REAL, LARGE).text == "resident"

@@ -11,6 +11,8 @@ import pytest
 from pipelines import numbers
 from pipelines.catalog import Catalog, ModelSpec
 from pipelines.errors import ModelError
+from pipelines.hub_rows import Known, known
+from tests.pipelines.test_memory import REAL
 
 
 def copied(folder: Path) -> ModelSpec:
@@ -37,3 +39,12 @@ def test_a_missing_number_is_a_sentence(tmp_path: Path, part: str, key: str) -> 
     file.write_text(json.dumps(config))
     with pytest.raises(ModelError, match="is incomplete"):
         numbers.of(model)
+
+
+@pytest.mark.parametrize("row", known().values(), ids=lambda row: row.id)
+def test_released_models_are_foreseen_before_they_are_here(row: Known) -> None:
+    found = numbers.expected(row)
+    assert (found is not None) is row.paints
+    if found is not None:
+        for name, value in vars(REAL).items():
+            assert getattr(found, name) == pytest.approx(value, rel=0.03), name

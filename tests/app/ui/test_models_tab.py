@@ -124,6 +124,7 @@ def test_ask_download_use_remove(page: Page) -> None:
     assert f"{job.left:,} bytes" in asked
     assert str(page.studio.settings.models / "hub") in asked
     assert "Free on the disk" in asked
+    assert "<dt>Memory</dt>" in asked
     page.press("download")
     done = card(page.settle())
     assert 'data-do="use"' in done
