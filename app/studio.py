@@ -114,10 +114,10 @@ class Studio:
         """What painting `wish` would need; "" where unknown. Raises StudioError for the model."""
         return self.forecasts.of(self.engine().machine, self.model(model_id), wish)
 
-    def forecast_before(self, model_id: str) -> str:
-        """What a released model would need, before it is downloaded; "" where unknown."""
-        row = hub_rows.known().get(model_id)
-        return self.forecasts.before_download(self.engine().machine, row) if row else ""
+    def needs(self) -> dict[str, str]:
+        """What released models would need, before they are downloaded; "" where unknown."""
+        machine, rows = self.engine().machine, hub_rows.known()
+        return {key: self.forecasts.before_download(machine, row) for key, row in rows.items()}
 
     def model(self, model_id: str) -> ModelSpec:
         """The model called `model_id`. Raises UnknownNameError."""

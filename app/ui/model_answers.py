@@ -229,7 +229,7 @@ class Models:
                 free=jobs.free(),
                 removing=visit.removing,
                 question=question,
-                needs=self._studio.forecast_before(jobs.job.model) if jobs.job else "",
+                needs=self._studio.needs(),
                 notice=visit.notice,
                 samples={spec.id: found for spec in catalog if (found := samples.read(spec))},
                 problems=catalog.problems[:MAX_PROBLEMS],

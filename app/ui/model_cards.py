@@ -42,8 +42,8 @@ class Shelf:
 
     `usable` are the ids that can be chosen in Create and `chosen` the one that is; `removing` is
     the id of the model whose removal is asked about, `question` says what would be deleted. `needs`
-    is the memory that the model which may be downloaded would take. `samples` are pictures that a
-    model painted, by its id. `admin` is False for visitors, who see no button that changes
+    are the memory that models which may be downloaded would take, `samples` pictures that a model
+    painted, both by its id. `admin` is False for visitors, who see no button that changes
     anything.
     """
 
@@ -56,7 +56,7 @@ class Shelf:
     free: int
     removing: str = ""
     question: str = ""
-    needs: str = ""
+    needs: Mapping[str, str] = field(default_factory=dict)
     notice: str = ""
     samples: Mapping[str, Samples] = field(default_factory=dict)
     problems: Sequence[str] = ()
@@ -118,7 +118,7 @@ def _card(row: Row, view: Shelf) -> str:
         f'<li class="model-card" data-state="{state}" data-model="{escape(row.id)}">'
         f'<div class="model-head"><h3>{escape(row.title)}</h3>{tagged}</div>'
         f'<p class="what">{escape(row.summary)}</p>{_samples(row, view)}{kind}{problem}'
-        f"{_facts(row, job)}"
+        f"{_facts(row, job, view)}"
         f"{_work(row, job, view)}</li>"
     )
 
@@ -139,7 +139,7 @@ def _samples(row: Row, view: Shelf) -> str:
     return f'<ul class="samples" aria-label="Painted by this model">{cells}</ul>'
 
 
-def _facts(row: Row, job: ModelJob | None) -> str:
+def _facts(row: Row, job: ModelJob | None, view: Shelf) -> str:
     if job is not None and job.phase == "asked":
         # The question says it all.
         return ""
@@ -150,6 +150,8 @@ def _facts(row: Row, job: ModelJob | None) -> str:
         here = [part.source.label for part in row.parts if part.folder is not None]
         if here:
             facts.append(("Here already", ", ".join(here)))
+        if needs := view.needs.get(row.id):
+            facts.append(("Memory", needs))
     else:
         # A folder is weighed to the byte; what parts of other programs weigh is not known.
         exact = row.exact or row.state in ("shipped", "own")
@@ -210,8 +212,8 @@ def _question(row: Row, job: ModelJob, view: Shelf) -> str:
         ("Folder", view.folder),
         ("Licence", row.licence),
     ]
-    if view.needs:
-        lines.append(("Memory", view.needs))
+    if needs := view.needs.get(row.id):
+        lines.append(("Memory", needs))
     if job.spare:
         lines.insert(1, ("Then", f"converted; {plain_size(job.spare)} more until that is done"))
     facts = "".join(f"<div><dt>{n}</dt><dd>{escape(v)}</dd></div>" for n, v in lines)
