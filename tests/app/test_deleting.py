@@ -19,10 +19,8 @@ ME, OTHER = "owner-0123456789abcdef", "owner-fedcba9876543210"
 
 @pytest.fixture
 def studio(tmp_path: Path) -> Iterator[FakeStudio]:
-    fake = FakeStudio(tmp_path, steps=2, pace=0.001)
-    fake.start()
-    yield fake
-    fake.close()
+    with FakeStudio(tmp_path, steps=2, pace=0.001) as fake:
+        yield fake
 
 
 def paint(studio: FakeStudio, prompt: str, owner: str = ME, **values: object) -> Job:

@@ -144,6 +144,13 @@ class FakeStudio(Studio):
         self._worker = self.runner  # type: ignore[assignment]
         self._jobs = JobQueue(self.runner)
 
+    def __enter__(self) -> FakeStudio:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
 
 @contextmanager
 def served(studio: FakeStudio, **arguments: Any) -> Iterator[str]:

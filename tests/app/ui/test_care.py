@@ -74,10 +74,8 @@ class FakeImport:
 
 @pytest.fixture
 def studio(tmp_path: Path) -> Iterator[FakeStudio]:
-    fake = FakeStudio(tmp_path / "workspace", steps=2, pace=0.01)
-    fake.start()
-    yield fake
-    fake.close()
+    with FakeStudio(tmp_path / "workspace", steps=2, pace=0.01) as fake:
+        yield fake
 
 
 @pytest.fixture

@@ -24,10 +24,8 @@ OWNER = "owner-0123456789abcdef"
 
 @pytest.fixture
 def studio(tmp_path: Path) -> Iterator[FakeStudio]:
-    fake = FakeStudio(tmp_path, steps=4, pace=0.01)
-    fake.start()
-    yield fake
-    fake.close()
+    with FakeStudio(tmp_path, steps=4, pace=0.01) as fake:
+        yield fake
 
 
 class Page:

@@ -34,10 +34,8 @@ ELSEWHERE = SimpleNamespace(client=SimpleNamespace(host="192.0.2.7"), headers={}
 
 @pytest.fixture
 def studio(tmp_path: Path, hub: FakeHub) -> Iterator[FakeStudio]:  # noqa: F811
-    fake = FakeStudio(tmp_path / "workspace", steps=2, pace=0.01)
-    fake.start()
-    yield fake
-    fake.close()
+    with FakeStudio(tmp_path / "workspace", steps=2, pace=0.01) as fake:
+        yield fake
 
 
 class Page:
