@@ -5,10 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import psutil
-
 from app.model_jobs import free_bytes
-from pipelines import forecast, numbers
+from pipelines import forecast, numbers, ram
 from pipelines.catalog import ModelSpec
 from pipelines.errors import ModelError
 from pipelines.hub_rows import Known
@@ -30,11 +28,11 @@ class Hardware:
 
 def look(machine: Machine | None, workspace: Path) -> Hardware:
     """The computer as it is now; the card as the painting process found it."""
-    ram = psutil.virtual_memory()
+    main = ram.look()
     return Hardware(
         machine=machine,
-        ram_total=int(ram.total),
-        ram_free=int(ram.available),
+        ram_total=main.total,
+        ram_free=main.free,
         disk_free=free_bytes(workspace),
     )
 
@@ -68,9 +66,9 @@ class Forecasts:
     def _now(self, machine: Machine) -> Machine:
         """`machine` with the main memory that is free now, of which small changes are not told:
         a sentence must not flicker."""
-        if not machine.ram_free:
+        if not machine.ram_free or not machine.ram_total:
             return machine
-        available = int(psutil.virtual_memory().available)
+        available = ram.look().free
         before = self._told
         if before is None or before[0] != machine:
             before = (machine, available, 0)

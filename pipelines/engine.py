@@ -11,21 +11,29 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from pipelines import forecast, lack, latents, loader, memory, numbers, pictures
+from pipelines import (
+    forecast,
+    lack,
+    latents,
+    loader,
+    memory,
+    numbers,
+    pictures,
+    text_loader,
+)
 from pipelines.catalog import Catalog
 from pipelines.denoise import Step, denoise, make_schedule, start_latents
 from pipelines.errors import ModelError, OutOfMemoryError, StudioError
 from pipelines.loaded import Loaded, free
-from pipelines.measured import held, measured
+from pipelines.measured import measured
 from pipelines.memory import DevicePlan, Machine, Wish
 from pipelines.preview import Previews
 from pipelines.progress import Clock, Progress, Report, ShouldStop, Stage
 from pipelines.request import GenerationRequest
+from pipelines.supply import Supply
 
 # Often enough to see every step, seldom enough to cost nothing.
 _LOOK = 0.02
-# So many times the memory that was free when it did not suffice is worth another try.
-_MORE = 1.1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,11 +74,12 @@ class Engine:
         self._inputs = inputs
         self._cache = cache
         self._loaded: Loaded | None = None
-        self._is_given = machine is not None
-        self._failure: lack.Failure | None = None
-        self.machine = machine or loader.probe()
-        # Once, before the first model: what is freed stays with the process for a while.
-        self._empty = held(torch.device(self.machine.device))
+        self._supply = Supply(machine)
+
+    @property
+    def machine(self) -> Machine:
+        """What paints, with the memory that was free when it was last looked at."""
+        return self._supply.machine
 
     def load(self, model_id: str, report: Report) -> Loaded:
         """Makes `model_id` the loaded model, ready to paint its default size.
@@ -132,13 +141,7 @@ class Engine:
         wish = _wish(request)
         about = numbers.of(self._catalog.find(request.model))
         way = memory.plan(self._machine_now(request.model), about, wish)
-        if memory.lacks_main_memory(self.machine, way):
-            rough = forecast.approximation(self.machine, about, wish)
-            raise (
-                lack.changed(rough)
-                if rough
-                else lack.too_little(forecast.sentence(self.machine, way))
-            )
+        self._refuse(request, way, report)
         work = _Work(
             request=request,
             upcoming=upcoming,
@@ -160,6 +163,20 @@ class Engine:
             notes.append(f"Memory ran out, so it was painted again: {forecast.words(way)}.")
             report(Progress(stage=Stage.LOADING, note=notes[-1]))
 
+    def _refuse(self, request: GenerationRequest, way: DevicePlan, report: Report) -> None:
+        """Raises OutOfMemoryError where the system would end the process without a word."""
+        with torch.inference_mode():
+            loaded = self._open(request.model, way, report)
+        known = loaded.text.knows(*request.texts)
+        mapped = text_loader.maps(loaded.model, way)
+        if not memory.lacks_main_memory(self.machine, way, reads_text=not known, maps_text=mapped):
+            return
+        about = numbers.of(loaded.model)
+        rough = forecast.approximation(self.machine, about, _wish(request))
+        raise (
+            lack.changed(rough) if rough else lack.too_little(forecast.sentence(self.machine, way))
+        )
+
     def _attempt(self, work: _Work, way: DevicePlan, index: int) -> Picture | lack.Lack | None:
         """One picture, None when it was stopped, or what the memory did not suffice for.
 
@@ -169,7 +186,7 @@ class Engine:
         try:
             with torch.inference_mode():
                 loaded = self._open(work.request.model, way, work.report)
-                with measured(loaded.device, before=self._empty, every=_LOOK) as peak:
+                with measured(loaded.device, before=self._supply.empty, every=_LOOK) as peak:
                     made = _Job(loaded, way, work, self._inputs, place).paint(index)
                 if made is None:
                     return None
@@ -190,8 +207,7 @@ class Engine:
         about = numbers.of(self._catalog.find(model_id))
         machine = self._machine_now(model_id)
         way = memory.cheaper(machine, about, wish, failed, missing.stage)
-        # What this plan needed is not there: the next job of the model begins lower.
-        self._failure = lack.Failure(model=model_id, way=failed, free=lack.free(machine))
+        self._supply.failed(model_id, failed, missing.stage)
         if way is None:
             asked = replace(wish, approximate=True)
             rough = memory.cheaper(machine, about, asked, failed, missing.stage)
@@ -200,20 +216,11 @@ class Engine:
 
     def _machine_now(self, model_id: str) -> Machine:
         """The machine with what is free now, counting what the loaded model would give back."""
-        if not self._is_given:
-            self.machine = loader.probe()
-            if self.machine.device != "cuda":
-                own = max(0, held(torch.device(self.machine.device)) - self._empty)
-                free = min(self.machine.ram_total, self.machine.ram_free + own)
-                self.machine = replace(self.machine, ram_free=free)
-        before = self._failure
-        if before is None or before.model != model_id:
-            return self.machine
-        if lack.free(self.machine) > _MORE * before.free:
-            # Something else was closed meanwhile.
-            self._failure = None
-            return self.machine
-        return memory.limited(self.machine, before.way)
+        before = self.machine.device
+        if not self._supply.look():
+            self._loaded = None
+            free(torch.device(before))
+        return self._supply.of(model_id)
 
     def _open(self, model_id: str, way: DevicePlan, report: Report) -> Loaded:
         model = self._catalog.find(model_id)

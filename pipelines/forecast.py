@@ -45,7 +45,7 @@ def sentence(machine: Machine, way: DevicePlan) -> str:
     """What a run needs, what is free, and how it is made to fit."""
     free = machine.vram_free if machine.device == "cuda" else machine.ram_free
     told = f"needs {_amount(way.peak, free)}"
-    if machine.device == "cuda" and way.text_ram > machine.ram_free > 0:
+    if memory.is_short_of_ram(machine, way):
         told += f"; of main memory {_amount(way.text_ram, machine.ram_free)}"
     if special := words(way):
         told += f"; {special}"

@@ -15,12 +15,12 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import psutil
 import torch
 from diffusers import AutoencoderKL, PixArtTransformer2DModel
 from safetensors import SafetensorError, safe_open
 from transformers import T5Config, T5EncoderModel
 
+from pipelines import ram
 from pipelines.catalog import ModelSpec
 from pipelines.errors import ModelError, StudioError, printable
 from pipelines.latents import PIXELS_PER_LATENT
@@ -69,8 +69,12 @@ _BETA_SCHEDULES = ("linear", "scaled_linear", "squaredcos_cap_v2")
 
 def probe() -> Machine:
     """The best device of this machine, and how much memory is free now."""
-    ram = psutil.virtual_memory()
-    memory: dict[str, Any] = {"ram_total": int(ram.total), "ram_free": int(ram.available)}
+    main = ram.look()
+    memory: dict[str, Any] = {
+        "ram_total": main.total,
+        "ram_free": main.free,
+        "swap_free": main.swap,
+    }
     unused = ""
     if torch.cuda.is_available():
         try:

@@ -55,7 +55,7 @@ class Machine:
     """What was found on this machine. `name` is the card's or processor's name for people.
 
     `compiles`: torch.compile may join small kernels (`COMPILE_VARIABLE`). Memory in bytes; 0 where
-    it is not known, which counts as enough.
+    it is not known, which counts as enough. `swap_free` is disk that stands in for main memory.
     """
 
     device: Device
@@ -66,6 +66,7 @@ class Machine:
     vram_free: int = 0
     ram_total: int = 0
     ram_free: int = 0
+    swap_free: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -220,14 +221,33 @@ def limited(machine: Machine, failed: DevicePlan) -> Machine:
     return replace(machine, ram_free=max(1, min(free, failed.peak - 1)))
 
 
-def lacks_main_memory(machine: Machine, way: DevicePlan) -> bool:
-    """True where the system would end the process, without a word, while T5 is read."""
-    needed = way.text_ram if machine.device == "cuda" else way.peak
-    return needed > machine.ram_free > 0
+def lacks_main_memory(
+    machine: Machine, way: DevicePlan, *, reads_text: bool = True, maps_text: bool = False
+) -> bool:
+    """True where the system would end the process, without a word, while it paints.
+
+    `reads_text`: T5 has to be read. `maps_text`: its numbers stay in their file, and come from
+    there whenever they are needed: slow where memory is short, but possible.
+    """
+    if not machine.ram_free:
+        return False
+    gone = 0 if reads_text and not maps_text else way.text_ram
+    if machine.device == "cuda":
+        needed = way.text_ram - gone
+    else:
+        kept = gone if way.keeps_text else 0
+        text = way.peaks[0] - gone if reads_text else 0
+        needed = max(text, way.peaks[1] - kept, way.peaks[2] - kept)
+    return needed > machine.ram_free + machine.swap_free
 
 
-def _lacking(machine: Machine, way: DevicePlan) -> tuple[int, int, int]:
-    """By how much a plan passes what can be had, what is free in main memory, and what it needs.
+def is_short_of_ram(machine: Machine, way: DevicePlan) -> bool:
+    """True where a plan for a card needs more main memory than is free."""
+    return machine.device == "cuda" and 0 < machine.ram_free < way.text_ram + _RAM_SPARE
+
+
+def _lacking(machine: Machine, way: DevicePlan) -> tuple[int, int]:
+    """By how much a plan passes what can be had, and what is free in main memory.
 
     What a card lacks cannot be had, nor more main memory than there is; what others use of the main
     memory can often be freed.
@@ -237,15 +257,13 @@ def _lacking(machine: Machine, way: DevicePlan) -> tuple[int, int, int]:
     ram = way.text_ram + _RAM_SPARE if machine.device == "cuda" else 0
     over += max(0, ram - machine.ram_total) if machine.ram_total else 0
     short = max(0, ram - machine.ram_free) if machine.ram_free else 0
-    return over, short, way.peak
+    return over, short
 
 
 def _fits(machine: Machine, way: DevicePlan) -> bool:
     free = machine.ram_free if machine.device != "cuda" else machine.vram_free
     enough = not free or way.peak <= free
-    if machine.device != "cuda" or not machine.ram_free:
-        return enough
-    return enough and way.text_ram + _RAM_SPARE <= machine.ram_free
+    return enough and not is_short_of_ram(machine, way)
 
 
 def _ways(machine: Machine, numbers: Numbers, wish: Wish) -> Iterator[DevicePlan]:
@@ -330,7 +348,7 @@ def _way(
         tile=tile,
         compiled=machine.compiles,
         peaks=peaks,
-        text_ram=t5 if machine.device == "cpu" else waiting,
+        text_ram=waiting if machine.device == "cuda" else t5,
     )
 
 

@@ -9,17 +9,17 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import psutil
 import torch
 from safetensors import SafetensorError
 from transformers import BitsAndBytesConfig, T5EncoderModel
 
-from pipelines import files, loader
+from pipelines import files, headers, loader, ram
 from pipelines.catalog import ModelSpec
 from pipelines.errors import ModelError, OutOfMemoryError, SaveError, printable
 from pipelines.memory import DevicePlan, is_out_of_memory
 
 _QUANTISED = ("int8", "nf4")
+_STORED = {"float32": "F32", "bfloat16": "BF16", "float16": "F16"}
 log = logging.getLogger(__name__)
 
 
@@ -57,13 +57,25 @@ def load(model: ModelSpec, plan: DevicePlan, cache: Path | None) -> T5EncoderMod
     return moved
 
 
+def maps(model: ModelSpec, plan: DevicePlan) -> bool:
+    """True where T5 is used as it lies in its file, which takes no memory for good."""
+    if plan.text in _QUANTISED or (plan.text == "resident" and plan.device != "cpu"):
+        return False
+    try:
+        files = sorted(model.part("text_encoder").glob("*.safetensors"))
+        stored = {entry.dtype for file in files for entry in headers.read(file).tensors.values()}
+    except ModelError:
+        return False
+    return stored == {_STORED[plan.text_precision]}
+
+
 def _check_room(model: ModelSpec, plan: DevicePlan) -> None:
     """Before T5 is read: a system that runs out of memory kills the process without a word."""
-    ram = psutil.virtual_memory()
-    if plan.text_ram > ram.available:
+    main = ram.look()
+    if plan.text_ram > main.free + main.swap and not maps(model, plan):
         raise OutOfMemoryError(
             f"The text encoder of “{model.id}” needs {plan.text_ram / 1e9:.1f} GB of main memory,"
-            f" and {ram.available / 1e9:.1f} GB of {ram.total / 1e9:.1f} GB are free.",
+            f" and {main.free / 1e9:.1f} GB of {main.total / 1e9:.1f} GB are free.",
             "Close other programs, allow approximations (T5 in 8 bits), or choose a smaller model.",
         )
 

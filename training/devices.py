@@ -66,8 +66,9 @@ def check_precision(config: RunConfig) -> None:
 @contextmanager
 def lent(net: nn.Module, device: torch.device) -> Iterator[None]:
     """A frozen `net` on `device` for a while; between its uses the training needs that memory."""
-    net.to(device)
     try:
+        # Within, because half of it may be there when the memory ends.
+        net.to(device)
         yield
     finally:
         net.to("cpu")

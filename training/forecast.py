@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import psutil
 import torch
 from torch import Tensor, nn
 
+from pipelines import ram
 from training.config import RunConfig
 from training.sharding import own
 
@@ -58,7 +58,7 @@ def told(
         free, total = torch.cuda.mem_get_info(device)
         available = total - (total - free) + torch.cuda.memory_reserved(device)
     else:
-        available = psutil.virtual_memory().available
+        available = ram.look().free
     return {
         **states,
         "activations": activations,

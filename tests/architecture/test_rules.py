@@ -33,6 +33,7 @@ HEAVY_MODULES = {
         "preview",
         "prompt_cache",
         "sources",
+        "supply",
         "text",
         "text_loader",
         "net_state",

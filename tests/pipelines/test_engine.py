@@ -72,7 +72,7 @@ def test_a_picture_says_what_it_took_and_what_had_been_forecast(
     assert picture.forecast == engine.plan("nano", wish).peak
     assert picture.peak == 123_456
     # Counted from what the process held before its first model, and not from this picture on.
-    assert begun == [engine._empty]
+    assert begun == [engine._supply.empty]
 
 
 def test_an_original_size_is_told_to_nets_that_know_it(engine: Engine, catalog: Catalog) -> None:

@@ -48,3 +48,18 @@ def test_only_drafts_are_swept(folder: Path) -> None:
     files.sweep(folder, mine)
     assert names(folder) == before
     files.sweep(folder / "nowhere", mine)
+
+
+def test_what_links_lead_to_is_left_alone(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Files of other programs may have gigabytes, or lie where nothing can be opened."""
+    synced: list[Path] = []
+    monkeypatch.setattr(files, "sync", synced.append)
+    with files.whole(folder / "new", 0) as draft:
+        draft.mkdir()
+        (draft / "own").write_text("own")
+        (draft / "link").symlink_to(folder / "kept" / "a")
+        (draft / "gone").symlink_to(folder / "nowhere")
+    assert [path.name for path in synced[:-2]] == ["own"]
+    assert (folder / "new" / "link").readlink() == folder / "kept" / "a"

@@ -286,3 +286,12 @@ def test_apple_computers_have_one_memory() -> None:
     assert way.peaks[0] >= 2 * REAL.text
     assert memory.fits(mac(16), way)
     assert memory.plan(mac(64), REAL, LARGE).text == "resident"
+
+
+def test_little_main_memory_does_not_slow_down_what_the_card_can_hold() -> None:
+    """T5 fits into 10 of 16 GB, though without room to spare: the card keeps its parts."""
+    machine = replace(card(8, ram=16), ram_free=10 * GIB)
+    way = memory.plan(machine, REAL, replace(LARGE, approximate=False))
+    assert forecast.words(way) == "T5 streamed"
+    assert not memory.lacks_main_memory(machine, way)
+    assert "of main memory 9.5 GB, 10.7 GB are free" in forecast.sentence(machine, way)

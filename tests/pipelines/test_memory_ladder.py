@@ -14,7 +14,7 @@ import torch
 
 from app.hardware import Forecasts
 from pipelines import engine as engines
-from pipelines import forecast, latents, memory, numbers
+from pipelines import forecast, latents, memory, numbers, text_loader
 from pipelines.catalog import Catalog
 from pipelines.engine import Engine, Picture
 from pipelines.errors import OutOfMemoryError
@@ -22,6 +22,7 @@ from pipelines.loaded import Loaded
 from pipelines.memory import DevicePlan, Machine, Wish
 from pipelines.progress import Progress
 from pipelines.request import GenerationRequest, complete
+from pipelines.supply import Supply
 
 CPU = Machine(device="cpu", name="CPU", bf16=False)
 
@@ -76,6 +77,12 @@ def paint(engine: Engine, wanted: GenerationRequest) -> tuple[list[Picture], lis
             told.append(progress.note)
 
     return list(engine.generate(wanted, report, lambda: False)), told
+
+
+def no_weights(engine: Engine) -> bool:
+    """Nothing was read but configurations."""
+    loaded = engine._loaded
+    return loaded is None or (loaded._transformer is loaded._vae and not loaded.text.is_loaded)
 
 
 def ladder(catalog: Catalog, wanted: GenerationRequest) -> list[DevicePlan]:
@@ -150,7 +157,7 @@ def test_a_processor_is_not_filled_to_find_out(catalog: Catalog, tmp_path: Path)
     engine = Engine(catalog, inputs=tmp_path, machine=small)
     with pytest.raises(OutOfMemoryError, match="a little changed"):
         paint(engine, request(catalog, approximate=False))
-    assert engine._loaded is None
+    assert no_weights(engine)
     assert len(paint(engine, request(catalog))[0]) == 1
 
 
@@ -162,7 +169,7 @@ def test_a_processor_without_memory_is_a_sentence_with_numbers(
     for approximate in (False, True):
         with pytest.raises(OutOfMemoryError, match=r"needs [\d.]+ GB, [\d.]+ GB are free"):
             paint(engine, request(catalog, approximate=approximate))
-    assert engine._loaded is None
+    assert no_weights(engine)
 
 
 def test_what_is_free_is_looked_at_before_every_picture(
@@ -177,9 +184,98 @@ def test_what_is_free_is_looked_at_before_every_picture(
     paint(engine, request(catalog))
     assert engine.machine.ram_free >= free
     free = 1000
-    monkeypatch.setattr(engines, "held", lambda device: engine._empty)
+    monkeypatch.setattr("pipelines.ram.private", lambda: engine._supply._private)
     with pytest.raises(OutOfMemoryError, match="not enough memory"):
         paint(engine, request(catalog))
+
+
+def test_a_known_prompt_needs_no_memory_for_the_text_encoder(
+    catalog: Catalog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Which is most of what a large model needs on a processor."""
+    way = memory.plan(CPU, numbers.of(catalog.find("tiny")), Wish(width=256, height=192))
+    large = replace(
+        way,
+        keeps_text=False,
+        text_precision="bfloat16",
+        text_ram=10**10,
+        peaks=(10**10, 10**8, 10**8),
+    )
+    monkeypatch.setattr(engines.memory, "plan", lambda *_: large)
+    cache = tmp_path / "cache"
+    wanted = request(catalog, approximate=False)
+    paint(Engine(catalog, inputs=tmp_path, cache=cache, machine=CPU), wanted)
+    engine = Engine(catalog, inputs=tmp_path, cache=cache, machine=replace(CPU, ram_free=10**9))
+    assert paint(engine, request(catalog, approximate=False, seed=5))[0]
+    with pytest.raises(OutOfMemoryError):
+        paint(engine, request(catalog, approximate=False, prompt="another one"))
+
+
+def test_weights_that_stay_in_their_file_are_not_refused(catalog: Catalog) -> None:
+    """A T5 in float32 on a processor that computes in float32: slow, and possible."""
+    way = memory.plan(CPU, numbers.of(catalog.find("tiny")), Wish(width=64, height=64))
+    assert way.text_precision == "float32"
+    assert text_loader.maps(catalog.find("tiny"), way)
+    assert not text_loader.maps(catalog.find("tiny"), replace(way, text_precision="bfloat16"))
+    assert not text_loader.maps(catalog.find("tiny"), replace(way, text="int8"))
+    assert not text_loader.maps(catalog.find("tiny"), replace(way, device="cuda"))
+    way = replace(way, keeps_text=False, text_ram=1000, peaks=(1500, 800, 900))
+    small = replace(CPU, ram_free=1000)
+    assert memory.lacks_main_memory(small, way)
+    assert not memory.lacks_main_memory(small, way, maps_text=True)
+    assert not memory.lacks_main_memory(small, way, reads_text=False)
+    assert not memory.lacks_main_memory(replace(small, swap_free=500), way)
+    assert memory.lacks_main_memory(replace(small, ram_free=899), way, maps_text=True)
+
+
+def test_a_probed_machine_begins_where_memory_sufficed(
+    catalog: Catalog,
+    tmp_path: Path,
+    budget: Callable[[int], Budget],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Two rungs down: what is remembered is what was free, not what was left of it."""
+    monkeypatch.setattr(
+        "pipelines.loader.probe", lambda: replace(CPU, ram_total=10**13, ram_free=10**12)
+    )
+    wanted = request(catalog)
+    rungs = ladder(catalog, wanted)
+    watched = budget(rungs[2].peaks[2])
+    engine = Engine(catalog, inputs=tmp_path)
+    assert len(paint(engine, wanted)[0][0].notes) == 2
+    watched.tried.clear()
+    for _ in range(2):
+        assert paint(engine, wanted)[1] == []
+    assert watched.tried == [rungs[2], rungs[2]]
+
+
+def test_a_card_does_not_pay_for_main_memory_that_was_short() -> None:
+    card = Machine(device="cuda", name="card", bf16=True, vram_free=8 * 2**30)
+    supply = Supply(card)
+    way = DevicePlan(device="cuda", precision="bfloat16", peaks=(1, 2, 3))
+    supply.failed("a", way, "main memory")
+    assert supply.of("a") == card
+    supply.failed("a", way, "decoding")
+    assert supply.of("a").vram_free == 2
+    assert supply.of("another") == card
+
+
+def test_a_card_that_ends_gives_way_to_the_processor(
+    catalog: Catalog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    card = replace(CPU, device="cuda", name="card")
+    found = [card, CPU]
+    monkeypatch.setattr("pipelines.loader.probe", lambda: found.pop(0) if found[1:] else found[0])
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda *_: 10**15)
+    freed: list[str] = []
+    monkeypatch.setattr(engines, "free", lambda device: freed.append(device.type))
+    engine = Engine(catalog, inputs=tmp_path)
+    assert engine._supply.empty == 10**15
+    (picture,), _ = paint(engine, request(catalog))
+    assert engine.machine.device == "cpu"
+    assert freed[0] == "cuda"
+    assert engine._supply.empty < 10**15
+    assert picture.peak < 10**12
 
 
 def test_memory_that_came_back_is_used_again(
@@ -193,7 +289,7 @@ def test_memory_that_came_back_is_used_again(
     watched.limit = 10**15
     watched.tried.clear()
     paint(engine, wanted)
-    engine.machine = replace(engine.machine, ram_free=2 * 10**12)
+    engine._supply.machine = replace(engine.machine, ram_free=2 * 10**12)
     paint(engine, wanted)
     assert watched.tried == [rungs[1], rungs[0]]
 

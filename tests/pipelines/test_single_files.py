@@ -69,6 +69,10 @@ FAULTS: dict[str, tuple[dict[str, tuple[int, ...]], str]] = {
         {key.replace("wi_0", "wi"): shape for key, shape in XXL.items() if "wi_1" not in key},
         "lacks “encoder.block.0.layer.1.DenseReluDense.wi_0.weight”",
     ),
+    "with its head": (
+        XXL | {"lm_head.weight": (32128, 4096)},
+        "a T5 with its decoder .“lm_head.weight”., which cannot be loaded as it lies",
+    ),
     "clip": ({"text_model.embeddings.position_ids": (1, 77)}, "lacks “shared.weight”"),
     "empty": ({}, "lacks"),
 }
