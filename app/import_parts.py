@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from pipelines.originals import Design
     from pipelines.weights import Weights
 
+INDEX = "model_index.json"
 SIGMA_SCALING, ALPHA_SCALING = 0.13025, 0.18215
 _WEIGHTS = {"text_encoder": single_files.TEXT_WEIGHTS, "vae": single_files.VAE_WEIGHTS}
 _COPIED = re.compile(
@@ -51,7 +52,8 @@ class Part:
     """Where a part lies: a folder, or a single file. `own`: it belongs to the source itself.
 
     `config` is ours, for a part that the model gets a folder of its own for. `tensors` are those
-    that are then converted, `names` says which, by their new names.
+    that are then converted, `names` says which, by their new names. `files` are those of a folder
+    of another program that are copied; the rest of it is none of ours.
     """
 
     place: Path
@@ -59,6 +61,12 @@ class Part:
     config: Mapping[str, Any] | None = None
     tensors: Weights | None = None
     names: Mapping[str, str] = field(default_factory=dict)
+    files: tuple[str, ...] = ()
+
+    @property
+    def is_made(self) -> bool:
+        """Whether the model gets a folder of its own for it."""
+        return self.config is not None or bool(self.files)
 
     def read_config(self) -> Mapping[str, Any]:
         """Its config.json. Raises ModelError."""
@@ -71,6 +79,8 @@ class Part:
         if (tensors := self.tensors) is not None:
             old = self.names.values()
             return sum(prod(tensors.shapes[n]) * tensors.dtypes[n].itemsize for n in old)
+        if self.files:
+            return sum((self.place / name).stat().st_size for name in self.files)
         files = [self.place] if self.place.is_file() else copied(self.place)
         return sum(file.stat().st_size for file in files)
 
@@ -94,14 +104,13 @@ def find(
             if name != "transformer" and (source / name).is_dir()
         }
     if wanted.vae is not None:
-        parts["vae"] = _vae(_named(wanted.vae, "vae", "vae", catalog), design, stack)
+        parts["vae"] = _vae(_named(wanted.vae, "vae", "vae", catalog), source, design, stack)
     if wanted.text is not None:
         parts["text_encoder"] = Part(place=_named(wanted.text, "text_encoder", "text", catalog))
     if "text_encoder" in parts:
         parts["text_encoder"] = _text(parts["text_encoder"], stack)
     if wanted.text is not None:
-        place = _tokenizer(wanted.text, parts["text_encoder"], catalog, models)
-        parts["tokenizer"] = Part(place=place)
+        parts["tokenizer"] = _tokenizer(wanted.text, parts["text_encoder"], catalog, models)
     for name, option in (("vae", "vae"), ("text_encoder", "text"), ("tokenizer", "text")):
         if name not in parts:
             raise RequestError(
@@ -138,15 +147,25 @@ def _named(text: str, part: str, option: str, catalog: Catalog) -> Path:
     return found_at.resolve()
 
 
-def _vae(place: Path, design: Design, stack: ExitStack) -> Part:
-    """A VAE; of a single file, its name or else the transformer's family says which it is."""
+def _vae(place: Path, source: Path, design: Design, stack: ExitStack) -> Part:
+    """A VAE; of a single file, its name or else the transformer's family says which it is.
+
+    Raises RequestError where neither does.
+    """
     if not place.is_file():
         return Part(place=place)
-    scaling = SIGMA_SCALING if design.is_sigma else ALPHA_SCALING
-    for pattern, named in ((_SIGMA_NAME, SIGMA_SCALING), (_ALPHA_NAME, ALPHA_SCALING)):
-        if pattern.search(place.name):
-            scaling = named
+    patterns = ((_SIGMA_NAME, SIGMA_SCALING), (_ALPHA_NAME, ALPHA_SCALING))
+    named = [scaling for pattern, scaling in patterns if pattern.search(place.name)]
+    scaling = [SIGMA_SCALING if design.is_sigma else ALPHA_SCALING, *named][-1]
     config = single_files.vae(place, scaling)
+    if not named and not _is_told(source, design):
+        raise RequestError(
+            "vae",
+            f"“{printable(place.name)}” may be the VAE of Stable Diffusion 1 or of SDXL, and"
+            f" {printable(source.name)} does not tell which it was trained with.",
+            "Add --tokens 120 for PixArt-α or --tokens 300 for PixArt-Σ, or name a model or a"
+            " folder by --vae.",
+        )
     names = single_files.first_names(place)
     if not names:
         return Part(place=place, config=config)
@@ -154,6 +173,12 @@ def _vae(place: Path, design: Design, stack: ExitStack) -> Part:
 
     tensors = stack.enter_context(weights.opened([place]))
     return Part(place=place, config=config, tensors=tensors, names=names)
+
+
+def _is_told(source: Path, design: Design) -> bool:
+    """Whether it is known of which family a transformer is; below 1024 px, shapes do not tell."""
+    large = design.sample_size >= 128 or design.sizes.micro_conditions
+    return large or design.tokens is not None or (source / INDEX).is_file()
 
 
 def _text(part: Part, stack: ExitStack) -> Part:
@@ -171,25 +196,46 @@ def _text(part: Part, stack: ExitStack) -> Part:
     return replace(part, config=config, tensors=tensors, names=names)
 
 
-def _tokenizer(text: str, encoder: Part, catalog: Catalog, models: Path) -> Path:
+def _tokenizer(text: str, encoder: Part, catalog: Catalog, models: Path) -> Part:
     """The tokenizer of the encoder that `text` names: beside it, else that of a model here."""
     if text in {spec.id for spec in catalog}:
-        return catalog.find(text).part("tokenizer").resolve()
+        return Part(place=catalog.find(text).part("tokenizer").resolve())
     path = user_path(text)
     home = path.parent if path.is_file() else path
     near = [home / "tokenizer", home]
     if path.is_file() or encoder.place == path.resolve():
         near.append(home.parent / "tokenizer")
-    for folder in chain(near, _other_tokenizers(encoder.read_config(), catalog, models)):
-        if any((folder / name).is_file() for name in _VOCABULARIES):
-            return folder.resolve()
+    config = encoder.read_config()
+    for folder in chain(near, _other_tokenizers(config, catalog, models)):
+        there = [name for name in _VOCABULARIES if (folder / name).is_file()]
+        if folder == home and encoder.place.is_file():
+            # Another program's folder, in which all its encoders lie.
+            fitting = next((name for name in there if _fits(folder / name, config)), None)
+            if fitting is not None:
+                return Part(place=folder.resolve(), files=(fitting,))
+        elif there:
+            return Part(place=folder.resolve())
     source = _released("tokenizer")
+    place = home / "tokenizer" if (home / "spiece.model").exists() else home
     raise RequestError(
         "text",
-        f"{printable(path, 200)} has no tokenizer beside it, and no model here has one that fits.",
-        f"Put spiece.model into {printable(home, 200)}: a file of 0.8 MB,"
+        f"{printable(path, 200)} has no tokenizer beside it that fits, and no model here has one.",
+        f"Put spiece.model into {printable(place, 200)}: a file of 0.8 MB,"
         f" {source.folder}/spiece.model of {source.repo}.",
     )
+
+
+def _fits(vocabulary: Path, config: Mapping[str, Any]) -> bool:
+    """Whether a vocabulary is one of the encoder, as `loader.check` asks of a model's."""
+    from pipelines import tokens
+
+    try:
+        tokenizer = tokens.read_tokenizer(vocabulary)
+    except ModelError:
+        return False
+    size: int = tokenizer.get_vocab_size(with_added_tokens=True)
+    ends = tokenizer.encode("").ids == [config["eos_token_id"]]
+    return ends and size <= config["vocab_size"]
 
 
 def _other_tokenizers(config: Mapping[str, Any], catalog: Catalog, models: Path) -> Iterator[Path]:
@@ -237,13 +283,17 @@ def check(parts: Parts) -> None:
 
 
 def make(parts: Parts, draft: Path, wanted: Wanted, *, report: Report, copying: Report) -> None:
-    """Makes the folders of the parts that have a `config` of ours. Raises RequestError, OSError."""
+    """Makes the folders that the model gets of its own. Raises RequestError, OSError."""
     from pipelines import convert
 
     for name, part in parts.items():
+        folder = draft / name
+        for file in part.files:
+            folder.mkdir(exist_ok=True)
+            # Too small for a bar of its own.
+            _pieces(part.place / file, folder / file, lambda done: None)
         if part.config is None:
             continue
-        folder = draft / name
         if part.tensors is not None:
             single_files.describe(folder, part.config)
             convert.write_tensors(part.tensors, part.names, folder / _WEIGHTS[name], report)

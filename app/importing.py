@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from app import import_parts, model_rows
-from app.import_parts import ALPHA_SCALING, SIGMA_SCALING, Parts
+from app.import_parts import ALPHA_SCALING, INDEX, SIGMA_SCALING, Parts
 from app.model_rows import Wanted
 from pipelines import files, samplers, sizes
 from pipelines.catalog import ROW_FILE, Catalog, ModelSpec
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from pipelines.originals import Design
     from pipelines.sources import Source
 
-INDEX = "model_index.json"
 _SIGMA_PIPELINE = "PixArtSigmaPipeline"
 # Classes that a pipeline may name. Anything else is another kind of model, or an attempt to have
 # code loaded; nothing of the file is imported in either case.
@@ -85,8 +84,8 @@ def import_model(
         values = model_rows.values_of(design, source, wanted, index)
         # Of every part, also those that stay where they are: a header is read before any library.
         extent = {name: part.size() for name, part in parts.items()}
-        made = {name: part for name, part in parts.items() if part.config is not None}
-        whole = {name: part for name, part in parts.items() if part.config is None}
+        made = {name: part for name, part in parts.items() if part.is_made}
+        whole = {name: part for name, part in parts.items() if not part.is_made}
         places = {name: str(part.place) for name, part in whole.items() if not part.own}
         copies = {name: part.place for name, part in whole.items() if part.own}
         if wanted.in_place:
@@ -95,7 +94,8 @@ def import_model(
             copies = {}
         values["places"] = places
         spec = model_rows.checked(values, model_id, models)
-        written = [*copies, *(n for n, p in made.items() if p.tensors or wanted.copy_files)]
+        own = (n for n, p in made.items() if p.tensors or p.files or wanted.copy_files)
+        written = [*copies, *own]
         needed = convert.size(net, wanted.precision) + sum(extent[name] for name in written)
         with files.whole(models / model_id, needed) as draft:
             draft.mkdir()

@@ -22,10 +22,16 @@ _FOLDER = "linked"
 def folder(store: Store, place: Path) -> Path:
     """A folder for the text encoder in the file `place`; a folder stays as it is.
 
+    No model reads it yet: `sweep` takes it away unless `Store.settling` is held until one does.
     Raises ModelError for a file that holds none, DownloadError.
     """
-    if not place.is_file():
+    if place.is_dir():
         return place
+    if not place.is_file():
+        raise DownloadError(
+            f"{printable(place, 200)} is gone, which was to be used where it lay.",
+            "Start the download again: it looks anew for what is there.",
+        )
     config = single_files.text_encoder(place)
     dice = hashlib.sha256(os.fsencode(place.resolve())).hexdigest()[:12]
     made = store.root / _FOLDER / f"text_encoder-{dice}"
@@ -59,8 +65,9 @@ def borrow(twin: Path, target: Path) -> None:
 
 def sweep(store: Store, models: Path) -> None:
     """Takes away the folders that no model reads any more. The files stay where they are."""
-    read = {place.resolve() for row in store.installed() for place in store.places(row).values()}
-    with suppress(OSError):
+    with store.settling(), suppress(OSError):
+        rows = list(store.installed())
+        read = {place.resolve() for row in rows for place in store.places(row).values()}
         for made in list((store.root / _FOLDER).iterdir()):
             if made.resolve() not in read and not own_models.readers(models, made):
                 shutil.rmtree(made, ignore_errors=True)

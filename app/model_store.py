@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from app import linked_parts, own_models
 from app.settings import Settings
-from pipelines import found, hub_rows, hub_store
+from pipelines import found, hub_rows, hub_store, single_files
 from pipelines.catalog import Catalog, ModelSpec
 from pipelines.errors import ModelError, UnknownNameError
 from pipelines.hub_rows import Known, Source
@@ -99,7 +99,7 @@ class ModelStore:
 
     @property
     def found(self) -> found.Found:
-        """Weights of other programs; looked for once."""
+        """Weights of other programs, as the last plan has found them."""
         if self._found is None:
             self._found = found.look(self._settings.model_folders)
         return self._found
@@ -143,6 +143,9 @@ class ModelStore:
         from pipelines import downloads
 
         model = self.known(model_id)
+        if not own_copy:
+            # What lay elsewhere may be gone since, or have come.
+            self._found = None
         places = {} if own_copy else self.found.places(model)
         hub = self._hub()
         try:
@@ -179,13 +182,18 @@ class ModelStore:
             # Planned as there, and not there yet: `plan` has seen it elsewhere.
             if item.left == 0 and (twin := self._twin(item)):
                 linked_parts.borrow(twin, self._place(item))
-        places = {p: linked_parts.folder(self._store, place) for p, place in plan.found.items()}
+        # First of all, so that what cannot be linked to is said before anything is fetched; again
+        # when the model is installed, because no model reads these folders until then.
+        with self._store.settling():
+            for place in plan.found.values():
+                linked_parts.folder(self._store, place)
         hub = self._hub()
         try:
             return downloads.carry_out(
-                replace(plan, found=places),
+                plan,
                 self._store,
                 hub,
+                settle=lambda place: linked_parts.folder(self._store, place),
                 report=report,
                 should_stop=should_stop,
             )
@@ -311,7 +319,12 @@ class ModelStore:
         return sum(file.stat().st_size for file in places if file.is_file())
 
     def _part(self, model: Known, source: Source, places: Mapping[str, Path]) -> Part:
-        folder = places.get(source.part) or self._store.place(source) or self.found.place(source)
+        folder = places.get(source.part)
+        if folder is None:
+            folder = self._store.place(source) or self.found.place(source)
+        elif single_files.lost_link(folder, source.part):
+            # `found` may still name the same file; the next plan looks anew.
+            folder = self._store.place(source)
         others = tuple(name for name in hub_rows.shared_by(source) if name != model.id)
         return Part(
             source=source,

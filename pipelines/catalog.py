@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from pipelines import hub_rows, hub_store, samplers, sizes
+from pipelines import hub_rows, hub_store, samplers, single_files, sizes
 from pipelines.errors import ModelError, RequestError, UnknownNameError, printable
 from pipelines.hub_rows import Known
 from pipelines.progress import plain_size
@@ -246,12 +246,10 @@ def _check_places(spec: ModelSpec) -> None:
 
 
 def _check_links(spec: ModelSpec) -> None:
-    """Weights that the model's folder only links to are still there. Raises ModelError."""
+    """Weights that the model's folder only links to are still there and fit. Raises ModelError."""
     for part in ("text_encoder", "vae"):
-        for file in spec.part(part).glob("*.safetensors"):
-            if file.is_symlink() and not file.exists():
-                raise ModelError(
-                    f"The {part.replace('_', ' ')} of model “{spec.id}” is a link to"
-                    f" {printable(file.readlink(), 200)}, which is gone.",
-                    f"Put it back, or import “{spec.id}” again.",
-                )
+        if reason := single_files.lost_link(spec.part(part), part):
+            raise ModelError(
+                f"The {part.replace('_', ' ')} of model “{spec.id}” {reason}.",
+                f"Put it back, or import “{spec.id}” again.",
+            )

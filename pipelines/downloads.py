@@ -8,7 +8,7 @@ reports and stops it: a stop is obeyed within a second, also while the network i
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -115,11 +115,13 @@ def carry_out(
     store: Store,
     hub: Hub,
     *,
+    settle: Callable[[Path], Path] = lambda place: place,
     report: Listener = lambda reading: None,
     should_stop: ShouldStop = lambda: False,
 ) -> bool:
     """Fetches what `plan` lacks, converts it and installs the model. False where a person stopped.
 
+    `settle` makes a folder of each place that was found, right before the model is installed.
     Raises DownloadError, ModelError where a file cannot be converted, and BusyError where another
     process downloads from the same repository.
     """
@@ -131,7 +133,7 @@ def carry_out(
         for item in plan.originals:
             conversion.into_diffusers(item.source, item.commit, store, gate, meter)
         with gate.through():
-            _install(plan, store)
+            _install(plan, store, settle)
         return True
 
     with alone(store, repos):
@@ -309,23 +311,24 @@ def _fetch_all(plan: Plan, store: Store, hub: Hub, gate: Gate, meter: Meter) -> 
         meter.at(entry.size)
 
 
-def _install(plan: Plan, store: Store) -> None:
-    places: dict[str, Path] = dict(plan.found)
-    for source in plan.model.parts:
-        if source.part in places:
-            continue
-        place = store.place(source)
-        reason = "files are missing" if place is None else None
-        if place is not None and not place.is_file():
-            reason = parts.missing(place, source.part)
-        if place is None or reason:
-            raise DownloadError(
-                f"The {source.label} of {source.repo} cannot be used: {reason}.",
-                f"Try: launch.py models download {plan.model.id} --check",
-            )
-        places[source.part] = place
-    commits = {item.source.repo: item.commit for item in plan.items}
-    store.install(plan.model, places, commits)
+def _install(plan: Plan, store: Store, settle: Callable[[Path], Path]) -> None:
+    with store.settling():
+        places = {part: settle(place) for part, place in plan.found.items()}
+        for source in plan.model.parts:
+            found = places.get(source.part)
+            place = found or store.place(source)
+            reason = "files are missing" if place is None else None
+            if place is not None and not (place.is_file() and source.file):
+                reason = hub_store.fault(place, source.part)
+            if place is None or reason:
+                where = f"in {printable(found, 200)}" if found else f"of {source.repo}"
+                raise DownloadError(
+                    f"The {source.label} {where} cannot be used: {reason}.",
+                    f"Try: launch.py models download {plan.model.id} --check",
+                )
+            places[source.part] = place
+        commits = {item.source.repo: item.commit for item in plan.items}
+        store.install(plan.model, places, commits)
 
 
 def _is_converted(item: Item, store: Store) -> bool:

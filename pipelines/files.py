@@ -58,7 +58,9 @@ def whole(target: Path, needed: int) -> Iterator[Path]:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         yield draft
         for path in [*draft.rglob("*"), draft] if draft.is_dir() else [draft]:
-            sync(path)
+            # What a link leads to belongs to somebody else, and may have gigabytes.
+            if not path.is_symlink():
+                sync(path)
         if target.is_dir():
             # Folders cannot be replaced in one step; the old one is put back if the new one fails.
             target.rename(old)

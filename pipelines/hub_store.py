@@ -5,6 +5,7 @@ hub/<owner>--<name>/<commit>/download.json   what the hub said of them, and whic
 hub/<owner>--<name>/<commit>/<file>/transformer   a file in the original format, converted
 hub/<owner>--<name>/revisions.json      the commit that "main" named at the first download
 hub/installed/<id>.json                 where the parts of a model lie
+hub/.locks/                             held by whoever writes: one for each repository, one more
 """
 
 from __future__ import annotations
@@ -14,14 +15,15 @@ import os
 import re
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Annotated
 
+from filelock import FileLock, Timeout
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from pipelines import files, hub_rows, parts
-from pipelines.errors import DownloadError, SaveError, printable
+from pipelines import files, hub_rows, parts, single_files
+from pipelines.errors import BusyError, DownloadError, SaveError, printable
 from pipelines.hub_rows import Known, Source
 
 FOLDER = "hub"
@@ -31,6 +33,8 @@ _REVISIONS = "revisions.json"
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _MAX_RECORD = 2_000_000
 _MAX_SIZE = 2**40
+# A few small files are written meanwhile.
+_SETTLING_SECONDS = 30
 
 _DEVICE = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
 
@@ -98,6 +102,28 @@ class Store:
     def lock(self, repo: str) -> Path:
         """The file that whoever writes into a repository's folder holds."""
         return self.root / ".locks" / f"{self.repo(repo).name}.lock"
+
+    @contextmanager
+    def settling(self) -> Iterator[None]:
+        """Held for a moment while it is settled which model reads which part.
+
+        Raises BusyError, DownloadError.
+        """
+        file = self.root / ".locks" / "settling.lock"
+        lock = FileLock(file, timeout=_SETTLING_SECONDS, thread_local=False, is_singleton=False)
+        try:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            lock.acquire()
+        except Timeout:
+            raise BusyError(
+                f"{self.root} is in use by another window or process.", "Try again."
+            ) from None
+        except OSError as error:
+            raise _unwritable(self.root, error) from None
+        try:
+            yield
+        finally:
+            lock.release()
 
     def pinned(self, source: Source) -> str | None:
         """The commit that `source` is read at; None where "main" was never asked for."""
@@ -181,6 +207,8 @@ class Store:
                 if model.paints:
                     return f"its {name} is still in the original format"
                 continue
+            if reason := single_files.lost_link(place, source.part):
+                return f"its {name} {reason}"
             if reason := parts.missing(place, source.part):
                 return f"its {name} in {place}: {reason}"
         return None
@@ -208,10 +236,19 @@ class Store:
                 error.message, "Free some space or choose another --workspace."
             ) from None
         except OSError as error:
-            raise DownloadError(
-                f"The folder {file.parent} cannot be written ({printable(error.strerror)}).",
-                "Choose another --workspace.",
-            ) from None
+            raise _unwritable(file.parent, error) from None
+
+
+def fault(place: Path, part: str) -> str | None:
+    """Why the folder `place` cannot be used as `part`, in a few words, or None."""
+    return single_files.lost_link(place, part) or parts.missing(place, part)
+
+
+def _unwritable(folder: Path, error: OSError) -> DownloadError:
+    return DownloadError(
+        f"The folder {folder} cannot be written ({printable(error.strerror)}).",
+        "Choose another --workspace.",
+    )
 
 
 def _is_sound(record: Record) -> bool:

@@ -20,6 +20,7 @@ from pipelines.errors import ModelError, printable
 Shape = tuple[int, ...]
 TEXT_WEIGHTS = "model.safetensors"
 VAE_WEIGHTS = "diffusion_pytorch_model.safetensors"
+_LINKED = ("text_encoder", "vae")
 SUFFIXES = (".safetensors", ".sft", ".gguf", ".bin", ".pt", ".pth", ".ckpt")
 _TYPES = ("F32", "F16", "BF16")
 _SCALES = re.compile(r"(^|\.)(scaled_fp8|scale_weight|scale_input|weight_scale)$")
@@ -30,8 +31,10 @@ _ATTENTION = "encoder.block.{}.layer.0.SelfAttention."
 _FEED_FORWARD = "encoder.block.{}.layer.1.DenseReluDense."
 _BLOCK = re.compile(r"encoder\.block\.(\d{1,3})\.")
 _XXL_WIDTH = 4096
-# Of a T5 with its decoder, which no picture needs.
-_DECODER = ("decoder.", "lm_head.")
+# Of a T5 with its decoder, which no picture needs. The encoder's class passes over the one and not
+# over the other, so that a file with a head has to be converted.
+_HEAD = "lm_head."
+_DECODER = ("decoder.", _HEAD)
 _CHANNELS = (128, 256, 512, 512)
 _LATENTS = 4
 # How diffusers called the projections of a VAE's attention at first; its loader knows them, too.
@@ -61,8 +64,16 @@ _FIRST_NAMES = tuple(
 
 
 def text_encoder(file: Path) -> dict[str, Any]:
-    """config.json of the T5 v1.1 encoder in `file`. Raises ModelError."""
-    return text_config(_shapes(file), file.name)
+    """config.json of the T5 v1.1 encoder in `file`, as it lies. Raises ModelError."""
+    shapes = _shapes(file)
+    config = text_config(shapes, file.name)
+    if head := next((key for key in shapes if key.startswith(_HEAD)), None):
+        raise ModelError(
+            f"“{printable(file.name)}” is a T5 with its decoder (“{printable(head, 80)}”), which"
+            " cannot be loaded as it lies.",
+            "Take a file of the encoder alone, such as t5xxl_fp16.safetensors.",
+        )
+    return config
 
 
 def vae(file: Path, scaling: float) -> dict[str, Any]:
@@ -196,6 +207,36 @@ def link(file: Path, target: Path) -> None:
     except OSError:
         # Windows makes a symbolic link for some people only.
         os.link(source, target)
+
+
+def lost_link(folder: Path, part: str) -> str | None:
+    """Why weights that the folder of a part only links to cannot be used, in a few words, or None.
+
+    The file is gone, or a quantised or damaged one lies there now: its header is read, which takes
+    milliseconds.
+    """
+    try:
+        names = {entry.name for entry in folder.iterdir()}
+    except OSError:
+        return None
+    # Of several files, only those that are read.
+    read = parts.choose(part, names) or sorted(names)
+    # As `put` makes it; in the hub's cache the configuration is a link, too.
+    ours = part in _LINKED and not (folder / "config.json").is_symlink()
+    for file in (folder / name for name in read if name.endswith(".safetensors")):
+        if not file.is_symlink():
+            continue
+        target = Path(os.path.realpath(file))
+        # Where a folder above it may not be entered, `Path.exists` raises.
+        if not os.path.exists(target):
+            return f"is a link to {printable(target, 200)}, which is gone or cannot be read"
+        try:
+            if ours:
+                _shapes(target)
+        except ModelError as error:
+            reason = error.message.rstrip(".")
+            return f"is a link to {printable(target, 200)}, which has changed: {reason}"
+    return None
 
 
 def describe(folder: Path, config: Mapping[str, Any]) -> None:

@@ -76,16 +76,16 @@ def vocabulary_size(model: ModelSpec) -> int:
     return size
 
 
-def read_tokenizer(folder: Path) -> Tokenizer:
-    """The tokenizer of a folder in diffusers layout. Raises ModelError."""
-    return _tokenizer(folder)[0]
+def read_tokenizer(place: Path) -> Tokenizer:
+    """The tokenizer of a folder in diffusers layout, or of a vocabulary. Raises ModelError."""
+    return _tokenizer(place)[0]
 
 
-def _tokenizer(folder: Path) -> tuple[Tokenizer, re.Pattern[str] | None]:
+def _tokenizer(place: Path) -> tuple[Tokenizer, re.Pattern[str] | None]:
     """From `tokenizer.json`, or from the `spiece.model` of old repositories."""
-    file = folder / "tokenizer.json"
-    if not file.exists() and (folder / "spiece.model").exists():
-        file = folder / "spiece.model"
+    file = place if place.is_file() else place / "tokenizer.json"
+    if not file.exists() and (place / "spiece.model").exists():
+        file = place / "spiece.model"
     try:
         stat = file.stat()
         if stat.st_size > MAX_TOKENIZER_BYTES:

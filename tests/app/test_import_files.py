@@ -20,7 +20,9 @@ from pipelines.errors import ModelError, RequestError, SaveError
 from pipelines.hub_store import FOLDER
 from pipelines.memory import DevicePlan
 from pipelines.originals import SIGMA_TOKENS
+from pipelines.tokens import tokenize
 from tests import original, sparse, tiny
+from tests.pipelines.test_spiece import spiece_file
 
 CPU = DevicePlan(device="cpu", precision="float32")
 T5 = "model.safetensors"
@@ -69,7 +71,7 @@ def test_t5_in_one_file_is_used_where_it_lies(whole: Path, models: Path, comfy: 
     spec = import_model(whole / "transformer", models, wanted)
     link = spec.folder / "text_encoder" / T5
     assert link.readlink() == comfy.resolve()
-    assert spec.part("tokenizer") == comfy.parent.resolve()
+    assert not spec.places.keys() & {"text_encoder", "tokenizer"}
     assert not Catalog(user_models=models).problems
     there = loader.part(spec, "text_encoder", torch.float32).state_dict()
     for key, value in load_file(comfy).items():
@@ -111,6 +113,76 @@ def test_where_the_tokenizer_comes_from(whole: Path, models: Path, comfy: Path) 
     again = Wanted(id="again", vae=str(whole / "vae"), text=str(comfy))
     spec = import_model(whole / "transformer", models, again)
     assert spec.part("tokenizer") == (comfy.parent / "tokenizer").resolve()
+
+
+def make_foreign(vocabulary: Path) -> None:
+    """As that of another encoder: nothing ends a text."""
+    values = json.loads(vocabulary.read_text("utf-8"))
+    vocabulary.write_text(json.dumps(values | {"post_processor": None}), "utf-8")
+
+
+@pytest.mark.parametrize("name", ["spiece.model", "tokenizer.json"])
+def test_of_another_programs_folder_only_the_vocabulary_is_taken(
+    name: str, whole: Path, models: Path, comfy: Path
+) -> None:
+    """Where the sentence says to put it, all encoders of that program lie."""
+    with_tokenizer(comfy.parent)
+    if name == "spiece.model":
+        # With the vocabulary of a model that is none of ours beside it.
+        vocabulary = comfy.parent / "tokenizer.json"
+        (comfy.parent / name).write_bytes(spiece_file(vocabulary))
+        make_foreign(vocabulary)
+    (comfy.parent / "clip_l.safetensors").write_bytes(b"<html>")
+    (comfy.parent / "tokenizer_config.json").write_text("[")
+    wanted = Wanted(id="mine", vae=str(whole / "vae"), text=str(comfy))
+    spec = import_model(whole / "transformer", models, wanted)
+    assert [file.name for file in spec.part("tokenizer").iterdir()] == [name]
+    assert spec.part("tokenizer").parent == models / "mine"
+    assert tokenize("a cat", spec).ids
+    before = loader.fingerprint(spec)
+    (comfy.parent / "clip_g.safetensors").write_bytes(b"new")
+    assert loader.fingerprint(spec) == before
+
+
+def test_a_foreign_vocabulary_beside_a_file_is_passed_over(
+    whole: Path, models: Path, comfy: Path
+) -> None:
+    with_tokenizer(comfy.parent)
+    vocabulary = comfy.parent / "tokenizer.json"
+    make_foreign(vocabulary)
+    wanted = Wanted(id="mine", vae=str(whole / "vae"), text=str(comfy))
+    with pytest.raises(RequestError, match="no tokenizer beside it that fits"):
+        import_model(whole / "transformer", models, wanted)
+    other = import_model(whole, models, Wanted(id="other"))
+    spec = import_model(whole / "transformer", models, wanted)
+    assert spec.part("tokenizer") == (other.folder / "tokenizer").resolve()
+
+
+def test_a_t5_with_its_head_is_refused_as_it_lies(whole: Path, models: Path, comfy: Path) -> None:
+    """The encoder's class cannot load it; a copy would be the same file."""
+    with_tokenizer(comfy.parent)
+    state = load_file(comfy)
+    save_file(state | {"lm_head.weight": state["shared.weight"].clone()}, comfy)
+    for copy in (False, True):
+        wanted = Wanted(id="mine", vae=str(whole / "vae"), text=str(comfy), copy_files=copy)
+        with pytest.raises(ModelError, match=r"a T5 with its decoder .“lm_head\.weight”"):
+            import_model(whole / "transformer", models, wanted)
+    assert list(models.iterdir()) == []
+
+
+def test_another_file_in_the_place_of_a_linked_one_is_noticed(
+    whole: Path, models: Path, comfy: Path
+) -> None:
+    with_tokenizer(comfy.parent)
+    wanted = Wanted(id="mine", vae=str(whole / "vae"), text=str(comfy))
+    import_model(whole / "transformer", models, wanted)
+    state = load_file(comfy)
+    comfy.unlink()
+    save_file({key: value.to(torch.float8_e4m3fn) for key, value in state.items()}, comfy)
+    with pytest.raises(ModelError, match=r"t5_small\.safetensors, which has changed: .*quantised"):
+        Catalog(user_models=models).find("mine")
+    save_file({key: value.bfloat16() for key, value in state.items()}, comfy)
+    assert Catalog(user_models=models).find("mine")
 
 
 def test_without_links_it_has_to_be_copied(
@@ -210,6 +282,48 @@ def test_a_vae_in_one_file_gets_the_scaling_of_its_family(
     assert config["scaling_factor"] == scaling
 
 
+@pytest.mark.parametrize(
+    ("name", "tokens", "scaling"),
+    [
+        ("vae.safetensors", None, None),
+        ("vae.safetensors", 120, 0.18215),
+        ("vae.safetensors", SIGMA_TOKENS, 0.13025),
+        ("sdxl_vae.safetensors", None, 0.13025),
+        ("vae-ft-mse-840000-ema-pruned.safetensors", None, 0.18215),
+    ],
+)
+def test_the_scaling_of_a_vae_is_never_guessed(
+    name: str,
+    tokens: int | None,
+    scaling: float | None,
+    whole: Path,
+    models: Path,
+    tmp_path: Path,
+) -> None:
+    """A transformer's folder below 1024 px is of α or Σ, and its shapes do not tell."""
+    vae = sparse.write(tmp_path / name, sparse.vae())
+    wanted = Wanted(id="mine", text=str(whole), vae=str(vae), tokens=tokens)
+    if scaling is None:
+        with pytest.raises(RequestError, match=r"Stable Diffusion 1 or of SDXL.*--tokens 300"):
+            import_model(whole / "transformer", models, wanted)
+        assert list(models.iterdir()) == []
+        # A whole pipeline says which it is.
+        spec = import_model(indexed(whole, tmp_path / "source"), models, wanted)
+        scaling = 0.18215
+    else:
+        spec = import_model(whole / "transformer", models, wanted)
+    config = json.loads((spec.part("vae") / "config.json").read_text())
+    assert config["scaling_factor"] == scaling
+
+
+def indexed(whole: Path, folder: Path) -> Path:
+    """The pipeline's folder as it is published."""
+    shutil.copytree(whole, folder)
+    text = json.dumps({"_class_name": "PixArtAlphaPipeline"})
+    (folder / "model_index.json").write_text(text, "utf-8")
+    return folder
+
+
 def test_a_vae_of_the_first_code_is_converted(whole: Path, models: Path, tmp_path: Path) -> None:
     """As nearly all programs keep it: other names, and its attention as convolutions."""
     shapes = sparse.first_vae()
@@ -222,7 +336,8 @@ def test_a_vae_of_the_first_code_is_converted(whole: Path, models: Path, tmp_pat
     vae = tmp_path / "sd-vae.safetensors"
     save_file(state, vae)
     source = whole / "transformer"
-    spec = import_model(source, models, Wanted(id="mine", text=str(whole), vae=str(vae)))
+    wanted = Wanted(id="mine", text=str(whole), vae=str(vae), tokens=120)
+    spec = import_model(source, models, wanted)
     net = loader.vae(spec, CPU).state_dict()
     for part, name in (("q", "to_q"), ("k", "to_k"), ("v", "to_v"), ("proj_out", "to_out.0")):
         made = net[f"decoder.mid_block.attentions.0.{name}.weight"]
@@ -326,7 +441,7 @@ def test_the_command(
     words += ["--text", str(comfy), "--vae", str(whole), "--workspace", str(models.parent)]
     assert cli.main([*words, *(["--copy"] if copy else [])]) == 0
     told = json.loads(capsys.readouterr().out)
-    assert told["places"].keys() == {"vae", "tokenizer"}
+    assert told["places"].keys() == {"vae"}
     assert (models / "mine" / "text_encoder" / T5).is_symlink() == (not copy)
     assert cli.main(["models", "list", "--json", "--workspace", str(models.parent)]) == 0
     rows = {row["id"]: row for row in map(json.loads, capsys.readouterr().out.splitlines())}

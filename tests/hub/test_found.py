@@ -6,12 +6,13 @@ import json
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from pipelines import found, hub_rows, numbers
+from pipelines import downloads, found, hub_rows, numbers
 from pipelines.catalog import Catalog
-from pipelines.errors import ModelError
+from pipelines.errors import DownloadError, ModelError
 from tests import sparse
 from tests.fake_hub import FakeHub, safetensors
 from tests.hub.conftest import ALPHA, BIG, COMMIT, T5, WANTED, Shelf, parts
@@ -230,6 +231,104 @@ def test_a_t5_in_one_file_spares_its_download(
     assert not link.parent.exists()
     assert shelf.get(own_copy=True)
     assert any(a.path.startswith("text_encoder") for a in hub.asked)
+
+
+def single_t5(comfy: Path, monkeypatch: pytest.MonkeyPatch, dtype: str = "F16") -> Path:
+    file = comfy / "models" / "text_encoders" / "t5xxl_fp16.safetensors"
+    monkeypatch.setenv("PIXART_STUDIO_MODEL_FOLDERS", str(comfy))
+    return sparse.write(file, sparse.t5_xxl(), dtype)
+
+
+def during(monkeypatch: pytest.MonkeyPatch, act: Callable[[], object]) -> None:
+    """Has `act` done while a download is on its way, after its last file."""
+    fetch = downloads._fetch_all
+
+    def fetch_all(*arguments: Any) -> None:
+        fetch(*arguments)
+        act()
+
+    monkeypatch.setattr(downloads, "_fetch_all", fetch_all)
+
+
+@pytest.mark.parametrize("how", ["gone", "quantised"])
+def test_mending_looks_anew_for_what_lies_elsewhere(
+    how: str, hub: FakeHub, shelf: Shelf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One store for the whole life of the page."""
+    file = single_t5(tmp_path / "comfy", monkeypatch)
+    assert shelf.get()
+    if how == "gone":
+        file.unlink()
+    else:
+        single_t5(tmp_path / "comfy", monkeypatch, "F8_E4M3")
+    row = next(row for row in shelf.store.rows() if row.id == "alpha-1024")
+    assert row.state == "broken"
+    # It is that program's file that the sentence names, not our folder with a link to it.
+    words = "is gone" if how == "gone" else "is quantised"
+    assert f"its text encoder is a link to {file.resolve()}, which " in row.problem
+    assert words in row.problem
+    catalog = Catalog(user_models=shelf.settings.models)
+    with pytest.raises(ModelError, match=words):
+        catalog.find("alpha-1024")
+    encoder = next(part for part in row.parts if part.source.part == "text_encoder")
+    assert encoder.folder is None
+    assert row.left == encoder.source.size
+    assert shelf.get(check=True)
+    assert any(a.path.startswith("text_encoder") for a in hub.asked)
+    row = next(row for row in shelf.store.rows() if row.id == "alpha-1024")
+    assert row.state == "downloaded"
+    catalog.reload()
+    place = catalog.find("alpha-1024").part("text_encoder")
+    assert place == shelf.folder() / "text_encoder"
+
+
+@pytest.mark.parametrize("when", ["planned", "fetching"])
+def test_what_goes_away_during_a_download_is_not_installed(
+    when: str, hub: FakeHub, shelf: Shelf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = single_t5(tmp_path / "comfy", monkeypatch)
+    plan = shelf.store.plan("alpha-1024")
+    assert plan is not None
+    if when == "planned":
+        file.unlink()
+    with pytest.raises(DownloadError, match=r"t5xxl_fp16\.safetensors is gone"):
+        during(monkeypatch, lambda: file.unlink(missing_ok=True))
+        shelf.store.download(plan)
+    assert next(row for row in shelf.store.rows() if row.id == "alpha-1024").state == "known"
+    assert shelf.get()
+    assert any(a.path.startswith("text_encoder") for a in hub.asked)
+
+
+def test_a_folder_that_is_damaged_during_a_download_is_not_installed(
+    hub: FakeHub, shelf: Shelf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = t5(tmp_path / "comfy" / "models" / "text_encoders" / "t5")
+    monkeypatch.setenv("PIXART_STUDIO_MODEL_FOLDERS", str(tmp_path / "comfy"))
+    plan = shelf.store.plan("alpha-1024")
+    assert plan is not None
+    (folder / "model-00002-of-00002.safetensors").unlink()
+    with pytest.raises(DownloadError, match=r"text_encoders/t5 cannot be used: files are missing"):
+        shelf.store.download(plan)
+    assert next(row for row in shelf.store.rows() if row.id == "alpha-1024").state == "known"
+
+
+def test_removing_another_model_spares_what_a_download_links_to(
+    hub: FakeHub, shelf: Shelf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    single_t5(tmp_path / "comfy", monkeypatch)
+    (source,) = hub_rows.known()["controlnet-hed-512"].parts
+    hub.put(source.repo, "a" * 40, {source.file: b"PK" * 500})
+    assert shelf.get("controlnet-hed-512")
+    removed: list[int] = []
+
+    def remove() -> None:
+        removed.append(Shelf(tmp_path / "workspace").store.remove("controlnet-hed-512"))
+
+    during(monkeypatch, remove)
+    assert shelf.get()
+    assert removed
+    spec = Catalog(user_models=shelf.settings.models).find("alpha-1024")
+    assert (spec.part("text_encoder") / "model.safetensors").is_file()
 
 
 def test_a_hostile_folder_does_no_harm(tmp_path: Path) -> None:
