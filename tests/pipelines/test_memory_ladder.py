@@ -85,14 +85,16 @@ def no_weights(engine: Engine) -> bool:
     return loaded is None or (loaded._transformer is loaded._vae and not loaded.text.is_loaded)
 
 
-def ladder(catalog: Catalog, wanted: GenerationRequest) -> list[DevicePlan]:
+def ladder(
+    catalog: Catalog, wanted: GenerationRequest, stage: memory.Stage = "decoding"
+) -> list[DevicePlan]:
     sizes = numbers.of(catalog.find(wanted.model))
     wish = Wish(width=wanted.width, height=wanted.height, approximate=wanted.approximate)
     way: DevicePlan | None = memory.plan(CPU, sizes, wish)
     found = []
     while way is not None:
         found.append(way)
-        way = memory.cheaper(CPU, sizes, wish, way, "decoding")
+        way = memory.cheaper(CPU, sizes, wish, way, stage)
     return found
 
 
@@ -116,6 +118,29 @@ def test_every_rung_is_tried_and_each_is_told(
         assert all(len(note) > len("Memory ran out, so it was painted again: .") for note in told)
         if rungs[number].is_exact:
             assert pictures[0].image.tobytes() == free.image.tobytes()
+
+
+def test_every_rung_of_the_text_encoder_is_tried(
+    catalog: Catalog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Down to 4 bits, which are really computed; each by a T5 that is loaded anew."""
+    wanted = request(catalog, model="nano", size="128x128")
+    rungs = ladder(catalog, wanted, "text")
+    assert [rung.text for rung in rungs][-2:] == ["int8", "nf4"]
+    tried: list[DevicePlan] = []
+    before = Loaded.before_text
+
+    def check(loaded: Loaded, way: DevicePlan) -> None:
+        tried.append(way)
+        if way.peaks[0] > rungs[-1].peaks[0]:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        before(loaded, way)
+
+    monkeypatch.setattr(Loaded, "before_text", check)
+    (picture,), told = paint(Engine(catalog, inputs=tmp_path, machine=CPU), wanted)
+    assert tried == rungs
+    assert len(told) == len(rungs) - 1
+    assert "T5 in 4 bits" in picture.notes[-1]
 
 
 def test_every_exact_rung_paints_the_same(

@@ -15,6 +15,7 @@ from PIL import Image
 from pipelines import memory, numbers, pictures, samplers
 from pipelines.catalog import Catalog
 from pipelines.engine import Engine, Picture
+from pipelines.loaded import Loaded
 from pipelines.memory import CONTEXT, GIB, DevicePlan, Machine, Wish
 from pipelines.progress import Progress, Stage
 from pipelines.request import complete
@@ -165,3 +166,28 @@ def test_a_full_card_goes_down_the_ladder(card: Card, catalog: Catalog, tmp_path
     assert picture.image.tobytes() == expected.image.tobytes()
     assert picture.notes
     assert "transformer set aside" in picture.notes[-1]
+
+
+def test_every_exact_rung_of_the_text_encoder_is_tried_on_a_card(
+    card: Card, catalog: Catalog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (expected,) = paint(Engine(catalog, inputs=tmp_path, machine=CARD), catalog)
+    about, wish = numbers.of(catalog.find("tiny")), Wish(width=64, height=64)
+    way: DevicePlan | None = memory.plan(CARD, about, wish)
+    rungs: list[DevicePlan] = []
+    while way is not None:
+        rungs.append(way)
+        way = memory.cheaper(CARD, about, wish, way, "text")
+    assert [rung.text for rung in rungs][:3] == ["resident", "streamed", "cpu"]
+    before, tried = Loaded.before_text, []
+
+    def check(loaded: Loaded, plan: DevicePlan) -> None:
+        tried.append(plan)
+        if plan.peaks[0] > rungs[-1].peaks[0]:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        before(loaded, plan)
+
+    monkeypatch.setattr(Loaded, "before_text", check)
+    (picture,) = paint(Engine(catalog, inputs=tmp_path, machine=CARD), catalog)
+    assert tried == rungs
+    assert picture.image.tobytes() == expected.image.tobytes()
