@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -38,9 +39,13 @@ def look(machine: Machine | None, workspace: Path) -> Hardware:
 
 
 class Forecasts:
-    """What pictures would need. Keeps the numbers of models, which are read from their files."""
+    """What pictures would need. Keeps the numbers of models, which are read from their files.
 
-    def __init__(self) -> None:
+    `free` tells the bytes of main memory that are free now.
+    """
+
+    def __init__(self, free: Callable[[], int] = lambda: ram.look().free) -> None:
+        self._free = free
         self._numbers: dict[tuple[str, str, int], Numbers] = {}
         # The machine as the painting process told of it, what the system said was free then, and
         # by how much that has changed.
@@ -68,7 +73,7 @@ class Forecasts:
         a sentence must not flicker."""
         if not machine.ram_free or not machine.ram_total:
             return machine
-        available = ram.look().free
+        available = self._free()
         before = self._told
         if before is None or before[0] != machine:
             before = (machine, available, 0)

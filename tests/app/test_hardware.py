@@ -5,20 +5,16 @@ from __future__ import annotations
 import pytest
 
 from app.hardware import Forecasts
-from pipelines import ram
 from pipelines.catalog import Catalog
 from pipelines.memory import GIB, Machine, Wish
-from pipelines.ram import Ram
 
 CPU = Machine(device="cpu", name="CPU", bf16=False, ram_total=100 * GIB, ram_free=60 * GIB)
 WISH = Wish(width=128, height=128)
 
 
-def test_what_is_free_is_followed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_free_is_followed() -> None:
     free = 50.0
-    now = lambda: Ram(total=100 * GIB, free=int(free * GIB), swap=0)  # noqa: E731
-    monkeypatch.setattr(ram, "look", now)
-    forecasts, model = Forecasts(), Catalog().find("nano")
+    forecasts, model = Forecasts(lambda: int(free * GIB)), Catalog().find("nano")
 
     def told(machine: Machine = CPU) -> float:
         words = forecasts.of(machine, model, WISH).split()

@@ -139,7 +139,8 @@ class FakeStudio(Studio):
         self.gallery = Gallery(self.settings.outputs)
         self.models = ModelJobs(ModelStore(self.settings), self.catalog.reload)
         self.imports = ImportJobs(self.settings, self.models_changed)
-        self.forecasts = Forecasts()
+        # Whatever else this computer does meanwhile.
+        self.forecasts = Forecasts(lambda: 8 * 10**9)
         self.runner = FakeRunner(self.gallery, steps=steps, pace=pace)
         self._worker = self.runner  # type: ignore[assignment]
         self._jobs = JobQueue(self.runner)
