@@ -160,6 +160,8 @@ class _Driver(TorchFunctionMode):
     def __torch_function__(
         self, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
+        if function is torch.device:
+            return function(*args, **(kwargs or {}))
         args, kwargs = tree_map(_indexed, args), tree_map(_indexed, kwargs or {})
         if function == _GET_DATA and _is_ours(args[0]):
             return args[0].detach()
