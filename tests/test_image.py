@@ -12,7 +12,6 @@ import os
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -24,6 +23,7 @@ import httpx
 import pytest
 
 from app.settings import DEFAULT_PORT, WORKSPACE_VARIABLE
+from tests import ports
 
 ROOT = Path(__file__).resolve().parents[1]
 SPACE = ROOT / "space"
@@ -211,14 +211,8 @@ def health(port: int) -> int:
     ).returncode
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 def test_the_page_with_a_token_is_healthy_and_asks_for_it(image: Path, tmp_path: Path) -> None:
-    port, before = free_port(), files(image)
+    port, before = ports.free(), files(image)
     command = [part.replace(str(DEFAULT_PORT), str(port)) for part in json.loads(one("CMD"))]
     assert health(port) != 0
     process = subprocess.Popen(

@@ -10,7 +10,6 @@ import io
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -25,6 +24,7 @@ import pytest
 from PIL import Image
 
 from app import metadata
+from tests import ports
 
 ROOT = Path(__file__).resolve().parents[2]
 FAKE = ROOT / "tests" / "fake_spaces"
@@ -83,12 +83,6 @@ class Space:
         return event.removeprefix("event: "), json.loads(rest.removeprefix("data: "))
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 @pytest.fixture(scope="module", params=["processor", "ZeroGPU"])
 def space(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
@@ -96,7 +90,7 @@ def space(
     folder = tmp_path_factory.mktemp("space")
     (folder / "sitecustomize.py").write_text(WATCH, "utf-8")
     (folder / "calls.log").touch()
-    port, workspace = free_port(), folder / "workspace"
+    port, workspace = ports.free(), folder / "workspace"
     zero = request.param == "ZeroGPU"
     variables = {
         "SYSTEM": "spaces",

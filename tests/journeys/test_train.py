@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import random
 import subprocess
 import sys
 import zipfile
@@ -13,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from tests import ports
 from tests.training import small
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -134,7 +134,7 @@ def test_two_processes_walk_the_stages(place: Path, shard: bool) -> None:
     del values["publish"], values["stage"][4 if shard else 2 :]
     values["all"] = {"shard": shard}
     (place / "two.toml").write_text(toml(values), "utf-8")
-    port = str(random.randint(20_000, 60_000))
+    port = str(ports.free())
     two = ("-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", port)
     command = ("train", "text-to-image", "two.toml", "--data", "data", "--workspace", "w")
     done = subprocess.run(

@@ -17,6 +17,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from tests import ports
 from tests.training import toy
 from training import checkpoint
 from training.run import Run, open_run
@@ -28,8 +29,7 @@ QUIET = {"OMP_NUM_THREADS": "1", "ACCELERATE_DISABLE_RICH": "1"}
 
 
 def start(folder: Path, *settings: str, processes: int = 1) -> subprocess.Popen[str]:
-    port = str(random.randint(20_000, 60_000))
-    launch = (*LAUNCH, "--master_port", port) if processes == 2 else ()
+    launch = (*LAUNCH, "--master_port", str(ports.free())) if processes == 2 else ()
     return subprocess.Popen(
         [sys.executable, *launch, str(SCRIPT), str(folder), *settings],
         stdout=subprocess.PIPE,
