@@ -121,7 +121,7 @@ def told_late(tmp_path: Path, note: str) -> tuple[list[Progress], list[Progress]
 
     def before(index: int) -> None:
         if index == 1:
-            threading.Timer(0.5, gallery.may.set).start()
+            threading.Timer(2, gallery.may.set).start()
 
     painter = Painter(before, note=note)
     assert list(run(gallery, painter, count=2, report=report)) == [10, 11]
