@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from app import own_models
 from tests.app.ui.fake_studio import FakeStudio, one_loop, served
 
 FLAGS = [
@@ -61,12 +62,26 @@ def _served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[FakeStud
 
 
 @pytest.fixture
-def studio(_served: tuple[FakeStudio, str]) -> FakeStudio:
-    """The one studio behind every test; each browser profile is a person of its own."""
+def studio(_served: tuple[FakeStudio, str]) -> Iterator[FakeStudio]:
+    """The one studio behind every test; each browser profile is a person of its own.
+
+    A test that fails midway must not make the next ones fail: models, jobs and notes of it go.
+    """
     studio, _ = _served
     studio.runner.pace = 0.03
     studio.runner.die_at = None
-    return studio
+    yield studio
+    studio.imports.close()
+    studio.imports.dismiss()
+    models = studio.models
+    models.close()
+    models.dismiss()
+    for row in models.rows(fresh=True):
+        if row.state == "own":
+            own_models.remove(studio.settings.models, row.id)
+        elif row.arrived:
+            models.remove(row.id)
+    studio.models_changed()
 
 
 @pytest.fixture

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -24,17 +24,6 @@ def open_models(page: Any) -> None:
 
 def press(page: Any, do: str) -> None:
     page.click(f"{CARD} [data-do={do}]")
-
-
-@pytest.fixture(autouse=True)
-def _nothing_left(studio: FakeStudio) -> Iterator[None]:
-    """The studio is shared: a test that fails midway must not make the next ones fail."""
-    yield
-    models = studio.models
-    models.close()
-    models.dismiss()
-    if any(row.id == "alpha-1024" and row.arrived for row in models.rows(fresh=True)):
-        models.remove("alpha-1024")
 
 
 def test_download_stop_reload_go_on_use_remove(
