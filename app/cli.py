@@ -23,6 +23,7 @@ from app import convert_cli, hosting, metadata
 from app.bench_cli import bench
 from app.doctor_cli import doctor
 from app.gallery import Gallery, PictureFile
+from app.gallery_cli import app as gallery_app
 from app.models_cli import app as models
 from app.runner import LocalRunner
 from app.settings import VERSION, Settings, make_folder, user_path, workspace_path
@@ -51,6 +52,7 @@ app = typer.Typer(
 
 app.add_typer(train, name="train")
 app.add_typer(models, name="models")
+app.add_typer(gallery_app, name="gallery")
 app.command()(bench)
 app.command()(doctor)
 app.command()(convert_cli.convert)
@@ -113,9 +115,10 @@ def _usage(error: TyperException, argv: list[str]) -> str:
 
 
 def _verbs() -> list[str]:
-    commands = [*app.registered_commands, *train.registered_commands, *models.registered_commands]
+    groups = {"train": train, "models": models, "gallery": gallery_app}
+    commands = [c for group in (app, *groups.values()) for c in group.registered_commands]
     own = [command.callback.__name__ for command in commands if command.callback]
-    return [*own, "train", "models"]
+    return [*own, *groups]
 
 
 @app.callback(invoke_without_command=True)

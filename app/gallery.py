@@ -21,7 +21,7 @@ from pipelines import files
 from pipelines.errors import RecipeError, SaveError
 from pipelines.request import GenerationRequest
 
-_NAME = re.compile(r"\d{4}-\d{2}-\d{2}/\d{6}-\d{1,20}-[0-9a-f]{6}\.png")
+PICTURE_NAME = re.compile(r"\d{4}-\d{2}-\d{2}/\d{6}-\d{1,20}-[0-9a-f]{6}\.png")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,7 +81,7 @@ class Gallery:
     def path(self, name: str) -> Path:
         """Where the picture "YYYY-MM-DD/....png" is, or was. Raises RecipeError for other names."""
         # Names come from URLs and files: only the shape that `add` writes is looked up.
-        if not _NAME.fullmatch(name):
+        if not PICTURE_NAME.fullmatch(name):
             raise RecipeError("There is no such picture.")
         return self._root / name
 
@@ -102,7 +102,7 @@ class Gallery:
             for day in sorted(self._root.glob("*/"), reverse=True)
             for file in sorted(day.glob("*.png"), reverse=True)
         )
-        for name in islice(filter(_NAME.fullmatch, names), limit):
+        for name in islice(filter(PICTURE_NAME.fullmatch, names), limit):
             with suppress(RecipeError):
                 yield metadata.read(self._root / name).request
 

@@ -8,6 +8,7 @@ import threading
 import time
 import uuid
 from collections import OrderedDict
+from collections.abc import Collection
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
@@ -111,12 +112,19 @@ class JobQueue:
                 entry.job = replace(entry.job, state=JobState.STOPPED)
             self._changed.notify_all()
 
-    def drop(self, file: PictureFile, owner: str) -> None:
-        """Takes a picture that was deleted out of the owner's jobs, as if never asked for."""
+    def drop(self, name: str) -> None:
+        """Takes a picture that was deleted out of the jobs, as if never asked for."""
+        with self._changed:
+            entries = self._entries.values()
+            owners = {e.job.owner for e in entries if any(p.name == name for p in e.job.pictures)}
+        for owner in owners:
+            self._drop(name, owner)
+
+    def _drop(self, name: str, owner: str) -> None:
         with self._persistence(owner):
             with self._changed:
                 for entry in [e for e in self._entries.values() if e.job.owner == owner]:
-                    left = tuple(one for one in entry.job.pictures if one.name != file.name)
+                    left = tuple(one for one in entry.job.pictures if one.name != name)
                     if len(left) == len(entry.job.pictures):
                         continue
                     if not left:
@@ -169,6 +177,19 @@ class JobQueue:
         with self._changed:
             jobs = [entry.job for entry in self._entries.values()]
             return any(job.active and job.request.model == model_id for job in jobs)
+
+    def paints(self, names: Collection[str]) -> bool:
+        """True while a job that waits or runs has painted one of `names`."""
+        with self._changed:
+            jobs = [entry.job for entry in self._entries.values() if entry.job.active]
+            return any(picture.name in names for job in jobs for picture in job.pictures)
+
+    def pictures(self, owner: str) -> set[str]:
+        """The names of what the owner's jobs have painted, as far as they are remembered."""
+        self.latest(owner)
+        with self._changed:
+            jobs = [e.job for e in self._entries.values() if e.job.owner == owner]
+            return {picture.name for job in jobs for picture in job.pictures}
 
     def wait(self, job_id: str, owner: str, timeout: float) -> Job | None:
         """Blocks until the job has ended or `timeout` seconds are over; the snapshot then."""

@@ -65,7 +65,9 @@ class LastJobs:
                 return None
             kept = json.loads(file.read_text("utf-8"))
             request = from_mapping(kept["request"])
-            found = [self._picture(row) for row in kept["pictures"]]
+            rows = [row for row in kept["pictures"] if not self._is_deleted(row)]
+            found = [self._picture(row) for row in rows]
+            deleted = len(kept["pictures"]) - len(rows)
         except (
             OSError,
             ValueError,
@@ -76,18 +78,26 @@ class LastJobs:
             StudioError,
         ):
             return None
+        if deleted and not rows:
+            return None
+        # What was deleted since counts as never asked for, as in `JobQueue.drop`.
+        request = request.model_copy(update={"count": max(1, request.count - deleted)})
         return request, tuple(picture for picture in found if picture is not None)
 
     def _file(self, owner: str) -> Path:
         # The owner's name comes from a browser: never a part of a path.
         return self._folder / f"{hashlib.sha256(owner.encode()).hexdigest()[:32]}.json"
 
+    def _is_deleted(self, row: dict[str, Any]) -> bool:
+        try:
+            return not self._gallery.path(_name(row)).exists()
+        except StudioError:
+            return False
+
     def _picture(self, row: dict[str, Any]) -> PictureFile | None:
         """The picture of a row, as the file itself describes it."""
         try:
-            # Files of earlier versions have a whole path instead of the name.
-            name = row["name"] if "name" in row else "/".join(Path(row["path"]).parts[-2:])
-            path = self._gallery.path(name)
+            path = self._gallery.path(_name(row))
             recipe = metadata.read(path)
         except StudioError:
             return None
@@ -108,3 +118,9 @@ class LastJobs:
         kept = sorted(self._folder.glob("*.json"), key=lambda f: f.stat().st_mtime)
         for file in kept[:-MAX_KEPT]:
             file.unlink(missing_ok=True)
+
+
+def _name(row: dict[str, Any]) -> str:
+    """The picture's name in the gallery. Raises what a damaged row raises."""
+    # Files of earlier versions have a whole path instead of the name.
+    return str(row["name"]) if "name" in row else "/".join(Path(row["path"]).parts[-2:])

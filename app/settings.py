@@ -59,6 +59,21 @@ class Settings:
         return self.workspace / "cache"
 
     @property
+    def index(self) -> Path:
+        """The index of the gallery, which is made anew from the pictures where it is missing."""
+        return self.cache / "gallery.db"
+
+    @property
+    def thumbs(self) -> Path:
+        """Small versions of the pictures."""
+        return self.cache / "thumbs"
+
+    @property
+    def exports(self) -> Path:
+        """What the page exported, until it was fetched."""
+        return self.cache / "exports"
+
+    @property
     def prompts(self) -> Path:
         """Encoded prompts."""
         return self.cache / prompt_files.FOLDER

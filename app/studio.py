@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from app import doctor, hardware, hosting, metadata, own_models
+from app import doctor, hardware, hosting, metadata, own_models, thumbs
 from app.doctor import Finding
+from app.export_jobs import ExportJobs
 from app.gallery import Gallery
+from app.gallery_index import Entry, Found, GalleryIndex
 from app.hardware import Forecasts, Hardware
 from app.import_jobs import ImportJobs
 from app.jobs import Job, JobQueue
@@ -53,6 +55,8 @@ class Studio:
         self.gallery = Gallery(settings.outputs)
         self.models = ModelJobs(ModelStore(settings), self.catalog.reload)
         self.imports = ImportJobs(settings, self.models_changed)
+        self.index = GalleryIndex(settings.outputs, settings.index)
+        self.exports = ExportJobs(settings.exports)
         self.forecasts = Forecasts()
         self._worker = _runner(settings)
         self._jobs = JobQueue(self._worker, LastJobs(settings.cache / "jobs", self.gallery))
@@ -62,7 +66,8 @@ class Studio:
         self._worker.start(preload=self.catalog.default.id)
 
     def close(self) -> None:
-        """Stops the running job, the download and the import, and ends the painting process."""
+        """Stops what runs for the page, and ends the painting process."""
+        self.exports.close()
         self.imports.close()
         self.models.close()
         self._jobs.close()
@@ -187,20 +192,70 @@ class Studio:
             raise RecipeError("There is no such picture.")
         if job.active:
             raise BusyError("The job of this picture is still running.", "Stop it, or wait for it.")
-        self.gallery.remove(name)
-        self._jobs.drop(file, owner)
+        self._delete(name)
+        self._forget_prompts([file.request])
+
+    def pictures(self, query: str, owner: str | None, *, limit: int = 0, offset: int = 0) -> Found:
+        """What `query` finds in the gallery; for an `owner` only what was painted for them since
+        the studio was started. Raises RequestError, SaveError, BusyError."""
+        only = None if owner is None else self._jobs.pictures(owner)
+        return self.index.search(query, only=only, limit=limit, offset=offset)
+
+    def named_pictures(self, names: Collection[str], owner: str | None) -> Sequence[Entry]:
+        """Those pictures of the gallery that are called so; for an `owner` as in `pictures`."""
+        allowed = names if owner is None else self._jobs.pictures(owner) & set(names)
+        return self.index.search(only=allowed).entries
+
+    def star_picture(self, name: str, *, on: bool) -> None:
+        """Stars a picture, or takes its star away. Raises RecipeError, SaveError, BusyError."""
+        self.picture(name)
+        self.index.star(name, on=on)
+
+    def delete_pictures(self, names: Collection[str]) -> int:
+        """Deletes pictures of the gallery, and what only they needed; how many there were.
+
+        Raises BusyError for those of a job that runs, RecipeError, SaveError.
+        """
+        if self._jobs.paints(names):
+            raise BusyError("A job that runs has painted some of them.", "Stop it, or wait for it.")
+        found = self.index.search(only=names).entries
+        deleted = []
         try:
-            self._forget_prompts(file.request)
+            for entry in found:
+                self._delete(entry.name)
+                deleted.append(entry)
+        finally:
+            self._forget_prompts([e.request for e in deleted if e.request is not None])
+            self.index.sync()
+        return len(deleted)
+
+    def _delete(self, name: str) -> None:
+        """Deletes a picture and what is kept beside it. Raises RecipeError, SaveError."""
+        self.gallery.remove(name)
+        self._jobs.drop(name)
+        with suppress(OSError):
+            thumbs.file(name, self.settings.thumbs).unlink(missing_ok=True)
+        # What lets the page show it is gone; a list of stars in use is no reason to stop.
+        with suppress(StudioError):
+            self.index.star(name, on=False)
+
+    def thumb(self, name: str) -> bytes:
+        """A small version of the picture, as WebP. Raises RecipeError."""
+        return thumbs.read(self.picture(name), name, self.settings.thumbs)
+
+    def _forget_prompts(self, requests: Iterable[GenerationRequest]) -> None:
+        try:
+            self._forget_texts({text for one in requests for text in _read_texts(one)})
         except (StudioError, OSError) as error:
-            # The picture is gone; what stays is found by Clear, or is the least used one day.
+            # The pictures are gone; what stays is found by Clear, or is the least used one day.
             log.warning("features are not forgotten (%s)", printable(error, 80))
 
-    def _forget_prompts(self, request: GenerationRequest) -> None:
+    def _forget_texts(self, texts: set[str]) -> None:
         """Deletes the encoded texts that no other picture was painted from, as far as is seen.
 
         The empty one, which nearly every picture needs, stays.
         """
-        texts = _read_texts(request) - {""}
+        texts = texts - {""}
         for other in self.gallery.newest(_LOOKED_THROUGH):
             # Its style may be gone since.
             with suppress(StudioError):

@@ -20,6 +20,7 @@ class Stage(StrEnum):
     DECODING = "decoding"
     SAVING = "saving"
     SCANNING = "checking the pictures"
+    INDEXING = "reading new pictures"
     FEATURES = "computing features"
     PREPARING = "measuring one step"
     TRAINING = "training"

@@ -295,6 +295,10 @@ class Create:
             seat.notice = canvas.Notice(text=str(error), field="start-card")
         return told(updates | self.news(seat))
 
+    def start_from(self, name: str) -> dict[Any, Any]:
+        """Updates that make the kept picture `name` the one to start from."""
+        return {self._tab.form["init"]: name}
+
     def example(self, model: Any, event: gr.EventData) -> Any:
         """An example prompt was pressed."""
         data = event._data if isinstance(event._data, dict) else {}

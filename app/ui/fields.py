@@ -92,6 +92,20 @@ def from_request(request: GenerationRequest) -> Form:
     }
 
 
+def repeated(request: GenerationRequest, studio: Studio) -> Form:
+    """The form that paints `request` again, as far as that can be: where its model is gone, its
+    words and its seed with a model that is here. Raises StudioError."""
+    values = from_request(request)
+    if request.style not in styles.all_styles():
+        values["style"] = styles.NO_STYLE
+    if all(spec.id != request.model for spec in studio.catalog):
+        kept = ("prompt", "negative", "style", "seed", "new_seed")
+        values = first(studio) | {name: values[name] for name in kept}
+    if values["init"]:
+        values["init"] = _start(values["init"], studio)
+    return values
+
+
 def tuned(values: Form, studio: Studio) -> Form:
     """Steps and guidance as the chosen model and sampler like them. Raises StudioError."""
     wanted = {"prompt": "x", "model": values.get("model"), "sampler": values.get("sampler")}

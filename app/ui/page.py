@@ -9,7 +9,7 @@ import gradio as gr
 from app.ui import api, canvas, watch
 from app.ui.answers import Session
 from app.ui.shell import logo
-from app.ui.tabs import create, models
+from app.ui.tabs import create, gallery, models
 from app.ui.watch import Seat
 
 if TYPE_CHECKING:
@@ -61,6 +61,8 @@ def assemble(studio: Studio) -> gr.Blocks:
         with gr.Tabs(elem_id="rail", overflow_behavior="wrap") as rail:
             with gr.Tab("Create", id="create", elem_id="tab-create") as create_tab:
                 tab = create.build(studio)
+            with gr.Tab("Gallery", id="gallery", elem_id="tab-gallery") as gallery_tab:
+                pictures = gallery.build()
             with gr.Tab("Models", id="models", elem_id="tab-models") as models_tab:
                 shelf = models.build(studio)
         session = Session(
@@ -74,7 +76,22 @@ def assemble(studio: Studio) -> gr.Blocks:
             timer=gr.Timer(watch.IDLE_SECONDS),
         )
         on_create = create.wire(demo, studio, tab, session)
-        models.wire(studio, shelf, session, opener=models_tab, create=(create_tab, tab, on_create))
+        models.wire(
+            studio,
+            shelf,
+            session,
+            opener=models_tab,
+            others=[create_tab, gallery_tab],
+            create=(tab, on_create),
+        )
+        gallery.wire(
+            studio,
+            pictures,
+            session,
+            opener=gallery_tab,
+            others=[create_tab, models_tab],
+            create=(tab, on_create),
+        )
         api.publish(studio)
     demo.queue(api_open=False, max_size=64, default_concurrency_limit=8)
     return demo

@@ -25,7 +25,7 @@ _SERVED = {
     "inter.woff2": ("fonts/inter.woff2", "font/woff2"),
     "logo.svg": ("logo.svg", "image/svg+xml"),
 }
-_SHEETS = ("base", "controls", "create", "canvas", "models")
+_SHEETS = ("base", "controls", "create", "canvas", "models", "gallery")
 NO_SNIFF = {"X-Content-Type-Options": "nosniff"}
 
 

@@ -211,14 +211,14 @@ def test_a_deleted_picture_leaves_its_job(runner: StepRunner, tmp_path: Path) ->
     for _ in range(3):
         runner.go.release()
     job = ended(jobs, jobs.submit(request("cats", count=3), "me"))
-    jobs.drop(job.pictures[1], "someone else")
+    jobs.drop("2026-01-01/101530-1-a1b2c3.png")
     assert len(ended(jobs, job).pictures) == 3
-    jobs.drop(job.pictures[1], "me")
+    jobs.drop(job.pictures[1].name)
     left = ended(jobs, job)
     assert left.pictures == (job.pictures[0], job.pictures[2])
     assert left.request.count == 2
     for picture in left.pictures:
-        jobs.drop(picture, "me")
+        jobs.drop(picture.name)
     assert jobs.get(job.id, "me") is None
     assert jobs.latest("me") is None
     assert list(tmp_path.iterdir()) == [], "what was seen last is forgotten too"

@@ -20,7 +20,7 @@ from app.last_jobs import LastJobs
 from app.runner import Keep
 from pipelines.catalog import Catalog
 from pipelines.progress import Report, ShouldStop
-from pipelines.request import GenerationRequest, complete
+from pipelines.request import GenerationRequest, complete, from_mapping
 
 OWNER = "../../somebody"
 
@@ -175,13 +175,26 @@ def test_what_was_deleted_is_not_remembered(tmp_path: Path) -> None:
     request = complete({"prompt": "a cat", "seed": 5, "count": 4}, Catalog())
     job = queue.wait(queue.submit(request, OWNER).id, OWNER, 5)
     assert job is not None
-    queue.drop(job.pictures[0], OWNER)
+    queue.drop(job.pictures[0].name)
     queue.close()
     again = JobQueue(Painter(tmp_path, 0), memory_of(tmp_path)).latest(OWNER)
     assert again is not None
     assert again.pictures == job.pictures[1:]
     assert again.request.count == 3
     assert again.error == "The studio was restarted while it painted."
+
+
+def test_what_was_deleted_while_the_studio_was_closed_was_never_asked_for(tmp_path: Path) -> None:
+    pictures = painted(tmp_path, finished=3)
+    pictures[1].path.unlink()
+    kept = memory_of(tmp_path).load(OWNER)
+    assert kept is not None
+    before = from_mapping(json.loads(next((tmp_path / "jobs").iterdir()).read_text())["request"])
+    assert kept[0].count == before.count - 1
+    assert [p.name for p in kept[1]] == [pictures[0].name, pictures[2].name]
+    for picture in pictures[::2]:
+        picture.path.unlink()
+    assert memory_of(tmp_path).load(OWNER) is None
 
 
 def test_a_look_in_the_middle_of_a_deletion_sees_no_ghost(tmp_path: Path) -> None:
@@ -202,7 +215,7 @@ def test_a_look_in_the_middle_of_a_deletion_sees_no_ghost(tmp_path: Path) -> Non
     job = queue.wait(queue.submit(request, OWNER).id, OWNER, 5)
     assert job is not None
     job.pictures[0].path.unlink()
-    queue.drop(job.pictures[0], OWNER)
+    queue.drop(job.pictures[0].name)
     while not looked:
         time.sleep(0.01)
     assert looked == [None]

@@ -49,16 +49,18 @@ def wire(
     session: Session,
     *,
     opener: gr.Tab,
-    create: tuple[gr.Tab, CreateTab, Create],
+    others: list[gr.Tab],
+    create: tuple[CreateTab, Create],
 ) -> None:
-    """Connects the components; `opener` is the tab in the rail, `create` the one beside it."""
-    other, form_tab, on_create = create
+    """Connects the components; `opener` is the tab in the rail, `others` those beside it."""
+    form_tab, on_create = create
     on = Models(studio, tab, session, on_create)
     visit = gr.State(Visit())
     news = model_answers.places(tab)
     model = form_tab.form["model"]
     opener.select(on.open_models, [visit, model], news, **QUIET)
-    other.select(on.leave_models, None, tab.timer, **QUIET)
+    for other in others:
+        other.select(on.leave_models, None, tab.timer, **QUIET)
     tab.timer.tick(on.tick_models, [visit, model], news, **QUIET)
     # preprocess=False: values of the form are checked by the request, whoever sent them.
     for place in (tab.shelf, tab.care, tab.imported):

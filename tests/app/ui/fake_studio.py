@@ -17,7 +17,9 @@ from typing import Any
 
 from PIL import Image, ImageFilter
 
+from app.export_jobs import ExportJobs
 from app.gallery import Gallery
+from app.gallery_index import GalleryIndex
 from app.hardware import Forecasts
 from app.import_jobs import ImportJobs
 from app.jobs import JobQueue
@@ -139,6 +141,8 @@ class FakeStudio(Studio):
         self.gallery = Gallery(self.settings.outputs)
         self.models = ModelJobs(ModelStore(self.settings), self.catalog.reload)
         self.imports = ImportJobs(self.settings, self.models_changed)
+        self.index = GalleryIndex(self.settings.outputs, self.settings.index)
+        self.exports = ExportJobs(self.settings.exports)
         # Whatever else this computer does meanwhile.
         self.forecasts = Forecasts(lambda: 8 * 10**9)
         self.runner = FakeRunner(self.gallery, steps=steps, pace=pace)

@@ -1,0 +1,84 @@
+"""The Gallery tab: a search box, the pictures, and the chosen one beside them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import gradio as gr
+
+from app.ui import gallery_answers
+from app.ui.answers import Create, CreateTab, Session, filled
+from app.ui.gallery_answers import Browse, Gallery, GalleryTab
+from app.ui.shell import script
+from app.ui.tabs.create import QUIET
+
+if TYPE_CHECKING:
+    from app.studio import Studio
+
+_HINT = "Words, “a phrase”, -without, model:nano, size:128x128, date:2026-11, starred:yes"
+
+
+def _html(name: str, js: str) -> gr.HTML:
+    return gr.HTML("", elem_id=name, apply_default_css=False, js_on_load=script(js))
+
+
+def build() -> GalleryTab:
+    """Draws the tab, empty: nothing is looked for before somebody opens it."""
+    with gr.Column(elem_id="gallery"):
+        query = gr.Textbox(
+            label="Search",
+            info=_HINT,
+            placeholder="Search your pictures",
+            max_lines=1,
+            elem_id="gallery-search",
+        )
+        bar = _html("gallery-bar", "gallery-bar.js")
+        work = _html("gallery-work", "gallery-bar.js")
+        with gr.Row(elem_id="gallery-split", equal_height=False):
+            grid = _html("shots", "gallery.js")
+            look = _html("look", "look.js")
+    return GalleryTab(
+        query=query,
+        bar=bar,
+        work=work,
+        grid=grid,
+        look=look,
+        timer=gr.Timer(gallery_answers.IDLE_SECONDS, active=False),
+    )
+
+
+def wire(
+    studio: Studio,
+    tab: GalleryTab,
+    session: Session,
+    *,
+    opener: gr.Tab,
+    others: list[gr.Tab],
+    create: tuple[CreateTab, Create],
+) -> None:
+    """Connects the components; `opener` is the tab in the rail, `others` those beside it."""
+    form_tab, on_create = create
+    on = Gallery(studio, tab, session, on_create)
+    browse = gr.State(Browse())
+    who = [browse, session.seat, session.owner]
+    news = gallery_answers.places(tab)
+    quiet: dict[str, Any] = {"preprocess": False, **QUIET}
+    opener.select(on.open_gallery, [*who, tab.query], news, **QUIET)
+    for other in others:
+        other.select(on.leave_gallery, None, tab.timer, **QUIET)
+    tab.timer.tick(on.tick_gallery, who, news, **QUIET)
+    gr.on(
+        [tab.query.change, tab.query.submit],
+        on.search,
+        [*who, tab.query],
+        news,
+        trigger_mode="always_last",
+        **quiet,
+    )
+    for place in (tab.bar, tab.work, tab.grid, tab.look):
+        place.act(
+            on.act_gallery,
+            who,
+            [session.rail, *filled(form_tab, session), *news],
+            **QUIET,
+        )

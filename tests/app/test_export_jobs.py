@@ -1,0 +1,175 @@
+"""Exports of the page: one each, followed, stopped, fetched by whoever has the link, swept."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+import zipfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from app import export
+from app.export_jobs import MAX_RUNNING, ExportJob, ExportJobs
+from app.gallery_index import Entry, GalleryIndex
+from pipelines.errors import BusyError, RecipeError, RequestError
+from tests.app.test_gallery_index import put
+
+NAME = "2025-01-01/000000-1-000000.png"
+
+
+@pytest.fixture
+def entries(tmp_path: Path) -> Callable[[], Sequence[Entry]]:
+    put(tmp_path / "outputs", NAME, "a red fox")
+    index = GalleryIndex(tmp_path / "outputs", tmp_path / "gallery.db")
+    index.sync()
+    return lambda: index.search().entries
+
+
+@pytest.fixture
+def gate(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
+    """Exports wait for it, but hear a stop."""
+    opened = threading.Event()
+    write = export.export
+
+    def slowly(*arguments: Any, should_stop: Callable[[], bool], **more: Any) -> Any:
+        while not opened.wait(0.01) and not should_stop():
+            pass
+        return write(*arguments, should_stop=should_stop, **more)
+
+    monkeypatch.setattr(export, "export", slowly)
+    return opened
+
+
+def ended(jobs: ExportJobs, owner: str) -> ExportJob:
+    end = time.monotonic() + 20
+    while time.monotonic() < end:
+        job = jobs.job(owner)
+        assert job is not None
+        if not job.active:
+            return job
+        time.sleep(0.01)
+    raise AssertionError("the export did not end")
+
+
+def test_an_export_is_fetched_by_its_token_and_goes_with_its_note(
+    tmp_path: Path, entries: Callable[[], Sequence[Entry]]
+) -> None:
+    jobs = ExportJobs(tmp_path / "exports")
+    assert jobs.job("me") is None
+    jobs.start(entries, "zip", "me")
+    job = ended(jobs, "me")
+    assert (job.phase, job.error) == ("done", None)
+    file = jobs.file(job.token)
+    assert file.name.startswith("pictures-")
+    with zipfile.ZipFile(file) as archive:
+        assert NAME in archive.namelist()
+    for token in ("", "0" * 32, "../" + job.token, job.token.upper()):
+        with pytest.raises(RecipeError):
+            jobs.file(token)
+    jobs.dismiss("me")
+    assert jobs.job("me") is None
+    assert list((tmp_path / "exports").iterdir()) == []
+    with pytest.raises(RecipeError, match="not there any more"):
+        jobs.file(job.token)
+
+
+@pytest.mark.parametrize("format", list(export.FORMATS))
+def test_every_format_is_one_file(
+    tmp_path: Path, entries: Callable[[], Sequence[Entry]], format: str
+) -> None:
+    jobs = ExportJobs(tmp_path / "exports")
+    jobs.start(entries, format, "me", strip=True)
+    job = ended(jobs, "me")
+    assert job.phase == "done", job.error
+    assert jobs.file(job.token).is_file()
+
+
+def test_a_new_export_takes_the_place_of_the_last(
+    tmp_path: Path, entries: Callable[[], Sequence[Entry]]
+) -> None:
+    jobs = ExportJobs(tmp_path / "exports")
+    jobs.start(entries, "zip", "me")
+    first = ended(jobs, "me")
+    jobs.start(entries, "html", "me")
+    second = ended(jobs, "me")
+    assert len(list((tmp_path / "exports").iterdir())) == 1
+    assert jobs.file(second.token).suffix == ".html"
+    with pytest.raises(RecipeError):
+        jobs.file(first.token)
+
+
+def test_a_stop_leaves_nothing(
+    tmp_path: Path, entries: Callable[[], Sequence[Entry]], gate: threading.Event
+) -> None:
+    jobs = ExportJobs(tmp_path / "exports")
+    jobs.start(entries, "zip", "me")
+    with pytest.raises(BusyError, match="being exported already"):
+        jobs.start(entries, "zip", "me")
+    jobs.dismiss("me")
+    assert jobs.job("me") is not None, "what runs is not forgotten"
+    jobs.stop("somebody else")
+    jobs.stop("me")
+    assert ended(jobs, "me").phase == "stopped"
+    assert not list((tmp_path / "exports").rglob("*.zip"))
+
+
+def test_many_at_once_are_refused(
+    tmp_path: Path, entries: Callable[[], Sequence[Entry]], gate: threading.Event
+) -> None:
+    jobs = ExportJobs(tmp_path / "exports")
+    for i in range(MAX_RUNNING):
+        jobs.start(entries, "zip", f"owner {i}")
+    with pytest.raises(BusyError, match="Others are exporting"):
+        jobs.start(entries, "zip", "me")
+    gate.set()
+    for i in range(MAX_RUNNING):
+        assert ended(jobs, f"owner {i}").phase == "done"
+    jobs.start(entries, "zip", "me")
+    assert ended(jobs, "me").phase == "done"
+
+
+def test_failures_end_with_a_sentence(
+    tmp_path: Path, entries: Callable[[], Sequence[Entry]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    jobs = ExportJobs(tmp_path / "exports")
+    with pytest.raises(RequestError, match="There is no format"):
+        jobs.start(entries, "gif", "me")
+    assert jobs.job("me") is None
+    jobs.start(lambda: (), "zip", "me")
+    assert "no picture to export" in str(ended(jobs, "me").error)
+
+    def fault() -> Sequence[Entry]:
+        raise ZeroDivisionError("ours")
+
+    jobs.start(fault, "zip", "me")
+    job = ended(jobs, "me")
+    assert job.phase == "failed"
+    assert "fault of the studio (ours)" in str(job.error)
+
+
+def test_closing_stops_and_sweeps(
+    tmp_path: Path, entries: Callable[[], Sequence[Entry]], gate: threading.Event
+) -> None:
+    folder = tmp_path / "exports"
+    jobs = ExportJobs(folder)
+    jobs.start(entries, "zip", "me")
+    jobs.close()
+    assert ended(jobs, "me").phase == "stopped"
+    assert not list(folder.rglob("*"))
+
+
+def test_a_killed_studio_leaves_nothing_for_ever(tmp_path: Path) -> None:
+    old, new, other = (tmp_path / name for name in ("a" * 32, "b" * 32, "mine"))
+    for path in (old, new, other):
+        path.mkdir()
+        (path / "pictures.zip").write_bytes(b"x")
+    for path in (old, other):
+        os.utime(path, (0, 0))
+    ExportJobs(tmp_path)
+    assert not old.exists()
+    assert new.exists(), "a studio beside this one may use it"
+    assert other.exists()

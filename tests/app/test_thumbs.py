@@ -1,0 +1,49 @@
+"""Thumbnails: made once, small, and not needed by anybody."""
+
+from __future__ import annotations
+
+from io import BytesIO
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from app import thumbs
+from pipelines.errors import RecipeError
+
+NAME = "2025-01-01/000000-1-000000.png"
+
+
+def test_a_thumbnail_keeps_the_shape_and_is_made_once(tmp_path: Path) -> None:
+    picture = tmp_path / "picture.png"
+    Image.new("RGB", (1024, 512), (200, 30, 30)).save(picture)
+    data = thumbs.read(picture, NAME, tmp_path / "thumbs")
+    with Image.open(BytesIO(data)) as small:
+        assert (small.format, small.size) == ("WEBP", (thumbs.SIDE, thumbs.SIDE // 2))
+        red, green, _ = small.convert("RGB").getpixel((50, 50))  # type: ignore[misc]
+    assert red > 180
+    assert green < 50
+    assert thumbs.file(NAME, tmp_path / "thumbs").read_bytes() == data
+    picture.unlink()
+    assert thumbs.read(picture, NAME, tmp_path / "thumbs") == data
+
+
+def test_a_small_picture_is_not_blown_up(tmp_path: Path) -> None:
+    picture = tmp_path / "picture.png"
+    Image.new("RGB", (64, 32)).save(picture)
+    with Image.open(BytesIO(thumbs.read(picture, NAME, tmp_path / "thumbs"))) as small:
+        assert small.size == (64, 32)
+
+
+def test_a_disk_that_refuses_costs_only_the_memory_of_it(tmp_path: Path) -> None:
+    picture = tmp_path / "picture.png"
+    Image.new("RGB", (64, 32)).save(picture)
+    (tmp_path / "thumbs").write_bytes(b"a file where a folder should be")
+    assert thumbs.read(picture, NAME, tmp_path / "thumbs")
+
+
+def test_what_is_no_picture_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "picture.png").write_bytes(b"<svg onload=alert(1)>")
+    with pytest.raises(RecipeError):
+        thumbs.read(tmp_path / "picture.png", NAME, tmp_path / "thumbs")
+    assert not (tmp_path / "thumbs").exists()
