@@ -140,7 +140,7 @@ def export(
     needed = sum(_BYTES_EACH.get(format, entry.size) for entry in wanted)
     with _new_folders(target):
         try:
-            with files.whole(target.absolute(), needed) as draft:
+            with files.whole(target.absolute(), needed, replaces=False) as draft:
                 _write(draft, format, suffix, walk, strip=strip)
                 if not walk.count:
                     why = walk.left_out[0]

@@ -28,6 +28,8 @@ log = logging.getLogger(__name__)
 Phase = Literal["running", "stopping", "done", "stopped", "failed"]
 MAX_RUNNING = 4
 _KEPT_SECONDS = 86_400
+# How long, and how many, exports lie in the cache that nobody closed.
+_ENDED_SECONDS, _MAX_ENDED = 3600.0, 64
 _CLOSE_SECONDS = 10.0
 _TOKEN = re.compile(r"[0-9a-f]{32}")
 
@@ -53,6 +55,7 @@ class ExportJob:
 class _Entry:
     job: ExportJob
     folder: Path
+    began: float = field(default_factory=time.monotonic)
     stop: threading.Event = field(default_factory=threading.Event)
     thread: threading.Thread | None = None
 
@@ -100,8 +103,19 @@ class ExportJobs:
                 target=self._run, args=(new, choose, target, strip), name="export", daemon=True
             )
             new.thread.start()
-        if before is not None:
-            shutil.rmtree(before.folder, ignore_errors=True)
+            old = [*([before] if before else []), *self._outlived()]
+        for entry in old:
+            shutil.rmtree(entry.folder, ignore_errors=True)
+
+    def _outlived(self) -> list[_Entry]:
+        """Takes ended exports out of the list that are too old, or too many."""
+        ended = [owner for owner, entry in self._entries.items() if not entry.job.active]
+        old = time.monotonic() - _ENDED_SECONDS
+        found = [owner for owner in ended if self._entries[owner].began < old]
+        kept = [owner for owner in ended if owner not in found]
+        kept.sort(key=lambda owner: self._entries[owner].began)
+        found += kept[: max(0, len(kept) - _MAX_ENDED)]
+        return [self._entries.pop(owner) for owner in found]
 
     def stop(self, owner: str) -> None:
         """Stops the owner's export; nothing of it is left."""

@@ -23,6 +23,8 @@ _DPI = 150
 _A4 = (1240, 1754)
 """Pixels of a page at 150 dpi."""
 _COLUMNS, _ROWS = 5, 6
+_PAGES_AT_ONCE = 12
+"""A4 pages in memory: 6.5 MB each."""
 _JPEG_QUALITY = 90
 _LONGEST = 400
 """Characters of a prompt that are looked at; two lines hold far fewer."""
@@ -152,7 +154,7 @@ def write(
     pdf: bool,
     captions: bool = True,
 ) -> None:
-    """Writes the sheet to `draft`. One page and one picture are in memory at a time.
+    """Writes the sheet to `draft`. A few pages and one picture are in memory at a time.
 
     `pictures` are at most MAX_ON_PNG where it is no PDF. Raises OSError.
     """
@@ -167,28 +169,35 @@ def write(
 
 
 def _write_pdf(draft: Path, thumbs: Iterable[_Thumb], form: _Form, *, dated: bool) -> None:
-    """Each page is written before the next one is drawn. How many pictures there are is known
-    only then, and stands on the last one."""
+    """A few pages are drawn before they are written: with each writing the list of all pages is
+    written again. How many pictures there are is known, and stands, at the end."""
     days: list[str] = []
     page: list[_Thumb] = []
+    drawn: list[Image.Image] = []
     number = 1
     for thumb in thumbs:
         days.append(thumb.day)
         if len(page) == _COLUMNS * _ROWS:
-            _append(draft, _a4(page, form, "", number), number)
+            drawn.append(_a4(page, form, "", number))
             page, number = [], number + 1
+            if len(drawn) == _PAGES_AT_ONCE:
+                _append(draft, drawn)
+                drawn = []
         page.append(thumb)
-    _append(draft, _a4(page, form, _about(days, dated=dated), number), number)
+    _append(draft, [*drawn, _a4(page, form, _about(days, dated=dated), number)])
 
 
-def _append(draft: Path, page: Image.Image, number: int) -> None:
-    page.save(
+def _append(draft: Path, pages: list[Image.Image]) -> None:
+    begun = draft.exists()
+    pages[0].save(
         draft,
         "PDF",
-        append=number > 1,
+        save_all=True,
+        append_images=pages[1:],
+        append=begun,
         resolution=_DPI,
         quality=_JPEG_QUALITY,
-        title=None if number > 1 else _TITLE,
+        title=None if begun else _TITLE,
     )
 
 

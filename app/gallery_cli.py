@@ -16,7 +16,7 @@ from app import export as exporting
 from app.gallery_index import Entry, GalleryIndex
 from app.settings import Settings, user_path, workspace_path
 from app.status import Status
-from pipelines.errors import RequestError
+from pipelines.errors import RequestError, printable
 from pipelines.progress import Progress, Stage, plain_size
 
 app = typer.Typer(
@@ -181,9 +181,9 @@ def _line(entry: Entry) -> str:
     if entry.request is None:
         return f"{star} {entry.name}  ({entry.problem})"
     request = entry.request
-    prompt = " ".join(request.prompt.split())
-    shown = prompt if len(prompt) <= 60 else f"{prompt[:59]}…"
-    return f"{star} {entry.name}  {request.width}x{request.height}  {request.model}  {shown}"
+    # A recipe may come from anywhere: nothing in it reaches the terminal as a command.
+    model, prompt = printable(request.model), printable(request.prompt)
+    return f"{star} {entry.name}  {request.width}x{request.height}  {model}  {prompt}"
 
 
 def _json(entry: Entry) -> dict[str, Any]:

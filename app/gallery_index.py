@@ -9,52 +9,28 @@ from __future__ import annotations
 import json
 import os
 import re
-import sqlite3
 import threading
 import time
-from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager
+import unicodedata
+from collections.abc import Callable, Collection
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from app import gallery_query, metadata, stars
 from app.gallery import PICTURE_NAME
-from app.settings import make_folder
-from pipelines.errors import BusyError, RecipeError, RequestError, SaveError, printable
+from app.gallery_tables import BUSY_SECONDS, Tables, writing
+from pipelines.errors import RecipeError, RequestError, printable
 from pipelines.request import GenerationRequest, from_mapping
 
 if TYPE_CHECKING:
     from sqlite_utils import Database
 
 _DAY = re.compile(r"\d{4}-\d{2}-\d{2}")
-# Raised when the tables change: an index of another form is made anew.
-_FORM = 1
 _BATCH = 200
-_BUSY_SECONDS = 10.0
 # A folder that has only just changed may change again within the same tick of its clock.
 _SETTLED_NS = 2_000_000_000
-_COLUMNS: dict[str, type] = {
-    "id": int,
-    "name": str,
-    "day": str,
-    "bytes": int,
-    "prompt": str,
-    "negative": str,
-    "style": str,
-    "model": str,
-    "sampler": str,
-    "steps": int,
-    "guidance": float,
-    "width": int,
-    "height": int,
-    "seed": str,
-    "weights": str,
-    "recipe": str,
-    "problem": str,
-}
-T = TypeVar("T")
-_SEARCHED = ("prompt", "negative", "style", "model")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,14 +65,17 @@ class Found:
 
 Counted = Callable[[int], None]
 """Hears how many pictures were read so far."""
+Gone = Callable[[Collection[str]], None]
+"""Hears the names of pictures that are not there any more."""
 
 
 class GalleryIndex:
     """The pictures below `outputs`, indexed in `database`. Any thread and process may use it."""
 
-    def __init__(self, outputs: Path, database: Path) -> None:
+    def __init__(self, outputs: Path, database: Path, gone: Gone = lambda names: None) -> None:
         self._outputs = outputs
-        self._database = database
+        self._gone = gone
+        self._tables = Tables(database)
         self._stars = stars.Stars(outputs)
         # One reading of the folders at a time; searches do not wait for it.
         self._reading = threading.Lock()
@@ -104,20 +83,22 @@ class GalleryIndex:
     def sync(self, seconds: float = float("inf"), count: Counted = lambda read: None) -> bool:
         """Takes in pictures that came and forgets those that went, the newest first.
 
-        Stops after `seconds`; True where nothing is left to read. Raises SaveError, BusyError.
+        Stops after `seconds`, but never before it has read a little; True where nothing is left to
+        read. Raises SaveError, BusyError.
         """
         end = time.monotonic() + seconds
-        if not self._reading.acquire(timeout=min(seconds, _BUSY_SECONDS)):
+        patience = min(seconds, BUSY_SECONDS)
+        if not self._reading.acquire(timeout=patience):
             return False
         try:
-            return self._retried(lambda db: self._sync(db, end, count))
+            return self._tables.use(lambda db: self._sync(db, end, count), patience)
         finally:
             self._reading.release()
 
     def rebuild(self, count: Counted = lambda read: None) -> int:
         """Reads every picture anew; how many there are. Raises SaveError, BusyError."""
         with self._reading:
-            self._retried(self._clear)
+            self._tables.begin_anew()
         self.sync(count=count)
         return self.search().total
 
@@ -157,7 +138,7 @@ class GalleryIndex:
             )
             return Found(entries=tuple(self._entry(row, marked) for row in rows), total=total)
 
-        return self._retried(ask)
+        return self._tables.use(ask)
 
     def find(self, names: Collection[str]) -> list[Entry]:
         """The entries called `names`, in that order. Raises RequestError for one that is not."""
@@ -180,13 +161,13 @@ class GalleryIndex:
         if not problem:
             try:
                 request = from_mapping(json.loads(row["recipe"]))
-            except (ValueError, RequestError):
+            except (ValueError, TypeError, RequestError):
                 problem = "The index of the gallery is damaged; rebuild it."
         name = str(row["name"])
         return Entry(
             name=name,
             path=self._outputs / name,
-            size=int(row["bytes"]),
+            size=int(row["bytes"] or 0),
             request=request,
             weights=str(row["weights"]),
             problem=problem,
@@ -194,159 +175,135 @@ class GalleryIndex:
         )
 
     def _sync(self, db: Database, end: float, count: Counted) -> bool:
+        # Before the folders are looked at: whatever changes them from now on is seen next time.
+        now = time.time_ns()
         known = {row["day"]: row["mtime_ns"] for row in db.query("SELECT * FROM days")}
         days = self._days()
+        if days is None:
+            return True
         for day in set(known) - set(days):
-            with db.conn:
-                db.conn.execute("DELETE FROM pictures WHERE day = ?", (day,))
+            rows = db.query("SELECT name FROM pictures WHERE day = ?", (day,))
+            self._forget(db, {str(row["name"]) for row in rows})
+            with writing(db):
                 db.conn.execute("DELETE FROM days WHERE day = ?", (day,))
+        self._read_again(db)
         read = 0
         for day in sorted(days, reverse=True):
-            if known.get(day) == days[day]:
+            files = self._files(day) if known.get(day) != days[day] else None
+            if files is None:
                 continue
-            files = set(self._files(day))
-            rows = {r["name"] for r in db.query("SELECT name FROM pictures WHERE day = ?", (day,))}
-            with db.conn:
-                gone = [(name,) for name in rows - files]
-                db.conn.executemany("DELETE FROM pictures WHERE name = ?", gone)
-            new = sorted(files - rows, reverse=True)
+            rows = db.query("SELECT name FROM pictures WHERE day = ?", (day,))
+            had = {str(row["name"]) for row in rows}
+            self._forget(db, had - files)
+            whole = True
+            new = sorted(files - had, reverse=True)
             for start in range(0, len(new), _BATCH):
-                if time.monotonic() > end:
+                if read and time.monotonic() > end:
                     return False
-                self._take_in(db, new[start : start + _BATCH])
-                read += len(new[start : start + _BATCH])
+                batch = new[start : start + _BATCH]
+                whole &= self._take_in(db, batch)
+                read += len(batch)
                 count(read)
-            settled = time.time_ns() - days[day] > _SETTLED_NS
-            with db.conn:
-                db.table("days").upsert(
-                    {"day": day, "mtime_ns": days[day] if settled else 0}, pk="day"
-                )
+            # Times of the future are those of a clock that went back.
+            settled = whole and abs(now - days[day]) > _SETTLED_NS
+            value = days[day] if settled else 0
+            if known.get(day) != value:
+                with writing(db):
+                    row = {"day": day, "mtime_ns": value}
+                    db.table("days").upsert(row, pk="day")
         return True
 
-    def _take_in(self, db: Database, names: list[str]) -> None:
-        rows = [row for name in names if (row := _row(self._outputs / name, name)) is not None]
-        with db.conn:
-            # Another process may have been faster.
-            db.table("pictures").insert_all(rows, ignore=True)
+    def _forget(self, db: Database, names: Collection[str]) -> None:
+        if not names:
+            return
+        with writing(db):
+            db.conn.executemany("DELETE FROM pictures WHERE name = ?", [(name,) for name in names])
+        self._gone(names)
 
-    def _days(self) -> dict[str, int]:
-        """The folders of days, with the time of their last change in ns."""
+    def _read_again(self, db: Database) -> None:
+        """Looks anew at what could not be read: a file may have been half copied then."""
+        rows = db.query("SELECT name, bytes, mtime_ns FROM pictures WHERE problem != ''")
+        changed = []
+        for row in list(rows):
+            try:
+                stat = (self._outputs / str(row["name"])).stat()
+            except OSError:
+                continue
+            if (stat.st_size, stat.st_mtime_ns) != (row["bytes"], row["mtime_ns"]):
+                changed.append(str(row["name"]))
+        for start in range(0, len(changed), _BATCH):
+            batch = changed[start : start + _BATCH]
+            self._forget(db, batch)
+            self._take_in(db, batch)
+
+    def _take_in(self, db: Database, names: list[str]) -> bool:
+        """Adds rows; False where a file could not be looked at, though it may be there."""
+        rows = [_row(self._outputs / name, name) for name in names]
+        with writing(db):
+            # Another process may have been faster.
+            db.table("pictures").insert_all([row for row in rows if row is not None], ignore=True)
+        return all(row is not None for row in rows)
+
+    def _days(self) -> dict[str, int] | None:
+        """The folders of days, with the time of their last change in ns; None where they cannot be
+        listed now."""
+        found: dict[str, int] = {}
         try:
             with os.scandir(self._outputs) as entries:
-                return {
-                    entry.name: entry.stat().st_mtime_ns
-                    for entry in entries
-                    if _DAY.fullmatch(entry.name) and entry.is_dir()
-                }
-        except OSError:
+                for entry in entries:
+                    # A link leads somewhere else, and to nobody's pictures.
+                    if _DAY.fullmatch(entry.name) and entry.is_dir(follow_symlinks=False):
+                        with suppress(FileNotFoundError):
+                            found[entry.name] = entry.stat().st_mtime_ns
+        except FileNotFoundError:
             return {}
+        except OSError:
+            return None
+        return found
 
-    def _files(self, day: str) -> Iterator[str]:
+    def _files(self, day: str) -> set[str] | None:
+        """The names of a day's pictures; None where they cannot be listed now."""
         try:
             with os.scandir(self._outputs / day) as entries:
-                for entry in entries:
-                    # What a link leads to is somewhere else, and nobody's picture.
-                    if PICTURE_NAME.fullmatch(f"{day}/{entry.name}") and entry.is_file(
-                        follow_symlinks=False
-                    ):
-                        yield f"{day}/{entry.name}"
+                return {
+                    f"{day}/{entry.name}"
+                    for entry in entries
+                    if PICTURE_NAME.fullmatch(f"{day}/{entry.name}")
+                    and entry.is_file(follow_symlinks=False)
+                }
+        except FileNotFoundError:
+            return set()
         except OSError:
-            return
-
-    def _clear(self, db: Database) -> None:
-        with db.conn:
-            db.conn.execute("DELETE FROM pictures")
-            db.conn.execute("DELETE FROM days")
-
-    def _retried(self, work: Callable[[Database], T]) -> T:
-        """`work` on the open index; a damaged one is made anew first."""
-        try:
-            with self._opened() as db:
-                return work(db)
-        except sqlite3.DatabaseError as error:
-            if _code(error) not in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
-                raise _told(error, self._database) from None
-        try:
-            for ending in ("", "-wal", "-shm"):
-                self._database.with_name(self._database.name + ending).unlink(missing_ok=True)
-            with self._opened() as db:
-                return work(db)
-        except (OSError, sqlite3.DatabaseError) as error:
-            raise _told(error, self._database) from None
-
-    @contextmanager
-    def _opened(self) -> Iterator[Database]:
-        # Here and not above: it loads pandas where that is installed, and few commands need it.
-        from sqlite_utils import Database
-
-        make_folder(self._database.parent)
-        connection = sqlite3.connect(self._database, timeout=_BUSY_SECONDS)
-        try:
-            db = Database(connection)
-            if connection.execute("PRAGMA user_version").fetchone()[0] != _FORM:
-                _make(db)
-            yield db
-        finally:
-            connection.close()
+            return None
 
 
 _LISTED = "(SELECT value FROM json_each(?))"
 
 
-def _make(db: Database) -> None:
-    """Empty tables of the present form."""
-    connection = db.conn
-    connection.execute("PRAGMA journal_mode = WAL")
-    with connection:
-        # Two processes may get here at once: whoever is second finds it done.
-        connection.execute("BEGIN IMMEDIATE")
-        if connection.execute("PRAGMA user_version").fetchone()[0] == _FORM:
-            return
-        for table in ("pictures_fts", "pictures", "days"):
-            connection.execute(f"DROP TABLE IF EXISTS {table}")
-        db.table("pictures").create(_COLUMNS, pk="id", not_null={"name", "day"})
-        db.table("pictures").create_index(["name"], unique=True)
-        db.table("pictures").create_index(["day"])
-        db.table("pictures").enable_fts(
-            _SEARCHED, create_triggers=True, tokenize="unicode61 remove_diacritics 2"
-        )
-        db.table("days").create({"day": str, "mtime_ns": int}, pk="day")
-        connection.execute(f"PRAGMA user_version = {_FORM}")
-
-
 def _row(file: Path, name: str) -> dict[str, Any] | None:
     """The row of a picture; None for one that went away meanwhile."""
     row: dict[str, Any] = {"name": name, "day": name[:10], "problem": "", "weights": ""}
+    plain = ("prompt", "negative", "style", "model", "sampler", "steps", "guidance")
     try:
-        row["bytes"] = file.stat().st_size
+        stat = file.stat()
+        row |= {"bytes": stat.st_size, "mtime_ns": stat.st_mtime_ns}
         recipe = metadata.read(file)
+        text = recipe.request.model_dump_json()
     except OSError:
         return None
-    except RecipeError as error:
+    # Whatever a recipe holds, it must not keep the others out.
+    except (RecipeError, ValueError) as error:
         texts = dict.fromkeys(("prompt", "negative", "style", "model", "sampler", "recipe"), "")
         return row | texts | {"problem": str(error)}
     request = recipe.request
-    plain = ("prompt", "negative", "style", "model", "sampler", "steps", "guidance")
     return row | {
-        **{field: getattr(request, field) for field in (*plain, "width", "height")},
+        **{field: _composed(getattr(request, field)) for field in (*plain, "width", "height")},
         "seed": str(request.seed),
         "weights": recipe.weights,
-        "recipe": request.model_dump_json(),
+        "recipe": text,
     }
 
 
-def _code(error: sqlite3.DatabaseError) -> int:
-    # The low byte is the kind, the others say more about it.
-    return int(getattr(error, "sqlite_errorcode", 0) or 0) & 0xFF
-
-
-def _told(error: Exception, database: Path) -> SaveError | BusyError:
-    if isinstance(error, sqlite3.DatabaseError) and _code(error) in (
-        sqlite3.SQLITE_BUSY,
-        sqlite3.SQLITE_LOCKED,
-    ):
-        return BusyError("The index of the gallery is in use by another program.", "Try again.")
-    return SaveError(
-        f"The index of the gallery, {database}, cannot be used ({printable(error, 80)}).",
-        "Free some space, or make its folder writable; your pictures are not touched.",
-    )
+def _composed(value: Any) -> Any:
+    """A text with its accents inside its letters, as queries are compared with it."""
+    return unicodedata.normalize("NFC", value) if isinstance(value, str) else value

@@ -12,6 +12,7 @@ import re
 import unicodedata
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import date
 from typing import Any
 
 from pipelines import sizes
@@ -74,6 +75,7 @@ def _negated(condition: Condition) -> Condition:
 def _words(value: str) -> Condition:
     """Every word of `value`, one after the other, the last as a beginning."""
     if _SPACELESS.search(value) or not any(c.isalnum() for c in value):
+        value = unicodedata.normalize("NFC", value)
         escaped = re.sub(r"([\\%_])", r"\\\1", value)
         sql = r"(prompt || char(10) || negative) LIKE ? ESCAPE '\'"
         return Condition(sql=f"({sql})", values=(f"%{escaped}%",))
@@ -104,7 +106,7 @@ def _size(value: str) -> Condition:
 
 def _day(name: str, sql: str) -> Callable[[str], Condition]:
     def day(value: str) -> Condition:
-        if not value.isascii() or not _DATE.fullmatch(value):
+        if not _is_date(value):
             raise RequestError(
                 "query",
                 f"“{name}:{printable(value, 40)}” is not a date.",
@@ -113,6 +115,17 @@ def _day(name: str, sql: str) -> Callable[[str], Condition]:
         return Condition(sql=f"({sql})", values=(value,))
 
     return day
+
+
+def _is_date(value: str) -> bool:
+    """Whether there is such a day, month or year."""
+    if not value.isascii() or not _DATE.fullmatch(value):
+        return False
+    try:
+        date.fromisoformat(value + "-01-01"[len(value) - 4 :])
+    except ValueError:
+        return False
+    return True
 
 
 def _starred(value: str) -> Condition:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -27,7 +28,10 @@ class Stars:
 
     def names(self) -> frozenset[str]:
         """The names of the starred pictures; none where the list cannot be read."""
-        return self._read() or frozenset()
+        try:
+            return self._read() or frozenset()
+        except OSError:
+            return frozenset()
 
     def set(self, name: str, *, on: bool) -> None:
         """Stars `name`, or takes its star away. Raises SaveError, BusyError."""
@@ -37,7 +41,8 @@ class Stars:
                 names = self._read()
                 if names is None:
                     # Perhaps somebody can still mend it.
-                    self._file.replace(self._file.with_name(f"{FILE}.damaged"))
+                    mark = f"{FILE}.damaged-{time.time_ns()}"
+                    self._file.replace(self._file.with_name(mark))
                     names = frozenset()
                 new = names | {name} if on else names - {name}
                 if new != names:
@@ -49,7 +54,7 @@ class Stars:
             raise SaveError(f"{self._file} cannot be written ({error.strerror}).") from None
 
     def _read(self) -> frozenset[str] | None:
-        """The names; None where there is a list that cannot be read."""
+        """The names; None where the list is damaged. Raises OSError: that may pass."""
         try:
             found = self._file.stat()
             # A list is never changed in place: another one is another file.
@@ -61,7 +66,7 @@ class Stars:
             listed = json.loads(self._file.read_bytes())
         except FileNotFoundError:
             return frozenset()
-        except (OSError, ValueError, RecursionError):
+        except (ValueError, RecursionError):
             return None
         if not isinstance(listed, list):
             return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from contextlib import suppress
 from io import BytesIO
 from pathlib import Path
@@ -23,7 +24,9 @@ def read(picture: Path, name: str, folder: Path) -> bytes:
     """
     kept = file(name, folder)
     with suppress(OSError):
-        return kept.read_bytes()
+        # A file that was changed under its name has another face.
+        if kept.stat().st_mtime_ns >= picture.stat().st_mtime_ns:
+            return kept.read_bytes()
     small = pictures.load(picture)
     small.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS)
     stream = BytesIO()
@@ -37,3 +40,10 @@ def read(picture: Path, name: str, folder: Path) -> bytes:
 def file(name: str, folder: Path) -> Path:
     """Where the thumbnail of the picture "YYYY-MM-DD/....png" is kept."""
     return (folder / name).with_suffix(".webp")
+
+
+def forget(names: Iterable[str], folder: Path) -> None:
+    """Deletes the thumbnails of pictures that are gone; what stays only takes room."""
+    for name in names:
+        with suppress(OSError):
+            file(name, folder).unlink(missing_ok=True)

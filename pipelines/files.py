@@ -43,12 +43,13 @@ def write(file: Path, data: bytes) -> None:
 
 
 @contextmanager
-def whole(target: Path, needed: int) -> Iterator[Path]:
+def whole(target: Path, needed: int, *, replaces: bool = True) -> Iterator[Path]:
     """A path beside `target` to make a file or folder at, which then takes the place of `target`.
 
     `needed` bytes are looked for on the disk first. What is made is synced before it gets its
     name; after any failure nothing of it is left and `target` is as it was. The block's own
-    OSErrors become SaveError, too.
+    OSErrors become SaveError, too, and without `replaces` whatever came to `target` meanwhile,
+    but for an empty folder.
     """
     draft = target.with_name(f".{target.name}.{os.getpid()}-{secrets.token_hex(4)}.part")
     old = draft.with_suffix(".old")
@@ -61,10 +62,13 @@ def whole(target: Path, needed: int) -> Iterator[Path]:
             # What a link leads to belongs to somebody else, and may have gigabytes.
             if not path.is_symlink():
                 sync(path)
-        if target.is_dir():
+        if not replaces:
+            _take(draft, target)
+        elif target.is_dir():
             # Folders cannot be replaced in one step; the old one is put back if the new one fails.
             target.rename(old)
-        draft.replace(target)
+        if replaces:
+            draft.replace(target)
         sync(target.parent)
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
@@ -82,8 +86,31 @@ def whole(target: Path, needed: int) -> Iterator[Path]:
                 old.rename(target)
             draft.unlink()
         shutil.rmtree(draft, ignore_errors=True)
-        if target.exists():
-            shutil.rmtree(old, ignore_errors=True)
+        # A name that is too long can be asked nothing.
+        with suppress(OSError):
+            if target.exists():
+                shutil.rmtree(old, ignore_errors=True)
+
+
+def _take(draft: Path, target: Path) -> None:
+    """Gives `draft` its name, if nobody has it. Raises OSError."""
+    if draft.is_dir():
+        if target.is_dir() and not target.is_symlink():
+            target.rmdir()
+        if os.path.lexists(target):
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST))
+        draft.rename(target)
+        return
+    try:
+        # Unlike a renaming, this refuses a name that is taken.
+        os.link(draft, target)
+    except FileExistsError:
+        raise
+    except OSError:
+        # A file system without links; Windows refuses the renaming by itself.
+        if os.path.lexists(target):
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST)) from None
+        draft.rename(target)
 
 
 def sweep(folder: Path, process: int) -> None:

@@ -9,6 +9,7 @@ import io
 import json
 import os
 import re
+import threading
 import zipfile
 from collections.abc import Iterator
 from html.parser import HTMLParser
@@ -23,7 +24,7 @@ from app import export, export_sheet, metadata
 from app.export import FORMATS, Exported
 from app.gallery import Gallery
 from app.gallery_index import Entry, GalleryIndex
-from pipelines import pictures
+from pipelines import files, pictures
 from pipelines.errors import RequestError, SaveError, UnknownNameError
 from pipelines.progress import Progress, Stage
 from pipelines.request import MAX_PROMPT, MAX_SEED, GenerationRequest, from_mapping
@@ -692,3 +693,50 @@ def test_a_full_disk_in_the_middle(
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
         signal.signal(signal.SIGXFSZ, before)
     assert {f.name for f in tmp_path.iterdir()} == {"outputs"}
+
+
+@pytest.mark.parametrize("format", ["zip", "dataset"])
+def test_of_two_exports_to_one_name_one_is_refused(
+    three: list[Entry], tmp_path: Path, format: str
+) -> None:
+    target = tmp_path / "both.zip"
+    ends: list[object] = []
+
+    def run() -> None:
+        try:
+            ends.append(export.export(three, target, format))
+        except (RequestError, SaveError) as error:
+            ends.append(error)
+
+    for _ in range(10):
+        ends.clear()
+        target.unlink(missing_ok=True)
+        threads = [threading.Thread(target=run) for _ in range(3)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert [isinstance(end, Exported) for end in ends].count(True) == 1
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["both.zip", "outputs"]
+
+
+def test_a_folder_that_got_something_meanwhile_is_not_replaced(
+    three: list[Entry], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = tmp_path / "set"
+    target.mkdir()
+    sync = files.sync
+
+    def slowly(path: Path) -> None:
+        (target / "mine.txt").write_text("mine")
+        sync(path)
+
+    monkeypatch.setattr(files, "sync", slowly)
+    with pytest.raises(SaveError):
+        export.export(three, target, "dataset")
+    assert [path.name for path in target.iterdir()] == ["mine.txt"]
+
+
+def test_a_name_that_is_too_long_is_a_sentence(three: list[Entry], tmp_path: Path) -> None:
+    with pytest.raises((SaveError, RequestError)):
+        export.export(three, tmp_path / ("x" * 260 + ".zip"), "zip")

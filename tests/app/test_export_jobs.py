@@ -173,3 +173,21 @@ def test_a_killed_studio_leaves_nothing_for_ever(tmp_path: Path) -> None:
     assert not old.exists()
     assert new.exists(), "a studio beside this one may use it"
     assert other.exists()
+
+
+def test_what_nobody_closed_goes_after_a_while(
+    tmp_path: Path, entries: Callable[[], Sequence[Entry]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    jobs = ExportJobs(tmp_path / "exports")
+    for i in range(3):
+        jobs.start(entries, "zip", f"visitor {i}")
+        assert ended(jobs, f"visitor {i}").phase == "done"
+    monkeypatch.setattr("app.export_jobs._MAX_ENDED", 2)
+    jobs.start(entries, "zip", "me")
+    assert ended(jobs, "me").phase == "done"
+    assert [jobs.job(f"visitor {i}") is None for i in range(3)] == [True, False, False]
+    monkeypatch.setattr("app.export_jobs._ENDED_SECONDS", 0.0)
+    jobs.start(entries, "zip", "another")
+    assert ended(jobs, "another").phase == "done"
+    assert jobs.job("me") is None
+    assert len(list((tmp_path / "exports").iterdir())) == 1

@@ -152,3 +152,14 @@ def test_ctrl_c_stops_an_export(
     code, out, said = gallery("export", "--out", str(workspace / "all.zip"))
     assert (code, out, said) == (130, [], ["Stopped."])
     assert not (workspace / "all.zip").exists()
+
+
+def test_nothing_in_a_recipe_reaches_the_terminal_as_a_command(
+    gallery: Run, workspace: Path
+) -> None:
+    put(workspace / "outputs", FOX, "a \u202efox", model="\x1b[31mred\x1b]0;own\x07\nline")
+    gallery("rebuild")
+    code, out, _ = gallery("list")
+    assert code == 0
+    assert len(out) == 2
+    assert all(line.isprintable() for line in out)

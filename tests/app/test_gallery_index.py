@@ -9,16 +9,19 @@ import re
 import sqlite3
 import threading
 import time
+import unicodedata
+from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
-from PIL import Image
+from PIL import Image, PngImagePlugin
 
 from app import gallery_query, metadata
 from app.gallery import Gallery
 from app.gallery_index import Entry, GalleryIndex
 from app.stars import FILE
-from pipelines.errors import RequestError, SaveError
+from pipelines.errors import BusyError, RequestError, SaveError, StudioError
 from pipelines.request import GenerationRequest, from_mapping
 from tests.app.ui.fake_studio import FakePicture
 
@@ -128,12 +131,14 @@ def test_reading_stops_when_its_time_is_over_and_goes_on(
     monkeypatch.setattr("app.gallery_index._BATCH", 2)
     for i in range(7):
         put(outputs, f"2025-01-0{1 + i // 4}/00000{i}-1-000000.png", f"cat {i}")
-    assert not index.sync(seconds=0)
-    assert index.search().total == 0
     counts: list[int] = []
+    # A little is read in any case, or a slow disk would never be read at all.
+    assert not index.sync(seconds=0, count=counts.append)
+    assert counts == [2]
+    assert prompts(index) == ["cat 6", "cat 5"]
     assert index.sync(count=counts.append)
-    # Three pictures of the last day first, then four of the first.
-    assert counts == [2, 3, 5, 7]
+    # What is left of the last day, then the four of the first.
+    assert counts == [2, 1, 3, 5]
     assert prompts(index)[0] == "cat 6"
 
 
@@ -296,7 +301,8 @@ def test_a_damaged_list_of_stars_is_kept_aside(three: GalleryIndex, outputs: Pat
     assert three.search("starred:yes").total == 0
     three.star("2025-01-02/000000-1-000000.png", on=True)
     assert three.search("starred:yes").total == 1
-    assert (outputs / f"{FILE}.damaged").read_text() == "[" * 100_000
+    (aside,) = outputs.glob(f"{FILE}.damaged-*")
+    assert aside.read_text() == "[" * 100_000
     (outputs / FILE).write_text(json.dumps({"no": "list"}))
     assert three.search("starred:yes").total == 0
 
@@ -385,3 +391,208 @@ def test_a_recipe_in_the_index_is_checked_like_any_other(
     connection.close()
     found: tuple[Entry, ...] = three.search().entries
     assert all(e.request is None and "rebuild it" in e.problem for e in found)
+
+
+def test_a_recipe_with_text_that_no_file_can_hold_keeps_nobody_out(
+    index: GalleryIndex, outputs: Path
+) -> None:
+    file = put(outputs, "2025-01-01/000000-1-000000.png", "a fox")
+    put(outputs, "2025-01-01/000001-1-000000.png", "an owl")
+    recipe = {"version": 1, "request": {**BASE, "prompt": "a fox", "model": "\ud800"}}
+    chunks = PngImagePlugin.PngInfo()
+    chunks.add_itxt(metadata.CHUNK, json.dumps(recipe))
+    Image.new("RGB", (8, 8)).save(file, pnginfo=chunks)
+    index.sync()
+    assert index.search().total == 2
+    assert prompts(index, "owl") == ["an owl"]
+
+
+def test_a_folder_that_goes_while_it_is_looked_at_takes_no_other_with_it(
+    index: GalleryIndex, outputs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(outputs, "2025-01-01/000000-1-000000.png", "a fox")
+    put(outputs, "2025-01-02/000000-1-000000.png", "an owl")
+    index.sync()
+    scandir = os.scandir
+
+    class Going:
+        """The list of a folder, of which one entry is gone when it is asked."""
+
+        def __init__(self, path: Path) -> None:
+            self._entries = scandir(path)
+
+        def __enter__(self) -> Iterator[object]:
+            return map(self._perhaps, self._entries)
+
+        def __exit__(self, *_: object) -> None:
+            self._entries.close()
+
+        def _perhaps(self, entry: os.DirEntry[str]) -> object:
+            if entry.name != "2025-01-02":
+                return entry
+            return SimpleNamespace(name=entry.name, is_dir=entry.is_dir, stat=self._gone)
+
+        def _gone(self) -> object:
+            raise FileNotFoundError
+
+    monkeypatch.setattr(os, "scandir", Going)
+    index.sync()
+    monkeypatch.undo()
+    assert prompts(index) == ["a fox"]
+
+
+@pytest.mark.parametrize("what", ["all", "a day"])
+def test_a_folder_that_cannot_be_listed_for_a_moment_forgets_nothing(
+    index: GalleryIndex, outputs: Path, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    put(outputs, "2025-01-01/000000-1-000000.png", "a fox")
+    index.sync()
+    scandir = os.scandir
+
+    def refused(path: Path) -> object:
+        if what == "all" or Path(path) != outputs:
+            raise PermissionError
+        return scandir(path)
+
+    put(outputs, "2025-01-01/000001-1-000000.png", "an owl")
+    monkeypatch.setattr(os, "scandir", refused)
+    index.sync()
+    assert prompts(index) == ["a fox"]
+    monkeypatch.undo()
+    index.sync()
+    assert prompts(index) == ["an owl", "a fox"]
+
+
+def test_a_file_that_was_half_copied_is_read_again(index: GalleryIndex, outputs: Path) -> None:
+    whole = put(outputs, "2025-01-01/000000-1-000000.png", "a fox").read_bytes()
+    file = outputs / "2025-01-01/000001-1-000000.png"
+    file.write_bytes(whole[:20])
+    os.utime(outputs / "2025-01-01", (1_700_000_000, 1_700_000_000))
+    index.sync()
+    assert index.search("fox").total == 1
+    file.write_bytes(whole)
+    os.utime(outputs / "2025-01-01", (1_700_000_000, 1_700_000_000))
+    index.sync()
+    assert index.search("fox").total == 2
+    assert all(entry.request for entry in index.search().entries)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    ["DROP TABLE days", "DROP TABLE pictures_fts", "UPDATE pictures SET prompt = x'ff'"],
+)
+def test_an_index_that_lacks_something_is_made_anew(
+    three: GalleryIndex, outputs: Path, tmp_path: Path, damage: str
+) -> None:
+    with sqlite3.connect(tmp_path / "cache" / "gallery.db") as connection:
+        connection.execute(damage)
+    connection.close()
+    three.sync()
+    assert three.rebuild() == 3
+    assert three.search("red").total == 2
+
+
+def test_processes_that_write_wait_for_each_other(outputs: Path, tmp_path: Path) -> None:
+    """One that reads first and then writes is refused at once by SQLite."""
+    for i in range(300):
+        put(outputs, f"2025-01-01/000{i // 100}{i % 100:02}-1-000000.png", f"cat {i}")
+    database = tmp_path / "gallery.db"
+    indexes = [GalleryIndex(outputs, database) for _ in range(3)]
+    faults: list[BaseException] = []
+
+    def rebuild(index: GalleryIndex) -> None:
+        try:
+            for _ in range(3):
+                index.sync()
+        except StudioError as error:
+            faults.append(error)
+
+    threads = [threading.Thread(target=rebuild, args=(index,)) for index in indexes]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert faults == []
+    assert indexes[0].search().total == 300
+
+
+def test_a_locked_index_is_not_waited_for_longer_than_asked(
+    three: GalleryIndex, outputs: Path, tmp_path: Path
+) -> None:
+    put(outputs, "2025-01-04/000000-1-000000.png", "an ape")
+    holder = sqlite3.connect(tmp_path / "cache" / "gallery.db", isolation_level=None)
+    holder.execute("BEGIN IMMEDIATE")
+    began = time.monotonic()
+    with pytest.raises(BusyError, match="in use by another program"):
+        three.sync(seconds=0.1)
+    assert time.monotonic() - began < 5
+    holder.close()
+    three.sync()
+    assert three.search("ape").total == 1
+
+
+def test_times_of_the_future_are_not_read_again_and_again(
+    index: GalleryIndex, outputs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(outputs, "2025-01-01/000000-1-000000.png", "a fox")
+    later = time.time() + 10**6
+    os.utime(outputs / "2025-01-01", (later, later))
+    index.sync()
+    listed: list[str] = []
+    scandir = os.scandir
+
+    def watched(path: Path) -> object:
+        listed.append(Path(path).name)
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", watched)
+    index.sync()
+    assert listed == ["outputs"]
+
+
+def test_what_is_gone_is_told(outputs: Path, tmp_path: Path) -> None:
+    gone: list[str] = []
+    index = GalleryIndex(outputs, tmp_path / "gallery.db", gone.extend)
+    file = put(outputs, "2025-01-01/000000-1-000000.png", "a fox")
+    index.sync()
+    assert gone == []
+    file.unlink()
+    index.sync()
+    assert gone == ["2025-01-01/000000-1-000000.png"]
+
+
+def test_a_linked_day_is_left_alone(index: GalleryIndex, outputs: Path, tmp_path: Path) -> None:
+    put(tmp_path / "elsewhere", "2025-01-01/000000-1-000000.png", "a fox")
+    outputs.mkdir()
+    (outputs / "2025-01-01").symlink_to(tmp_path / "elsewhere" / "2025-01-01")
+    index.sync()
+    assert index.search().total == 0
+
+
+def test_stars_that_cannot_be_read_for_a_moment_are_not_thrown_away(
+    three: GalleryIndex, outputs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = "2025-01-01/000000-1-000000.png", "2025-01-02/000000-1-000000.png"
+    three.star(first, on=True)
+    other = GalleryIndex(outputs, outputs.parent / "cache" / "gallery.db")
+
+    def refused(self: Path) -> bytes:
+        raise PermissionError(13, "Permission denied")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "read_bytes", refused)
+        assert other.search("starred:yes").total == 0
+        with pytest.raises(SaveError):
+            other.star(second, on=True)
+    other.star(second, on=True)
+    assert other.search("starred:yes").total == 2
+    assert not list(outputs.glob("*.damaged*"))
+
+
+def test_letters_are_found_however_their_accents_are_written(
+    index: GalleryIndex, outputs: Path
+) -> None:
+    put(outputs, "2025-01-01/000000-1-000000.png", unicodedata.normalize("NFD", "美しいが山 café"))
+    index.sync()
+    for query in ("が", unicodedata.normalize("NFD", "が"), "café", "cafe"):
+        assert index.search(query).total == 1, query

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import time
 from io import BytesIO
 from pathlib import Path
 
@@ -24,8 +26,20 @@ def test_a_thumbnail_keeps_the_shape_and_is_made_once(tmp_path: Path) -> None:
     assert red > 180
     assert green < 50
     assert thumbs.file(NAME, tmp_path / "thumbs").read_bytes() == data
-    picture.unlink()
+    Image.new("RGB", (64, 64)).save(picture)
+    os.utime(picture, (0, 0))
     assert thumbs.read(picture, NAME, tmp_path / "thumbs") == data
+    later = time.time() + 10
+    os.utime(picture, (later, later))
+    assert thumbs.read(picture, NAME, tmp_path / "thumbs") != data, "it was changed since"
+
+
+def test_thumbnails_go_with_their_pictures(tmp_path: Path) -> None:
+    picture = tmp_path / "picture.png"
+    Image.new("RGB", (64, 64)).save(picture)
+    thumbs.read(picture, NAME, tmp_path / "thumbs")
+    thumbs.forget([NAME, "2025-01-01/000000-1-000001.png"], tmp_path / "thumbs")
+    assert not list((tmp_path / "thumbs").rglob("*.webp"))
 
 
 def test_a_small_picture_is_not_blown_up(tmp_path: Path) -> None:

@@ -1,0 +1,153 @@
+"""The tables of the gallery's index: opened, made, and made anew where they are damaged."""
+
+from __future__ import annotations
+
+import re
+import sqlite3
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+from app.settings import make_folder
+from pipelines.errors import BusyError, SaveError, printable
+
+if TYPE_CHECKING:
+    from sqlite_utils import Database
+
+T = TypeVar("T")
+BUSY_SECONDS = 10.0
+# Raised when the tables change: an index of another form is made anew.
+_FORM = 2
+# What is wrong with an index where SQLite has no code of its own for it.
+_DAMAGE = re.compile(r"no such (table|column)|invalid fts5|could not decode|malformed", re.I)
+_COLUMNS: dict[str, type] = {
+    "id": int,
+    "name": str,
+    "day": str,
+    "bytes": int,
+    "prompt": str,
+    "negative": str,
+    "style": str,
+    "model": str,
+    "sampler": str,
+    "steps": int,
+    "guidance": float,
+    "width": int,
+    "height": int,
+    "seed": str,
+    "weights": str,
+    "recipe": str,
+    "problem": str,
+    "mtime_ns": int,
+}
+_SEARCHED = ("prompt", "negative", "style", "model")
+
+
+class Tables:
+    """The index in the file `database`. Any thread and process may use it."""
+
+    def __init__(self, database: Path) -> None:
+        self._database = database
+
+    def use(self, work: Callable[[Database], T], patience: float = BUSY_SECONDS) -> T:
+        """`work` on the open index; a damaged one is made anew first."""
+        try:
+            with self._opened(patience) as db:
+                return work(db)
+        except UnicodeDecodeError:
+            pass
+        except sqlite3.DatabaseError as error:
+            if not _is_damage(error):
+                raise _told(error, self._database) from None
+        self.begin_anew()
+        try:
+            with self._opened(patience) as db:
+                return work(db)
+        except (OSError, sqlite3.DatabaseError) as error:
+            raise _told(error, self._database) from None
+
+    def begin_anew(self) -> None:
+        """An empty index. Raises SaveError, BusyError."""
+        try:
+            for ending in ("", "-wal", "-shm"):
+                self._database.with_name(self._database.name + ending).unlink(missing_ok=True)
+        except PermissionError:
+            # Windows keeps files that another process has open: emptied in place.
+            self._empty()
+        except OSError as error:
+            raise _told(error, self._database) from None
+
+    def _empty(self) -> None:
+        try:
+            with self._opened(BUSY_SECONDS) as db:
+                _make(db, anew=True)
+        except (OSError, sqlite3.DatabaseError) as error:
+            raise _told(error, self._database) from None
+
+    @contextmanager
+    def _opened(self, patience: float) -> Iterator[Database]:
+        # Here and not above: it loads pandas where that is installed, and few commands need it.
+        from sqlite_utils import Database
+
+        make_folder(self._database.parent)
+        connection = sqlite3.connect(self._database, timeout=patience)
+        try:
+            db = Database(connection)
+            if connection.execute("PRAGMA user_version").fetchone()[0] != _FORM:
+                _make(db)
+            yield db
+        finally:
+            connection.close()
+
+
+@contextmanager
+def writing(db: Database) -> Iterator[None]:
+    """One transaction that waits for its turn: one that reads first is refused at once."""
+    with db.conn:
+        db.conn.execute("BEGIN IMMEDIATE")
+        yield
+
+
+def _make(db: Database, *, anew: bool = False) -> None:
+    """Empty tables of the present form."""
+    connection = db.conn
+    with writing(db):
+        # Two processes may get here at once: whoever is second finds it done.
+        if not anew and connection.execute("PRAGMA user_version").fetchone()[0] == _FORM:
+            return
+        for table in ("pictures_fts", "pictures", "days"):
+            connection.execute(f"DROP TABLE IF EXISTS {table}")
+        db.table("pictures").create(_COLUMNS, pk="id", not_null={"name", "day"})
+        db.table("pictures").create_index(["name"], unique=True)
+        db.table("pictures").create_index(["day"])
+        db.table("pictures").enable_fts(
+            _SEARCHED, create_triggers=True, tokenize="unicode61 remove_diacritics 2"
+        )
+        db.table("days").create({"day": str, "mtime_ns": int}, pk="day")
+        connection.execute(f"PRAGMA user_version = {_FORM}")
+    # Reading and writing at once; whoever comes while others work leaves it as it is.
+    with suppress(sqlite3.OperationalError):
+        connection.execute("PRAGMA journal_mode = WAL")
+
+
+def _is_damage(error: sqlite3.DatabaseError) -> bool:
+    kinds = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+    return _code(error) in kinds or bool(_DAMAGE.search(str(error)))
+
+
+def _code(error: sqlite3.DatabaseError) -> int:
+    # The low byte is the kind, the others say more about it.
+    return int(getattr(error, "sqlite_errorcode", 0) or 0) & 0xFF
+
+
+def _told(error: Exception, database: Path) -> SaveError | BusyError:
+    if isinstance(error, sqlite3.DatabaseError) and _code(error) in (
+        sqlite3.SQLITE_BUSY,
+        sqlite3.SQLITE_LOCKED,
+    ):
+        return BusyError("The index of the gallery is in use by another program.", "Try again.")
+    return SaveError(
+        f"The index of the gallery, {database}, cannot be used ({printable(error, 80)}).",
+        "Free some space, or make its folder writable; your pictures are not touched.",
+    )
