@@ -24,6 +24,7 @@ from app.bench_cli import bench
 from app.doctor_cli import doctor
 from app.gallery import Gallery, PictureFile
 from app.gallery_cli import app as gallery_app
+from app.loras_cli import app as loras
 from app.models_cli import app as models
 from app.runner import LocalRunner
 from app.settings import VERSION, Settings, make_folder, user_path, workspace_path
@@ -53,6 +54,7 @@ app = typer.Typer(
 app.add_typer(train, name="train")
 app.add_typer(models, name="models")
 app.add_typer(gallery_app, name="gallery")
+app.add_typer(loras, name="loras")
 app.command()(bench)
 app.command()(doctor)
 app.command()(convert_cli.convert)
@@ -115,7 +117,7 @@ def _usage(error: TyperException, argv: list[str]) -> str:
 
 
 def _verbs() -> list[str]:
-    groups = {"train": train, "models": models, "gallery": gallery_app}
+    groups = {"train": train, "models": models, "gallery": gallery_app, "loras": loras}
     commands = [c for group in (app, *groups.values()) for c in group.registered_commands]
     own = [command.callback.__name__ for command in commands if command.callback]
     return [*own, *groups]
@@ -205,6 +207,10 @@ def generate(
     eta: Annotated[
         str | None, typer.Option(help="SA-Solver: 0 (no noise) to 1.", metavar="F")
     ] = None,
+    lora: Annotated[
+        list[str] | None,
+        typer.Option(help="LoRA to add, by name, with its weight.", metavar="NAME[:WEIGHT]"),
+    ] = None,
     original_size: Annotated[
         str | None,
         typer.Option(help="Told to models with size conditions; default: --size.", metavar="WxH"),
@@ -228,8 +234,10 @@ def generate(
     """Paints pictures and prints their paths."""
     options = dict(locals())
     values = {name: options[name] for name in _REQUEST_OPTIONS if options[name] is not None}
+    if lora:
+        values["loras"] = ",".join(lora)
     settings = Settings(workspace=workspace_path(workspace or context.obj))
-    catalog = Catalog(user_models=settings.models)
+    catalog = Catalog(user_models=settings.models, loras=settings.loras)
     recipe = metadata.read(user_path(like)) if like is not None else None
     if recipe is not None:
         values = _like(recipe.request, values)
@@ -248,10 +256,14 @@ def generate(
         gallery = Gallery(make_folder(user_path(out).resolve()), by_day=False)
     gallery.check_writable()
     weights = _paint(request, catalog, settings, gallery, as_json=as_json)
-    if recipe is not None and request.model == recipe.request.model and recipe.weights:
+    if recipe is not None and _same_weights(request, recipe.request) and recipe.weights:
         if weights and weights != recipe.weights:
             _say(f"“{request.model}” has other weights than when that picture was painted.", 0)
     return 0
+
+
+def _same_weights(one: GenerationRequest, other: GenerationRequest) -> bool:
+    return (one.model, one.loras) == (other.model, other.loras)
 
 
 def _like(request: GenerationRequest, values: dict[str, Any]) -> dict[str, Any]:
@@ -275,7 +287,8 @@ def _without_effect(request: GenerationRequest, given: set[str], catalog: Catalo
         yield "--strength has no effect without --init."
     if {"predictor_order", "corrector_order", "eta"} & given and not row.orders:
         yield f"--predictor-order, --corrector-order and --eta have no effect on {row.label}."
-    if row.distilled != model.distilled and row.distilled:
+    distilled = model.distilled or catalog.distilled_by(request.loras)
+    if row.distilled != distilled and row.distilled:
         yield f"{row.label} is made for models distilled to it, which “{model.id}” is not."
 
 
@@ -365,7 +378,7 @@ def _json(file: PictureFile) -> str:
             "sampler": request.sampler,
             "steps": request.steps,
             "guidance": request.guidance,
-            "loras": [],
+            "loras": [{"name": use.name, "weight": use.weight} for use in request.loras],
             "seconds": round(file.seconds, 3),
             "peak": file.peak,
             "forecast": file.forecast,

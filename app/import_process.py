@@ -25,9 +25,19 @@ from app import importing
 from app.model_rows import Wanted
 from app.painting import log_to
 from app.settings import Settings, make_folder
+from lora_manager import card, sources
+from lora_manager.errors import LoraError
+from lora_manager.library import LoraLibrary
 from pipelines import files
 from pipelines.catalog import Catalog
-from pipelines.errors import RequestError, StudioError, WorkerError, cause_of_death, printable
+from pipelines.errors import (
+    ModelError,
+    RequestError,
+    StudioError,
+    WorkerError,
+    cause_of_death,
+    printable,
+)
 from pipelines.memory import before_torch
 from pipelines.progress import ShouldStop
 
@@ -148,6 +158,9 @@ def _import(connection: Connection, settings: Settings, source: Path, wanted: Wa
 
     try:
         before_torch()
+        if is_lora(source):
+            _import_lora(settings, source, wanted)
+            return {"event": "done"}
         importing.import_model(
             source,
             make_folder(settings.models),
@@ -166,6 +179,22 @@ def _import(connection: Connection, settings: Settings, source: Path, wanted: Wa
         fault = f"The import failed through a fault of the studio ({printable(error, 160)})."
         return {"event": "failed", "field": "", "message": fault, "way_out": told_where}
     return {"event": "done"}
+
+
+def is_lora(source: Path) -> bool:
+    """Whether `source` is a LoRA for a PixArt, in any form that is read."""
+    try:
+        card.read(sources.weights_file(source), "lora")
+    except LoraError:
+        return (source / "adapter_config.json").is_file()
+    return True
+
+
+def _import_lora(settings: Settings, source: Path, wanted: Wanted) -> None:
+    try:
+        LoraLibrary(settings.loras).import_(source, wanted.id, title=wanted.title or "")
+    except LoraError as error:
+        raise ModelError(error.message, error.way_out) from None
 
 
 def _obey(connection: Connection) -> None:

@@ -11,6 +11,7 @@ from collections import OrderedDict
 from collections.abc import Collection
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
+from typing import TypeVar
 
 from app.gallery import PictureFile
 from app.last_jobs import LastJobs
@@ -22,7 +23,11 @@ from pipelines.request import GenerationRequest
 MAX_WAITING = 64
 MAX_WAITING_EACH = 16
 MAX_KEPT = 200
+MAX_OWNERS, MAX_NAMES = 2000, 5000
+"""Of how many people is remembered, until the studio ends, what was painted for them, and how many
+pictures of each."""
 _LOCKS = 64
+T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 
@@ -75,6 +80,9 @@ class JobQueue:
         self._runner = runner
         self._last_jobs = last_jobs
         self._entries: OrderedDict[str, _Entry] = OrderedDict()
+        # What was painted for whom, and what was deleted: jobs are forgotten sooner than that.
+        self._painted: OrderedDict[str, OrderedDict[str, None]] = OrderedDict()
+        self._dropped: OrderedDict[str, None] = OrderedDict()
         self._changed = threading.Condition()
         # Held while an owner's last job is read or written, which waits for the disk; taken before
         # `_changed`, never inside it. Owners share a few, so that their number costs nothing.
@@ -115,6 +123,10 @@ class JobQueue:
     def drop(self, name: str) -> None:
         """Takes a picture that was deleted out of the jobs, as if never asked for."""
         with self._changed:
+            # A job may only now hear that it was finished.
+            _bounded(self._dropped, MAX_NAMES)[name] = None
+            for painted in self._painted.values():
+                painted.pop(name, None)
             entries = self._entries.values()
             owners = {e.job.owner for e in entries if any(p.name == name for p in e.job.pictures)}
         for owner in owners:
@@ -127,7 +139,7 @@ class JobQueue:
                     left = tuple(one for one in entry.job.pictures if one.name != name)
                     if len(left) == len(entry.job.pictures):
                         continue
-                    if not left:
+                    if not left and not entry.job.active:
                         del self._entries[entry.job.id]
                         continue
                     wanted = max(1, entry.job.request.count - 1)
@@ -178,6 +190,12 @@ class JobQueue:
             jobs = [entry.job for entry in self._entries.values()]
             return any(job.active and job.request.model == model_id for job in jobs)
 
+    def wants_lora(self, name: str) -> bool:
+        """True while a job that waits or runs paints with the LoRA `name`."""
+        with self._changed:
+            jobs = [entry.job for entry in self._entries.values() if entry.job.active]
+            return any(use.name == name for job in jobs for use in job.request.loras)
+
     def paints(self, names: Collection[str]) -> bool:
         """True while a job that waits or runs has painted one of `names`."""
         with self._changed:
@@ -185,11 +203,12 @@ class JobQueue:
             return any(picture.name in names for job in jobs for picture in job.pictures)
 
     def pictures(self, owner: str) -> set[str]:
-        """The names of what the owner's jobs have painted, as far as they are remembered."""
-        self.latest(owner)
+        """The names of what was painted for the owner since the studio was started, and before it
+        of the last job."""
+        last = self.latest(owner)
         with self._changed:
-            jobs = [e.job for e in self._entries.values() if e.job.owner == owner]
-            return {picture.name for job in jobs for picture in job.pictures}
+            names = set(self._painted.get(owner, ()))
+        return names | {picture.name for picture in (last.pictures if last else ())}
 
     def wait(self, job_id: str, owner: str, timeout: float) -> Job | None:
         """Blocks until the job has ended or `timeout` seconds are over; the snapshot then."""
@@ -260,7 +279,7 @@ class JobQueue:
                 self._runner.paint,
                 entry.job.request,
                 report=lambda progress: self._update(entry, progress=_kept(entry, progress)),
-                keep=lambda file: self._update(entry, pictures=(*entry.job.pictures, file)),
+                keep=lambda file: self._keep(entry, file),
                 should_stop=entry.stop.is_set,
                 upcoming=self._waiting(),
             )
@@ -274,6 +293,19 @@ class JobQueue:
         state = JobState.FAILED if error else JobState.DONE if done else JobState.STOPPED
         started = entry.job.started or time.monotonic()
         self._update(entry, state=state, error=error, seconds=time.monotonic() - started)
+
+    def _keep(self, entry: _Entry, file: PictureFile) -> None:
+        with self._changed:
+            if file.name in self._dropped:
+                # Deleted between its last byte and this word of it: as if never asked for.
+                fewer = {"count": max(1, entry.job.request.count - 1)}
+                entry.job = replace(entry.job, request=entry.job.request.model_copy(update=fewer))
+                return
+            owner = entry.job.owner
+            mine = self._painted.pop(owner, OrderedDict())
+            _bounded(self._painted, MAX_OWNERS)[owner] = _bounded(mine, MAX_NAMES)
+            mine[file.name] = None
+        self._update(entry, pictures=(*entry.job.pictures, file))
 
     def _waiting(self) -> list[GenerationRequest]:
         with self._changed:
@@ -305,6 +337,13 @@ class JobQueue:
             self._last_jobs.forget(owner)
         else:
             self._last_jobs.save(owner, job.request, job.pictures)
+
+
+def _bounded(kept: OrderedDict[str, T], most: int) -> OrderedDict[str, T]:
+    """`kept` with room for one more."""
+    while len(kept) >= most:
+        kept.popitem(last=False)
+    return kept
 
 
 def _restored(owner: str, request: GenerationRequest, pictures: tuple[PictureFile, ...]) -> Job:

@@ -16,6 +16,7 @@ from typing import Any
 from PIL import Image, PngImagePlugin
 
 from app.settings import VERSION
+from lora_manager import card
 from pipelines import samplers, styles
 from pipelines.errors import RecipeError, RequestError, printable
 from pipelines.request import GenerationRequest, from_mapping
@@ -61,11 +62,14 @@ def infotext(request: GenerationRequest, *, weights: str = "") -> str:
         "Seed": request.seed,
         "Size": f"{request.width}x{request.height}",
     }
-    if weights:
+    # With LoRAs the hash is that of all together, which no other program knows.
+    if weights and not request.loras:
         pairs["Model hash"] = weights
     pairs["Model"] = request.model
     if request.init is not None:
         pairs["Denoising strength"] = f"{request.strength:g}"
+    if request.loras:
+        pairs["LoRAs"] = card.written(request.loras)
     if request.style != styles.NO_STYLE:
         pairs["Style"] = request.style
     pairs["Version"] = f"PixArt Studio {VERSION}"

@@ -17,8 +17,7 @@ from app import own_models
 from app.convert_cli import import_
 from app.model_store import ModelStore, Row
 from app.settings import Settings, workspace_path
-from app.status import Status
-from pipelines.errors import RequestError
+from app.status import Status, agreed
 from pipelines.progress import plain_size
 
 if TYPE_CHECKING:
@@ -131,7 +130,7 @@ def download(
         if plan is None:
             return INTERRUPTED
         _announce(plan, as_json=as_json)
-        if plan.left and not yes and not _agreed(f"Download {plain_size(plan.left)}?"):
+        if plan.left and not yes and not agreed(f"Download {plain_size(plan.left)}?"):
             print("Nothing was downloaded.", file=sys.stderr)
             return None
         began, stop = time.monotonic(), _stop_on_interrupt()
@@ -166,7 +165,7 @@ def remove(
         for label, ids in store.kept(model).items():
             print(f"{label}: stays; it is read by {', '.join(f'“{name}”' for name in ids)}")
     names = ", ".join(part.label for part in parts) or "nothing but the entry"
-    if not yes and not _agreed(f"Remove “{model}” ({names})?"):
+    if not yes and not agreed(f"Remove “{model}” ({names})?"):
         print("Nothing was removed.", file=sys.stderr)
         return
     _tell_removed(model, store.remove(model), as_json=as_json)
@@ -175,7 +174,7 @@ def remove(
 def _remove_own(models: Path, model: str, *, yes: bool, as_json: bool) -> None:
     own = own_models.find(models, model)
     kind = "the link" if own.is_link else f"{plain_size(own.size)} in the folder"
-    if not yes and not _agreed(f"Remove “{model}” ({kind} {own.folder})?"):
+    if not yes and not agreed(f"Remove “{model}” ({kind} {own.folder})?"):
         print("Nothing was removed.", file=sys.stderr)
         return
     _tell_removed(model, own_models.remove(models, model), as_json=as_json)
@@ -232,14 +231,6 @@ def _announce(plan: Plan, *, as_json: bool) -> None:
         )
 
 
-def _agreed(question: str) -> bool:
-    """Asks on a terminal. Raises RequestError where nobody can answer."""
-    if not sys.stdin.isatty():
-        raise RequestError("yes", "Nobody can be asked here.", "Add --yes to do it.")
-    print(f"{question} [y/N] ", end="", file=sys.stderr, flush=True)
-    return sys.stdin.readline().strip().lower() in ("y", "yes")
-
-
 def _listener(status: Status, *, as_json: bool) -> Callable[[Reading], None]:
     """A live line on a terminal, an object each second as JSON, now and then a line elsewhere."""
     told = time.monotonic()
@@ -284,7 +275,8 @@ def _finish(plan: Plan, seconds: float, *, as_json: bool) -> None:
     elif model.paints:
         print(f"Ready. Paint with it: launch.py generate PROMPT --model {model.id}")
     elif model.kind == "lora":
-        print(f"“{model.id}” is here; it is an adapter on {model.base}.")
+        use = f"launch.py generate PROMPT --model {model.base} --lora {model.id}"
+        print(f"“{model.id}” is here: {use}")
     else:
         print(f"“{model.id}” is here; it is a ControlNet for {model.base}.")
 

@@ -58,7 +58,7 @@ class _Painter:
         # Here and not above: only this process may load torch.
         from pipelines.engine import Engine
 
-        catalog = Catalog(user_models=self._settings.models)
+        catalog = Catalog(user_models=self._settings.models, loras=self._settings.loras)
         engine = Engine(
             catalog,
             inputs=self._settings.inputs,

@@ -38,6 +38,11 @@ class Settings:
         return self.workspace / "models"
 
     @property
+    def loras(self) -> Path:
+        """The user's LoRAs, one file each."""
+        return self.workspace / "loras"
+
+    @property
     def model_folders(self) -> tuple[Path, ...]:
         """Folders of other programs where weights may lie already."""
         listed = os.environ.get(MODEL_FOLDERS_VARIABLE, "").split(os.pathsep)

@@ -1,10 +1,12 @@
-"""One line on a terminal that is rewritten; nothing where the stream is a file or a pipe."""
+"""What a command says to a terminal: one line that is rewritten, and a question."""
 
 from __future__ import annotations
 
 import shutil
+import sys
 from typing import TextIO
 
+from pipelines.errors import RequestError
 from pipelines.progress import Progress
 
 
@@ -39,3 +41,11 @@ class Status:
         if self._width:
             print("\r" + " " * self._width + "\r", end="", file=self._stream, flush=True)
             self._width = 0
+
+
+def agreed(question: str) -> bool:
+    """Asks on a terminal. Raises RequestError where nobody can answer."""
+    if not sys.stdin.isatty():
+        raise RequestError("yes", "Nobody can be asked here.", "Add --yes to do it.")
+    print(f"{question} [y/N] ", end="", file=sys.stderr, flush=True)
+    return sys.stdin.readline().strip().lower() in ("y", "yes")

@@ -23,9 +23,17 @@ from app.model_store import ModelStore
 from app.settings import Settings
 from app.worker import EngineState, WorkerRunner
 from app.zero import ZeroRunner
+from lora_manager.errors import LoraError
 from pipelines import hub_rows, pictures, prompt_files, styles, tokens
 from pipelines.catalog import Catalog, ModelSpec
-from pipelines.errors import BusyError, RecipeError, RequestError, StudioError, printable
+from pipelines.errors import (
+    BusyError,
+    ModelError,
+    RecipeError,
+    RequestError,
+    StudioError,
+    printable,
+)
 from pipelines.memory import Wish
 from pipelines.request import MAX_PROMPT, GenerationRequest, complete
 from pipelines.tokens import Tokens
@@ -51,11 +59,11 @@ class Studio:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
-        self.catalog = Catalog(user_models=settings.models)
+        self.catalog = Catalog(user_models=settings.models, loras=settings.loras)
         self.gallery = Gallery(settings.outputs)
         self.models = ModelJobs(ModelStore(settings), self.catalog.reload)
         self.imports = ImportJobs(settings, self.models_changed)
-        self.index = GalleryIndex(settings.outputs, settings.index)
+        self.index = GalleryIndex(settings.outputs, settings.index, self.forget_thumbs)
         self.exports = ExportJobs(settings.exports)
         self.forecasts = Forecasts()
         self._worker = _runner(settings)
@@ -114,6 +122,15 @@ class Studio:
             return own_models.remove(self.settings.models, model_id)
         finally:
             self.models_changed()
+
+    def remove_lora(self, name: str) -> int:
+        """Deletes a LoRA of the user; the bytes freed. Raises StudioError."""
+        if self._jobs.wants_lora(name):
+            raise BusyError(f"A picture is being painted with the LoRA “{name}”.", "Stop it first.")
+        try:
+            return self.catalog.loras.remove(name)
+        except LoraError as error:
+            raise ModelError(error.message, error.way_out) from None
 
     def forecast(self, model_id: str, wish: Wish) -> str:
         """What painting `wish` would need; "" where unknown. Raises StudioError for the model."""
@@ -177,7 +194,8 @@ class Studio:
     def picture(self, name: str) -> Path:
         """The file of the picture "YYYY-MM-DD/....png". Raises RecipeError."""
         path = self.gallery.path(name)
-        if not path.is_file():
+        # What a link leads to is somewhere else, and nobody's picture.
+        if path.is_symlink() or path.parent.is_symlink() or not path.is_file():
             raise RecipeError("There is no such picture.")
         return path
 
@@ -233,11 +251,14 @@ class Studio:
         """Deletes a picture and what is kept beside it. Raises RecipeError, SaveError."""
         self.gallery.remove(name)
         self._jobs.drop(name)
-        with suppress(OSError):
-            thumbs.file(name, self.settings.thumbs).unlink(missing_ok=True)
+        self.forget_thumbs([name])
         # What lets the page show it is gone; a list of stars in use is no reason to stop.
         with suppress(StudioError):
             self.index.star(name, on=False)
+
+    def forget_thumbs(self, names: Collection[str]) -> None:
+        """Deletes the small versions of pictures that are gone."""
+        thumbs.forget(names, self.settings.thumbs)
 
     def thumb(self, name: str) -> bytes:
         """A small version of the picture, as WebP. Raises RecipeError."""

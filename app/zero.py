@@ -232,7 +232,7 @@ class _Painter:
         before_torch()
         from pipelines.engine import Engine
 
-        self._catalog = Catalog(user_models=settings.models)
+        self._catalog = Catalog(user_models=settings.models, loras=settings.loras)
         self._engine = Engine(self._catalog, inputs=settings.inputs, cache=settings.cache)
         self._runner = LocalRunner(self._engine, Gallery(settings.outputs))
 

@@ -4,17 +4,21 @@ the released models of `hub_rows` as far as they were downloaded."""
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from pipelines import hub_rows, hub_store, samplers, single_files, sizes
+from lora_manager.card import LoraUse
+from lora_manager.library import LoraLibrary
+from pipelines import hub_rows, hub_store, parts, samplers, single_files, sizes
 from pipelines.errors import ModelError, RequestError, UnknownNameError, printable
 from pipelines.hub_rows import Known
 from pipelines.progress import plain_size
 
+# A folder of LoRAs for whoever has none.
+_NOWHERE = Path("/nonexistent")
 ROOT = Path(__file__).resolve().parent.parent
 ROW_FILE = "model.toml"
 PARTS = ("transformer", "vae", "text_encoder", "tokenizer", "scheduler")
@@ -75,8 +79,11 @@ class Catalog:
     get them, and they are not among the models that a catalog iterates over.
     """
 
-    def __init__(self, *, user_models: Path | None = None) -> None:
+    def __init__(self, *, user_models: Path | None = None, loras: Path | None = None) -> None:
+        """`user_models` and `loras` are the user's folders of models and of LoRAs."""
         self._user_models = user_models
+        self._lora_folder = loras
+        self._loras = LoraLibrary(_NOWHERE)
         self._refused: dict[str, str] = {}
         self._rows: dict[str, ModelSpec] = {}
         self.reload()
@@ -104,6 +111,35 @@ class Catalog:
             rows[spec.id] = spec
         self._add_downloaded(rows, refused)
         self._rows, self._refused = rows, refused
+        self._loras = LoraLibrary(self._lora_folder or _NOWHERE, self._adapters())
+
+    def _adapters(self) -> dict[str, Path]:
+        """The downloaded LoRAs, where they lie."""
+        if self._user_models is None:
+            return {}
+        store = hub_store.Store(self._user_models / hub_store.FOLDER)
+        rows = [
+            row
+            for row in store.installed()
+            if hub_rows.known()[row.id].kind == "lora" and not store.lacks(row)
+        ]
+        folders = {row.id: store.places(row)["adapter"] for row in rows}
+        return {
+            name: next((file for file in files if file.is_file()), folder)
+            for name, folder in folders.items()
+            if (files := [folder / one for one in parts.ADAPTERS])
+        }
+
+    @property
+    def loras(self) -> LoraLibrary:
+        """The LoRAs that can be added to a model."""
+        return self._loras
+
+    def distilled_by(self, uses: Iterable[LoraUse]) -> str | None:
+        """The sampler to which one of these LoRAs distills a model, None for ordinary ones."""
+        rows = [hub_rows.known().get(use.name) for use in uses if use.weight]
+        found = [row.row.get("distilled") for row in rows if row is not None and row.kind == "lora"]
+        return next((str(sampler) for sampler in found if sampler), None)
 
     def _add_downloaded(self, rows: dict[str, ModelSpec], refused: dict[str, str]) -> None:
         if self._user_models is None:

@@ -11,7 +11,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from lora_manager.card import LoraUse
 from pipelines import (
+    adapters,
     forecast,
     lack,
     latents,
@@ -166,7 +168,7 @@ class Engine:
     def _refuse(self, request: GenerationRequest, way: DevicePlan, report: Report) -> None:
         """Raises OutOfMemoryError where the system would end the process without a word."""
         with torch.inference_mode():
-            loaded = self._open(request.model, way, report)
+            loaded = self._open(request.model, way, report, request.loras)
         known = loaded.text.knows(*request.texts)
         mapped = text_loader.maps(loaded.model, way)
         if not memory.lacks_main_memory(self.machine, way, reads_text=not known, maps_text=mapped):
@@ -185,7 +187,8 @@ class Engine:
         place = _Place()
         try:
             with torch.inference_mode():
-                loaded = self._open(work.request.model, way, work.report)
+                request = work.request
+                loaded = self._open(request.model, way, work.report, request.loras)
                 with measured(loaded.device, before=self._supply.empty, every=_LOOK) as peak:
                     made = _Job(loaded, way, work, self._inputs, place).paint(index)
                 if made is None:
@@ -222,18 +225,21 @@ class Engine:
             free(torch.device(before))
         return self._supply.of(model_id)
 
-    def _open(self, model_id: str, way: DevicePlan, report: Report) -> Loaded:
+    def _open(
+        self, model_id: str, way: DevicePlan, report: Report, uses: Sequence[LoraUse] = ()
+    ) -> Loaded:
         model = self._catalog.find(model_id)
+        worn = adapters.found(uses, self._catalog.loras)
         # A model that was installed again has the same row and other files.
         now = (model, loader.fingerprint(model), *_lasting(way))
         loaded = self._loaded
         if loaded is not None:
             if (loaded.model, loaded.fingerprint, *_lasting(loaded.plan)) == now:
-                return loaded
+                return loaded.wearing(worn)
         report(Progress(stage=Stage.LOADING))
         self.unload()
         self._loaded = Loaded(model, way, self._cache)
-        return self._loaded
+        return self._loaded.wearing(worn)
 
 
 def _wish(request: GenerationRequest) -> Wish:

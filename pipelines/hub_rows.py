@@ -107,7 +107,7 @@ def _known(name: str, values: Mapping[str, Any], shared: Mapping[str, Source]) -
     fields = {key: row.pop(key) for key in ("kind", "base") if key in row}
     texts = {key: row[key] for key in ("title", "summary", "licence")}
     if fields.get("kind") in ("controlnet", "lora"):
-        row = {}
+        row = {key: row[key] for key in ("distilled",) if key in row}
     return Known(id=name, parts=parts, row=row, **fields, **texts)
 
 

@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from diffusers import AutoencoderKL
 
-from pipelines import loader, prompt_files, text_loader
+from pipelines import adapters, loader, prompt_files, text_loader
+from pipelines.adapters import Worn
 from pipelines.catalog import ModelSpec
 from pipelines.memory import DevicePlan
 from pipelines.preview import Preview
@@ -40,10 +41,22 @@ class Loaded:
             identity=text_loader.identity(model, plan),
             cache=PromptCache(cache / prompt_files.FOLDER) if cache else None,
         )
-        self.weights = loader.weights_hash(model)
+        self.weights = self._plain = loader.weights_hash(model)
+        """What the weights are called that paint, those of LoRAs included."""
+        self._worn: tuple[Worn, ...] = ()
         self._transformer: Transformer | None = None
         self._vae: AutoencoderKL | None = None
         self._preview: Preview | None = None
+
+    def wearing(self, worn: tuple[Worn, ...]) -> Loaded:
+        """The same, with these LoRAs on its transformer and no others. Raises ModelError."""
+        if worn != self._worn:
+            weights = adapters.digest(self._plain, worn)
+            self._worn, self.weights = worn, weights
+            # Read again by the next use: what was rounded away cannot be taken off.
+            self._transformer = None
+            free(self.device)
+        return self
 
     @property
     def device(self) -> torch.device:
@@ -55,6 +68,7 @@ class Loaded:
         """The transformer, read from its files if need be. Raises ModelError."""
         if self._transformer is None:
             net = loader.transformer(self.model, self.plan)
+            adapters.wear(net, self._worn)
             compiler = "inductor" if self.plan.compiled else None
             self._transformer = Transformer(net, owned=True, compiler=compiler)
         return self._transformer

@@ -244,7 +244,7 @@ def layout_of(keys: Collection[str]) -> Layout:
     """In which layout a PixArt transformer was saved. Raises ModelError for any other net."""
     for pattern, kind in _OTHERS[:3]:
         if any(re.match(pattern, key) for key in keys):
-            raise ModelError(f"This is {kind}.", "Give the file of the model itself.")
+            raise ModelError(f"This is {kind}.", _way_out(kind))
     for layout, probes in _PROBES.items():
         if all(name in keys for name in probes[:2]):
             return layout
@@ -253,6 +253,12 @@ def layout_of(keys: Collection[str]) -> Layout:
             raise ModelError(f"This is {kind}, not a PixArt transformer.")
     first = f" (it begins with “{printable(min(keys), 80)}”)" if keys else ": it is empty"
     raise ModelError(f"This is not a PixArt transformer{first}.")
+
+
+def _way_out(kind: str) -> str:
+    if "LoRA" in kind:
+        return "Bring it in with: launch.py loras import"
+    return "Give the file of the model itself."
 
 
 def measure(shapes: Mapping[str, Shape], layout: Layout) -> Sizes:

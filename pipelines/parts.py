@@ -23,7 +23,7 @@ _OPTIONAL = {
     ),
 }
 # The one place where a pickle is taken: an adapter that is published as nothing else.
-_ADAPTERS: tuple[str, ...] = ("adapter_model.safetensors", "adapter_model.bin")
+ADAPTERS: tuple[str, ...] = ("adapter_model.safetensors", "adapter_model.bin")
 _VOCABULARIES = ("tokenizer.json", "spiece.model")
 _MAX_SHARDS = 200
 _MAX_JSON = 5_000_000
@@ -57,7 +57,7 @@ def choose(part: str, names: Collection[str]) -> tuple[str, ...] | None:
     if part == "scheduler":
         return ("scheduler_config.json",) if "scheduler_config.json" in there else None
     if part == "adapter":
-        weights = [name for name in _ADAPTERS if name in there]
+        weights = [name for name in ADAPTERS if name in there]
         whole = "adapter_config.json" in there and weights
         return ("adapter_config.json", weights[0]) if whole else None
     if part in _OPTIONAL:

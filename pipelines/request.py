@@ -11,14 +11,27 @@ import unicodedata
 from collections.abc import Mapping
 from typing import Annotated, Any, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    TypeAdapter,
+    ValidationError,
+    model_validator,
+)
 
+from lora_manager import card
+from lora_manager.card import LoraUse
+from lora_manager.errors import LoraError
 from pipelines import numbers, samplers, sizes, styles
 from pipelines.catalog import Catalog, ModelSpec
 from pipelines.errors import RequestError, printable
 
 MAX_PROMPT = 10_000
 """Characters. Far above any token limit; keeps hostile input from costing time."""
+MAX_LORAS = 2000
+"""Characters that name LoRAs."""
 MAX_COUNT = 64
 MAX_GUIDANCE = 30.0
 MAX_SEED = 2**64 - 1
@@ -42,7 +55,18 @@ def is_visible(text: str) -> bool:
     return any(unicodedata.category(c)[0] not in "CZ" for c in text)
 
 
+_LISTED = TypeAdapter(tuple[LoraUse, ...])
+
+
+def _uses(value: Any) -> Any:
+    """LoRAs as they are written ("a:0.8, b") or as a recipe lists them, checked alike."""
+    if isinstance(value, str) and len(value) <= MAX_LORAS:
+        return card.parse(value)
+    return card.parse(card.written(_LISTED.validate_python(value)))
+
+
 Text = Annotated[str, BeforeValidator(_text), Field(max_length=MAX_PROMPT)]
+Name = Annotated[str, BeforeValidator(_text), Field(max_length=200)]
 
 
 class GenerationRequest(BaseModel):
@@ -51,17 +75,18 @@ class GenerationRequest(BaseModel):
     Build it with `complete`, which fills the defaults of model and sampler and checks the limits
     that depend on them; the bare constructor checks only what a field can know by itself.
     `approximate` allows what changes the picture a little, where memory does not suffice
-    otherwise. `original_size` ("WxH" in pixels) is what a model with size conditions is told
-    about the picture that it imagines, None for the size that is painted.
+    otherwise. `loras` are added to the model with their weights. `original_size` ("WxH" in pixels)
+    is what a model with size conditions is told about the picture that it imagines, None for the
+    size that is painted.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     prompt: Text
     negative: Text = ""
-    style: str = styles.NO_STYLE
-    model: str
-    sampler: str
+    style: Name = styles.NO_STYLE
+    model: Name
+    sampler: Name
     steps: int = Field(ge=1, le=1000)
     guidance: float = Field(ge=0, le=MAX_GUIDANCE, allow_inf_nan=False)
     width: int = Field(ge=sizes.MIN_SIDE, le=sizes.MAX_SIDE)
@@ -74,6 +99,7 @@ class GenerationRequest(BaseModel):
     init: str | None = Field(default=None, pattern=r"^[0-9a-f]{16}\.png$")
     strength: float = Field(default=0.6, gt=0, le=1, allow_inf_nan=False)
     approximate: bool = False
+    loras: Annotated[tuple[LoraUse, ...], BeforeValidator(_uses)] = ()
     original_size: str | None = Field(default=None, pattern=r"^[1-9]\d{1,4}x[1-9]\d{1,4}$")
 
     @model_validator(mode="after")
@@ -120,7 +146,9 @@ def complete(values: Mapping[str, Any], catalog: Catalog) -> GenerationRequest:
     given = {name: value for name, value in values.items() if value is not None}
     _check_prompt(given.get("prompt"), given.get("negative", ""))
     model = catalog.find(str(given.get("model") or catalog.default.id))
-    row = samplers.find(str(given.get("sampler") or model.sampler))
+    given["loras"] = _found_loras(given.get("loras", ""), catalog)
+    distilled = catalog.distilled_by(given["loras"])
+    row = samplers.find(str(given.get("sampler") or distilled or model.sampler))
     # A model's own steps and guidance were chosen for its own sampler.
     own = row.id == model.sampler
     defaults: dict[str, Any] = {
@@ -151,6 +179,8 @@ def from_mapping(values: Mapping[str, Any]) -> GenerationRequest:
         first = error.errors()[0]
         field = str(first["loc"][0]) if first["loc"] else "seed"
         raise RequestError(field, _sentence(field, first, values)) from None
+    except LoraError as error:
+        raise RequestError("loras", error.message, error.way_out) from None
 
 
 def _check_prompt(prompt: Any, negative: Any) -> None:
@@ -162,6 +192,19 @@ def _check_prompt(prompt: Any, negative: Any) -> None:
             )
     if not isinstance(prompt, str) or not is_visible(prompt):
         raise RequestError("prompt", "The prompt is empty.", "Write what the picture should show.")
+
+
+def _found_loras(value: Any, catalog: Catalog) -> tuple[LoraUse, ...]:
+    """The LoRAs that are asked for, all of which are there. Raises RequestError."""
+    try:
+        uses: tuple[LoraUse, ...] = _uses(value)
+        for use in uses:
+            catalog.loras.find(use.name)
+    except LoraError as error:
+        raise RequestError("loras", error.message, error.way_out) from None
+    except ValidationError:
+        raise RequestError("loras", f"“{printable(value, 40)}” names no LoRAs.") from None
+    return uses
 
 
 def _check_size(values: Mapping[str, Any], max_side: int) -> None:

@@ -147,7 +147,7 @@ def _folder_of(source: Path) -> Path | None:
             # What it names as its base is neither read nor fetched.
             raise ModelError(
                 f"{printable(source.name)} is a LoRA, not a model by itself.",
-                "Give the folder of the model itself.",
+                "Bring it in with: launch.py loras import",
             )
         raise ModelError(
             f"{printable(source, 200)} holds no transformer in diffusers' layout.",

@@ -21,6 +21,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from lora_manager.pickles import Nesting
 from pipelines import headers, originals
 from pipelines.errors import ModelError, RequestError, printable
 from pipelines.memory import is_out_of_memory
@@ -273,7 +274,16 @@ def _check_contents(infos: list[zipfile.ZipInfo], size: int, name: str) -> None:
 
 def _check_pickle(data: bytes, name: str) -> None:
     """Reads the pickle's instructions without following any."""
+    # Optimizers use one tuple of numbers in several places.
+    nesting = Nesting(shared=1)
     for code, argument, _ in pickletools.genops(data):
+        if code.name == "PROTO" and argument != 2:
+            raise ModelError(
+                f"“{name}” is pickled by protocol {argument}, which torch does not write; it was"
+                " not opened."
+            )
+        if not nesting.follow(code, argument):
+            raise ModelError(f"“{name}” is nested as no weights are; it was not opened.")
         if code.name in _RUNNING or (code.name == "GLOBAL" and argument not in _ALLOWED):
             wanted = printable(str(argument or "code").replace(" ", "."), 80)
             raise ModelError(

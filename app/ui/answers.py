@@ -12,6 +12,8 @@ import gradio as gr
 from app.ui import canvas, choices, fields, watch
 from app.ui.fields import FIELDS, Form
 from app.ui.watch import Seat
+from pipelines import numbers
+from pipelines.catalog import ModelSpec
 from pipelines.errors import RecipeError, StudioError
 from pipelines.request import is_visible
 
@@ -113,6 +115,8 @@ class Create:
         arguments["size"] = {"markup": shapes}
         shown = True if fields.knows_sizes(values, self._studio) else "hidden"
         arguments["original_size"] = {"visible": shown}
+        rows = choices.lora_rows(self._studio.catalog.loras, values["loras"], _width(model))
+        arguments["loras"] = {"markup": rows}
         arguments["model"] = {"markup": choices.model_select(self._studio.catalog, model)}
         return arguments
 
@@ -141,8 +145,9 @@ class Create:
         if here is None:
             updates = self.choose(values, catalog.default.id)
         elif seat.sent.get("models") != models:
-            markup = choices.model_select(catalog, here)
-            updates[self._tab.form["model"]] = gr.update(markup=markup)
+            dressed = self._arguments(values)
+            for name in ("model", "loras"):
+                updates[self._tab.form[name]] = gr.update(**dressed[name])
         seat.sent["models"] = models
         needs = self._forecast(values)
         if seat.sent.get("forecast") != hash(needs):
@@ -154,7 +159,7 @@ class Create:
         """Changes with the models that can be chosen and what is said of them."""
         catalog = self._studio.catalog
         rows = [(spec.id, spec.title, spec.summary, spec.licence) for spec in catalog]
-        return hash((*rows, *catalog.problems))
+        return hash((*rows, *catalog.problems, *catalog.loras.cards()))
 
     def paint(self, seat: Seat, owner: Any, *raw: Any) -> Any:
         """Generate was pressed."""
@@ -306,6 +311,14 @@ class Create:
             return self._studio.model(str(model)).examples[int(data.get("index", -1))]
         except (StudioError, IndexError, TypeError, ValueError):
             return gr.skip()
+
+
+def _width(model: ModelSpec) -> int:
+    """How wide the model's layers are, 0 where its files do not tell."""
+    try:
+        return numbers.of(model).width
+    except (OSError, StudioError):
+        return 0
 
 
 def told(updates: dict[Any, Any]) -> Any:

@@ -14,6 +14,10 @@ import gradio as gr
 
 from app.ui.routes import STARTS
 from app.ui.shell import script
+from lora_manager import card
+from lora_manager.card import LoraCard
+from lora_manager.errors import LoraError
+from lora_manager.library import LoraLibrary
 from pipelines.catalog import Catalog, ModelSpec
 from pipelines.samplers import SAMPLERS
 from pipelines.sizes import MIN_SIDE, MULTIPLE, Size
@@ -45,6 +49,55 @@ def choice(name: str, value: str, markup: str, **arguments: Any) -> gr.HTML:
         elem_classes=["field"],
         markup=markup,
         **arguments,
+    )
+
+
+def loras(name: str) -> gr.HTML:
+    """LoRAs to add to the model: "name:0.8, other", or ""."""
+    return gr.HTML(
+        "",
+        html_template="${markup}",
+        js_on_load=script("loras.js"),
+        apply_default_css=False,
+        elem_id=name,
+        elem_classes=["field"],
+        markup="",
+    )
+
+
+def lora_rows(library: LoraLibrary, chosen: str, width: int) -> str:
+    """The LoRAs of the library with a box and a weight each, and those of a recipe that are gone.
+
+    `width` is that of the model's layers, 0 where it is not known: what was made for another one
+    is said.
+    """
+    cards = {one.name: one for one in library.cards()}
+    try:
+        asked = [use.name for use in card.parse(chosen)]
+    except LoraError:
+        asked = []
+    rows = [_lora(name, cards.get(name), width) for name in dict.fromkeys([*cards, *asked])]
+    if not rows:
+        return ""
+    legend = '<legend class="field-label">LoRAs</legend>'
+    return f'<fieldset class="loras">{legend}{"".join(rows)}</fieldset>'
+
+
+def _lora(name: str, found: LoraCard | None, width: int) -> str:
+    shown = escape(name)
+    if found is None:
+        title, note = name, "Not here any more."
+    else:
+        title = found.title or name
+        note = f"Say “{found.trigger}” in the prompt." if found.trigger else ""
+        if width and found.width and found.width != width:
+            note = "Made for another model; it does not fit this one."
+    said = f"<small>{escape(note)}</small>" if note else ""
+    return (
+        f'<div class="lora" data-lora="{shown}"><label><input type="checkbox">'
+        f"<span>{escape(title)}{said}</span></label>"
+        f'<input type="number" inputmode="decimal" min="{card.MIN_WEIGHT:g}"'
+        f' max="{card.MAX_WEIGHT:g}" step="0.05" value="1" aria-label="Weight of {shown}"></div>'
     )
 
 

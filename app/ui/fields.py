@@ -10,6 +10,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, TypeGuard
 
+from lora_manager import card
+from lora_manager.errors import LoraError
 from pipelines import numbers, samplers, sizes, styles
 from pipelines.errors import StudioError
 from pipelines.memory import Wish
@@ -40,6 +42,7 @@ FIELDS: dict[str, Kind] = {
     "strength": "number",
     "original_size": "text",
     "approximate": "switch",
+    "loras": "choice",
 }
 """Every widget of the form; each name but `new_seed` is a field of the request."""
 
@@ -89,6 +92,7 @@ def from_request(request: GenerationRequest) -> Form:
         "new_seed": False,
         "init": request.init or "",
         "original_size": request.original_size or "",
+        "loras": card.written(request.loras),
     }
 
 
@@ -150,7 +154,19 @@ def restored(kept: Any, studio: Studio) -> Form:
     if not knows_sizes(values, studio):
         values["original_size"] = ""
     values["init"] = _start(kept.get("init"), studio)
+    values["loras"] = _loras(kept.get("loras"), studio)
     return values
+
+
+def _loras(text: Any, studio: Studio) -> str:
+    """Those of the kept LoRAs that are still there."""
+    if not isinstance(text, str):
+        return ""
+    known = {one.name for one in studio.catalog.loras.cards()}
+    try:
+        return card.written([use for use in card.parse(text) if use.name in known])
+    except LoraError:
+        return ""
 
 
 def _is_number(value: Any) -> TypeGuard[float]:
@@ -224,9 +240,16 @@ def sampler_note(values: Form, studio: Studio) -> str:
     if row.distilled is None:
         return row.hint
     model = studio.model(str(values.get("model")))
-    if model.distilled == row.distilled:
+    if (model.distilled or _distilled(values, studio)) == row.distilled:
         return row.hint
     return f"{row.hint} {model.title} is not one of them, so expect rough pictures."
+
+
+def _distilled(values: Form, studio: Studio) -> str | None:
+    try:
+        return studio.catalog.distilled_by(card.parse(str(values.get("loras") or "")))
+    except LoraError:
+        return None
 
 
 def limits(values: Form) -> dict[str, dict[str, Any]]:

@@ -42,7 +42,7 @@ def build(catalog: Catalog) -> dict[str, Any]:
     fields: dict[str, Any] = {}
     fields["path"] = gr.Textbox(
         label="Path",
-        info="A folder in diffusers' layout, a .safetensors, or the original .pth.",
+        info="A folder in diffusers' layout, a .safetensors, the original .pth, or a LoRA.",
         placeholder="/home/me/PixArt-XL-2-1024-MS.pth",
         max_lines=1,
         elem_id="import-path",

@@ -11,9 +11,10 @@ import gradio as gr
 
 from app import own_models, samples
 from app.import_jobs import ImportJob
-from app.ui import access, care, fields, import_form, model_cards
+from app.ui import access, care, fields, import_form, lora_cards, model_cards
 from app.ui.answers import Create, Session, told
 from app.ui.choices import MAX_PROBLEMS
+from app.ui.lora_cards import ASKED
 from pipelines.errors import StudioError
 from pipelines.memory import Wish
 from pipelines.progress import plain_size
@@ -130,11 +131,14 @@ class Models:
             case "dismiss":
                 jobs.dismiss()
             case "ask-remove":
-                self._question(name)
+                if not name.startswith(ASKED):
+                    self._question(name)
                 visit.removing = name
             case "remove":
-                freed = self._studio.remove_model(name)
-                visit.notice = f"“{name}” is removed; {plain_size(freed)} are free again."
+                lora = name.removeprefix(ASKED)
+                remove = self._studio.remove_model if lora == name else self._studio.remove_lora
+                freed = remove(lora)
+                visit.notice = f"“{lora}” is removed; {plain_size(freed)} are free again."
             case "stop-import":
                 self._studio.imports.stop()
             case "dismiss-import":
@@ -213,7 +217,7 @@ class Models:
         jobs, catalog = self._studio.models, self._studio.catalog
         usable = frozenset(spec.id for spec in catalog)
         question = ""
-        if visit.removing:
+        if visit.removing and not visit.removing.startswith(ASKED):
             try:
                 question = self._question(visit.removing)
             except StudioError:
@@ -235,6 +239,12 @@ class Models:
                 problems=catalog.problems[:MAX_PROBLEMS],
             )
         )
+        library = catalog.loras
+        # What was downloaded has a card above.
+        mine = (one for one in library.cards() if one.file.parent == library.root)
+        own = frozenset(one.name for one in mine) if admin else frozenset()
+        problems = library.problems() if admin else []
+        shown += lora_cards.shelf(library.cards(), problems, visit.removing, own)
         return shown + self._elsewhere() if admin else shown
 
     def _elsewhere(self) -> str:

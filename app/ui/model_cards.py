@@ -28,7 +28,7 @@ _TAGS = {
 _KINDS = {
     "original": "Published in the original format, and converted after the download.",
     "controlnet": "A ControlNet, in the original format. It is kept; Create cannot use one yet.",
-    "lora": "An adapter. It is kept; Create cannot use one yet.",
+    "lora": "A LoRA: once it is here, Create offers it for the model that it was made for.",
 }
 _READ_ONLY = (
     "Models are downloaded, imported and removed on the computer that the studio runs on;"

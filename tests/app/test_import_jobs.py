@@ -17,6 +17,7 @@ from app.import_jobs import ImportJob, ImportJobs
 from app.import_process import Tell
 from app.model_rows import Wanted
 from app.settings import Settings
+from lora_manager.library import LoraLibrary
 from pipelines.catalog import Catalog
 from pipelines.errors import (
     BusyError,
@@ -27,6 +28,7 @@ from pipelines.errors import (
 )
 from pipelines.progress import ShouldStop
 from tests import original, tiny
+from tests.small_loras import lora
 
 
 @pytest.fixture
@@ -241,3 +243,19 @@ def test_a_path_that_is_none_is_said_at_once(settings: Settings, path: str) -> N
     assert failure.value.field == "path"
     assert len(str(failure.value)) < 300
     assert jobs.job is None
+
+
+def test_a_lora_goes_to_the_loras(settings: Settings, tmp_path: Path) -> None:
+    file = lora(tmp_path / "ink.safetensors")
+    wanted = Wanted(title="Ink", id="my-ink")
+    made = import_process.run(
+        file, wanted, settings, tell=lambda *news: None, should_stop=lambda: False
+    )
+    assert made == "my-ink"
+    (card,) = LoraLibrary(settings.loras).cards()
+    assert (card.name, card.title) == ("my-ink", "Ink")
+    assert names(settings) == []
+    with pytest.raises(StudioError, match="There is a LoRA called “my-ink”"):
+        import_process.run(
+            file, wanted, settings, tell=lambda *news: None, should_stop=lambda: False
+        )

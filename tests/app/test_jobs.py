@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -223,3 +224,40 @@ def test_a_deleted_picture_leaves_its_job(runner: StepRunner, tmp_path: Path) ->
     assert jobs.latest("me") is None
     assert list(tmp_path.iterdir()) == [], "what was seen last is forgotten too"
     jobs.close()
+
+
+def test_a_job_that_runs_is_not_lost_with_its_pictures(jobs: JobQueue, runner: StepRunner) -> None:
+    job = jobs.submit(request("cats", count=3), "me")
+    runner.go.release()
+    while not (now := jobs.get(job.id, "me")) or not now.pictures:
+        time.sleep(0.01)
+    jobs.drop(now.pictures[0].name)
+    left = jobs.get(job.id, "me")
+    assert left is not None
+    assert (left.state, left.pictures) == (JobState.RUNNING, ())
+    runner.go.release(2)
+    done = ended(jobs, job)
+    assert (done.state, len(done.pictures)) == (JobState.DONE, 2)
+
+
+def test_a_picture_that_was_deleted_before_it_was_told_does_not_come_back(
+    jobs: JobQueue, runner: StepRunner
+) -> None:
+    job = jobs.submit(request("cats", count=2), "me")
+    jobs.drop("d/0.png")
+    runner.go.release(2)
+    done = ended(jobs, job)
+    assert done.state is JobState.DONE
+    assert [picture.name for picture in done.pictures] == ["d/1.png"]
+    assert jobs.pictures("me") == {"d/1.png"}
+
+
+def test_pictures_are_remembered_longer_than_their_jobs(jobs: JobQueue, runner: StepRunner) -> None:
+    runner.go.release(MAX_KEPT + 10)
+    ended(jobs, jobs.submit(request("mine"), "me"))
+    for i in range(MAX_KEPT + 2):
+        ended(jobs, jobs.submit(request("x"), f"other {i}"))
+    assert jobs.latest("me") is None, "its job is forgotten"
+    assert jobs.pictures("me") == {"d/0.png"}
+    assert jobs.pictures("nobody") == set()
+    assert jobs.paints(["d/0.png"]) is False

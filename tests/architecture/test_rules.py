@@ -18,7 +18,9 @@ PACKAGES = ("lora_manager", "pipelines", "training", "app")
 HEAVY = ("torch", "diffusers", "transformers", "peft", "gradio")
 # Modules of light packages that do load the heavy five; every other module is light.
 HEAVY_MODULES = {
+    "lora_manager": {"attach", "files", "pickles"},
     "pipelines": {
+        "adapters",
         "benchmark",
         "benchmark_full",
         "convert",
@@ -91,6 +93,7 @@ MANY_POSITIONAL = {
     "app/convert_cli.py:import_": "typer makes each parameter an option",
     "app/cli.py:studio": "typer makes each parameter an option",
     "app/cli.py:generate": "typer makes each parameter an option",
+    "app/loras_cli.py:import_": "typer makes each parameter an option",
     "app/gallery_cli.py:export": "typer makes each parameter an option",
     "app/models_cli.py:download": "typer makes each parameter an option",
     "app/train_cli.py:text_to_image": "typer makes each parameter an option",
@@ -298,11 +301,17 @@ def test_every_name_is_documented() -> None:
     wanted |= {n for n, v in vars(errors).items() if isinstance(v, type) and n.endswith("Error")}
     help_text = ""
     from app.gallery_cli import app as gallery
+    from app.loras_cli import app as loras
     from app.models_cli import app as models
     from app.train_cli import app as train
 
     verbs = [[], ["generate"], ["bench"], ["convert"], ["doctor"]]
-    for sub, verb_app in (("train", train), ("models", models), ("gallery", gallery)):
+    for sub, verb_app in (
+        ("train", train),
+        ("models", models),
+        ("gallery", gallery),
+        ("loras", loras),
+    ):
         commands = [(c.name, c.callback) for c in verb_app.registered_commands]
         names = [name or callback.__name__ for name, callback in commands if callback]
         verbs += [[sub], *([sub, name] for name in names)]

@@ -81,6 +81,7 @@ def studio(_served: tuple[FakeStudio, str]) -> Iterator[FakeStudio]:
             own_models.remove(studio.settings.models, row.id)
         elif row.arrived:
             models.remove(row.id)
+    shutil.rmtree(studio.settings.loras, ignore_errors=True)
     studio.models_changed()
 
 

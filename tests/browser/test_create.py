@@ -11,6 +11,7 @@ from axe_playwright_python.sync_playwright import Axe
 
 from pipelines.catalog import Catalog
 from tests.app.ui.fake_studio import FakeStudio
+from tests.small_loras import lora
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(90)]
 Visit = Callable[..., Any]
@@ -218,6 +219,36 @@ def test_tokens_and_examples(visit: Visit) -> None:
     page.fill(PROMPT, "<img src=x onerror=alert(1)> castles " * 12)
     page.wait_for_selector("#token-count del")
     assert page.locator("#token-count img").count() == 0
+
+
+def test_loras_are_chosen_with_a_weight_and_kept(visit: Visit, studio: FakeStudio) -> None:
+    page = visit()
+    assert not page.is_visible("#lora-card")
+    lora(studio.settings.loras / "ink.safetensors")
+    lora(studio.settings.loras / "gold.safetensors", seed=1)
+    page.reload()
+    page.wait_for_function("window.studioReady === true")
+    page.wait_for_selector("#lora-card .lora")
+    row = page.locator("[data-lora=ink]")
+    weight = row.locator("input[type=number]")
+    assert not weight.is_visible()
+    row.locator("label").click()
+    weight.fill("0.4")
+    weight.press("Tab")
+    page.wait_for_timeout(300)
+    page.reload()
+    page.wait_for_function("window.studioReady === true")
+    page.wait_for_function("document.querySelector('[data-lora=ink] input').checked")
+    assert weight.input_value() == "0.4"
+    assert not page.is_checked("[data-lora=gold] input[type=checkbox]")
+    paint(page)
+    page.wait_for_selector(RESULT)
+    job = next(iter(studio.gallery.newest(1)))
+    assert [(use.name, use.weight) for use in job.loras] == [("ink", 0.4)]
+    weight.fill("9")
+    weight.press("Tab")
+    page.get_by_role("button", name="Generate").click()
+    assert "from -4 to 4" in page.wait_for_selector("#loras .field-error").inner_text()
 
 
 def test_samplers_bring_their_own_values(visit: Visit) -> None:

@@ -21,8 +21,10 @@ from pipelines import hub_rows
 from pipelines.catalog import Catalog
 from pipelines.errors import BusyError, DownloadError, ModelError
 from pipelines.hub import Hub
+from pipelines.request import complete
 from tests.fake_hub import FakeHub, safetensors
 from tests.hub.conftest import ALPHA, BIG, COMMIT, WANTED, Shelf, parts
+from tests.lora_manager import made
 
 ROOT = Path(__file__).resolve().parents[2]
 SMALL = "PixArt-alpha/PixArt-XL-2-512x512"
@@ -95,6 +97,21 @@ def test_a_revision_without_a_pin_is_kept_from_the_first_time_on(
     assert shelf.folder(repo, "a" * 40).is_dir()
 
 
+def test_a_downloaded_lora_is_used_where_it_lies(
+    hub: FakeHub, shelf: Shelf, tmp_path: Path
+) -> None:
+    made.f3(made.reference(), tmp_path)
+    files = ("adapter_config.json", "adapter_model.safetensors")
+    repo = "PixArt-alpha/PixArt-LCM-LoRA-XL-2-1024-MS"
+    hub.put(repo, "d" * 40, {name: (tmp_path / name).read_bytes() for name in files})
+    assert shelf.get("lcm-lora-1024")
+    catalog = Catalog(user_models=shelf.settings.models, loras=shelf.settings.loras)
+    card = catalog.loras.find("lcm-lora-1024")
+    assert card.file.is_relative_to(shelf.root)
+    request = complete({"prompt": "x", "loras": "lcm-lora-1024"}, catalog)
+    assert (request.sampler, request.steps, request.guidance) == ("lcm", 4, 0)
+
+
 def test_exact_bytes_are_said_before_and_progress_while(hub: FakeHub, shelf: Shelf) -> None:
     hub.fail(BIG, pause=0.05, chunk=14_000)
     plan = shelf.store.plan("alpha-1024")
@@ -119,6 +136,10 @@ def test_controlnets_and_adapters_are_fetched_but_do_not_paint(hub: FakeHub, she
     lora = "PixArt-alpha/PixArt-LCM-LoRA-XL-2-1024-MS"
     hub.put(lora, "d" * 40, {"adapter_config.json": b"{}", "adapter_model.bin": b"x" * 2000})
     assert shelf.get("lcm-lora-1024")
+    catalog.reload()
+    # This one is damaged, which is told where LoRAs are told of, and nowhere else.
+    assert catalog.problems == []
+    assert "lcm-lora-1024" in catalog.loras.problems()[0]
     rows = {row.id: row.state for row in shelf.store.rows()}
     assert rows["lcm-lora-1024"] == rows["controlnet-hed-1024"] == "downloaded"
 

@@ -28,6 +28,7 @@ from pipelines.convert import NULL_CAPTION_FILE, WEIGHTS, Precision
 from pipelines.errors import ModelError, RequestError, SaveError, StudioError
 from pipelines.sources import Wish, opened
 from tests import original, tiny
+from tests.lora_manager.test_refused import hashed_for_hours, overruns_the_stack
 
 SMALL: dict[str, Any] = {"width": 48, "layers": 2, "captions": 32}
 WISH = Wish(head_dim=24)
@@ -193,7 +194,20 @@ def save_parameters(folder: Path, state: Tensors) -> Path:
     return folder / "a.pth"
 
 
-@pytest.mark.parametrize("save", [save_original, save_bare, save_wrapped, save_parameters])
+def save_training(folder: Path, state: Tensors) -> Path:
+    """As trainings are kept: optimizers use one tuple of numbers in several places."""
+    nets = [torch.nn.Linear(2, 2) for _ in range(2)]
+    optimizer = torch.optim.AdamW([{"params": net.parameters()} for net in nets], betas=(0.9, 0.95))
+    sum(net(torch.ones(1, 2)).sum() for net in nets).backward()
+    optimizer.step()
+    kept = {"state_dict": state, "optimizer": optimizer.state_dict(), "epoch": 3}
+    torch.save(kept, folder / "a.pth")
+    return folder / "a.pth"
+
+
+@pytest.mark.parametrize(
+    "save", [save_original, save_bare, save_wrapped, save_parameters, save_training]
+)
 def test_other_containers(save: Callable[[Path, Tensors], Path], tmp_path: Path) -> None:
     state = original.state(**SMALL)
     source = save(tmp_path, state)
@@ -574,7 +588,9 @@ HOSTILE: dict[str, tuple[Callable[[Path], Path], str]] = {
     "packed pickle": (packed_pickle, "not a sound safetensors"),
     "pickle named safetensors": (pickle_as_safetensors, "not a sound safetensors"),
     "pickle in a checkpoint": (pickle_in_checkpoint, "asks for “posix.system”"),
-    "pickle of protocol 4": (pickle_in_checkpoint_4, "never need"),
+    "pickle of protocol 4": (pickle_in_checkpoint_4, "is pickled by protocol 4"),
+    "hashed for hours": (hashed_for_hours, "is nested as no weights are"),
+    "overruns the stack": (overruns_the_stack, "is nested as no weights are"),
     "checkpoint named safetensors": (checkpoint_as_safetensors, "asks for “posix.system”"),
     "pickle in a zip": (pickle_in_zip, "not a checkpoint of torch"),
     "code beside the weights": (saved_with_code, "asks for “posix.system”"),

@@ -78,6 +78,8 @@ def _form(studio: Studio, start: Form) -> dict[str, Any]:
             "strength", "Strength", 0.05, 1, 0.05, start, info="How much is painted anew."
         )
     _method(form, studio, start)
+    with gr.Column(elem_classes="card", elem_id="lora-card"):
+        form["loras"] = choices.loras("loras")
     with gr.Column(elem_classes="card", elem_id="chance"), gr.Row(elem_classes="pair"):
         form["seed"] = gr.Textbox(
             label="Seed", max_lines=1, placeholder="new each time", elem_id="seed", value=""

@@ -137,11 +137,11 @@ class FakeStudio(Studio):
 
     def __init__(self, workspace: Path, *, steps: int = 10, pace: float = 0.02) -> None:
         self.settings = Settings(workspace=workspace)
-        self.catalog = Catalog(user_models=self.settings.models)
+        self.catalog = Catalog(user_models=self.settings.models, loras=self.settings.loras)
         self.gallery = Gallery(self.settings.outputs)
         self.models = ModelJobs(ModelStore(self.settings), self.catalog.reload)
         self.imports = ImportJobs(self.settings, self.models_changed)
-        self.index = GalleryIndex(self.settings.outputs, self.settings.index)
+        self.index = GalleryIndex(self.settings.outputs, self.settings.index, self.forget_thumbs)
         self.exports = ExportJobs(self.settings.exports)
         # Whatever else this computer does meanwhile.
         self.forecasts = Forecasts(lambda: 8 * 10**9)

@@ -153,6 +153,20 @@ def test_other_files_are_not_served(http: httpx.Client, path: str) -> None:
     assert http.get(path).status_code == 404
 
 
+def test_what_a_link_leads_to_is_not_served(http: httpx.Client, studio: FakeStudio) -> None:
+    day = studio.settings.outputs / "2025-01-01"
+    day.mkdir(parents=True, exist_ok=True)
+    secret = studio.settings.workspace / "secret.txt"
+    secret.write_bytes(PNG + b"secret")
+    (day / "000000-1-000000.png").symlink_to(secret)
+    (day.parent / "2025-01-02").symlink_to(day)
+    for path in ("2025-01-01", "2025-01-02"):
+        for kind in ("pictures", "thumbs"):
+            found = http.get(f"/studio/{kind}/{path}/000000-1-000000.png")
+            assert found.status_code == 404
+            assert b"secret" not in found.content
+
+
 def test_samples_are_served(http: httpx.Client) -> None:
     answer = http.get("/studio/samples/nano?v=1")
     assert answer.status_code == 200

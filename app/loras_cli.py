@@ -1,0 +1,119 @@
+"""The verb `loras`: small additions to a model, brought in, listed and given up."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Annotated, Any
+
+import typer
+
+from app.settings import Settings, user_path, workspace_path
+from app.status import agreed
+from lora_manager.card import LoraCard
+from lora_manager.errors import LoraError
+from lora_manager.library import LoraLibrary
+from pipelines.catalog import Catalog
+from pipelines.errors import ModelError
+from pipelines.memory import before_torch
+from pipelines.progress import plain_size
+
+app = typer.Typer(
+    add_completion=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    no_args_is_help=True,
+    help="List, import and remove LoRAs.",
+)
+
+WorkspaceOption = Annotated[
+    str | None, typer.Option(help="Folder for everything that the studio writes.", metavar="DIR")
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="One object per line on stdout.")]
+
+
+def _library(context: typer.Context, workspace: str | None) -> LoraLibrary:
+    settings = Settings(workspace=workspace_path(workspace or context.obj))
+    return Catalog(user_models=settings.models, loras=settings.loras).loras
+
+
+@app.command("list")
+def list_(
+    context: typer.Context, workspace: WorkspaceOption = None, as_json: JsonOption = False
+) -> None:
+    """Says which LoRAs can be added to a model."""
+    library = _library(context, workspace)
+    cards = library.cards()
+    for problem in library.problems():
+        print(problem, file=sys.stderr)
+    for card in cards:
+        print(json.dumps(_json(card)) if as_json else _line(card))
+    if not cards and not as_json:
+        print("There are no LoRAs yet. Bring one in with: launch.py loras import FILE")
+
+
+@app.command("import")
+def import_(
+    context: typer.Context,
+    source: Annotated[str, typer.Argument(help="A .safetensors, or a folder of PEFT.")],
+    name: Annotated[
+        str | None, typer.Option(help="What it is called; default: made of its name.")
+    ] = None,
+    title: Annotated[str, typer.Option(help="For people.")] = "",
+    trigger: Annotated[str, typer.Option(help="Words that call it in a prompt.")] = "",
+    licence: Annotated[str, typer.Option(help="Under which it was published.")] = "",
+    workspace: WorkspaceOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Copies a LoRA into the workspace, whatever form it has."""
+    library = _library(context, workspace)
+    before_torch()
+    try:
+        card = library.import_(
+            user_path(source), name, title=title, trigger=trigger, licence=licence
+        )
+    except LoraError as error:
+        raise ModelError(error.message, error.way_out) from None
+    for note in card.notes:
+        print(note, file=sys.stderr)
+    if as_json:
+        print(json.dumps(_json(card)))
+    else:
+        print(f"“{card.name}” is here: launch.py generate PROMPT --lora {card.name}")
+
+
+@app.command()
+def remove(
+    context: typer.Context,
+    name: Annotated[str, typer.Argument(help="A LoRA, by name.")],
+    yes: Annotated[bool, typer.Option("--yes", help="Do it without asking.")] = False,
+    workspace: WorkspaceOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Deletes a LoRA from the disk."""
+    library = _library(context, workspace)
+    try:
+        card = library.find(name)
+        if not yes and not agreed(f"Remove “{name}” ({plain_size(card.size)}, {card.file})?"):
+            print("Nothing was removed.", file=sys.stderr)
+            return
+        freed = library.remove(name)
+    except LoraError as error:
+        raise ModelError(error.message, error.way_out) from None
+    told = {"name": name, "bytes": freed}
+    print(json.dumps(told) if as_json else f"“{name}” is removed; {plain_size(freed)} are free.")
+
+
+def _line(card: LoraCard) -> str:
+    facts = [f"rank {card.rank}", f"{card.modules} layers", plain_size(card.size)]
+    if card.base:
+        facts.append(f"for {card.base}")
+    if card.trigger:
+        facts.append(f"say “{card.trigger}”")
+    return f"{card.name:24} {', '.join(facts)}"
+
+
+def _json(card: LoraCard) -> dict[str, Any]:
+    fields = ("name", "title", "size", "rank", "modules", "width", "base", "trigger", "licence")
+    told: dict[str, Any] = {"path": str(card.file)}
+    return told | {field: getattr(card, field) for field in fields}

@@ -1,0 +1,121 @@
+"""Adding LoRAs to the weights of a net."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from contextlib import nullcontext
+
+import torch
+from torch import Tensor, nn
+
+from lora_manager.errors import LoraError, printable
+from lora_manager.files import Lora, Pair
+
+Weighted = Sequence[tuple[str, Lora, float]]
+"""Names for people, LoRAs, and how much of each; below 0 takes it away."""
+# The weights of a net are below 100. What may add more is computed before anything is changed.
+_PLAUSIBLE = 1e3
+
+
+def merge(net: nn.Module, loras: Weighted) -> int:
+    """Adds `weight * up @ down` of every LoRA to the weights of `net`, in place.
+
+    The changes of one layer are summed in float32 on its device, then added and rounded once to the
+    type of the weight; one layer at a time is all the memory it takes. Returns how many layers were
+    changed. Raises LoraError before anything is changed where a LoRA does not fit, where the net's
+    weights are quantised, and where the sum is beyond the type of the weights.
+    """
+    used = [(lora, weight) for _, lora, weight in loras if weight != 0]
+    paths = list(dict.fromkeys(path for lora, _ in used for path in lora.pairs))
+    weights = _fitting(net, loras)
+    with torch.no_grad():
+        for path in paths:
+            _check_sum(path, weights[path], _at(path, used))
+        for path in paths:
+            weight = weights[path]
+            # Weights that were loaded in inference mode can be changed in it only.
+            with torch.inference_mode() if weight.is_inference() else nullcontext():
+                weight.copy_(_changed(weight, _at(path, used)))
+    return len(paths)
+
+
+def _at(path: str, used: list[tuple[Lora, float]]) -> list[tuple[Pair, float]]:
+    return [(lora.pairs[path], weight) for lora, weight in used if path in lora.pairs]
+
+
+def _changed(weight: Tensor, pairs: list[tuple[Pair, float]]) -> Tensor:
+    """`weight` with all changes, in float32."""
+    total = torch.zeros(weight.shape[0], weight[0].numel(), device=weight.device)
+    for pair, factor in pairs:
+        up, down = pair.up.flatten(1).to(weight.device), pair.down.flatten(1).to(weight.device)
+        total.addmm_(up, down, alpha=factor)
+    return total.view(weight.shape).add_(weight)
+
+
+def _fitting(net: nn.Module, loras: Weighted) -> dict[str, Tensor]:
+    """The weights of all layers that are changed, by path. Raises LoraError for a misfit."""
+    weights: dict[str, Tensor] = {}
+    for name, lora, weight in loras:
+        if not math.isfinite(weight):
+            raise LoraError(f"The weight of the LoRA “{printable(name)}” is {weight}.")
+        for path, pair in lora.pairs.items():
+            found = weights.get(path)
+            if found is None:
+                found = _weight(net, path)
+            if found is None:
+                raise _misfit(name, f"it changes “{path}”, which this model does not have")
+            if tuple(found.shape) != pair.shape:
+                raise _misfit(name, _widths(path, pair.shape, tuple(found.shape)))
+            weights[path] = found
+    return weights
+
+
+def _weight(net: nn.Module, path: str) -> Tensor | None:
+    """The weight of the layer at `path`, None where there is none. Raises LoraError."""
+    try:
+        layer = net.get_submodule(path)
+    except AttributeError:
+        return None
+    weight = getattr(layer, "weight", None)
+    if not isinstance(weight, Tensor):
+        return None
+    # Quantised weights are of classes of their own, whose numbers cannot be added to.
+    plain = isinstance(layer, nn.Linear | nn.Conv2d) and type(weight) in (nn.Parameter, Tensor)
+    if not plain or not weight.is_floating_point() or weight.is_meta:
+        raise LoraError(
+            f"The weights of this model are quantised or not loaded (“{path}”), so a LoRA cannot be"
+            " added to them."
+        )
+    return weight
+
+
+def _widths(path: str, wanted: tuple[int, ...], found: tuple[int, ...]) -> str:
+    if wanted[1:] != found[1:] and len(wanted) == len(found) == 2:
+        return f"it changes layers that are {wanted[1]} wide, this model's are {found[1]}"
+    sizes = ["×".join(map(str, shape)) for shape in (wanted, found)]
+    return f"it changes “{path}” of {sizes[0]}, this model's is of {sizes[1]}"
+
+
+def _misfit(name: str, why: str) -> LoraError:
+    return LoraError(
+        f"The LoRA “{printable(name)}” does not fit this model: {why}.",
+        "Take one that was trained on a model of this size.",
+    )
+
+
+def _check_sum(path: str, weight: Tensor, pairs: list[tuple[Pair, float]]) -> None:
+    """Raises LoraError where the changed weight is beyond its type."""
+    bound = sum(abs(factor) * _bound(pair) for pair, factor in pairs)
+    if bound < _PLAUSIBLE or _changed(weight, pairs).to(weight.dtype).isfinite().all():
+        return
+    raise LoraError(
+        f"The LoRAs change “{path}” so strongly that the result is not finite.",
+        "Take a smaller weight.",
+    )
+
+
+def _bound(pair: Pair) -> float:
+    """No number of up @ down is larger."""
+    largest = [float(value.abs().max()) for value in (pair.up, pair.down)]
+    return pair.rank * largest[0] * largest[1]

@@ -1,0 +1,313 @@
+"""LoRA files in and out: whatever names their tensors have, they become pairs by layer.
+
+Read are (names as in `layouts`): diffusers' files, PEFT folders, what PixArt's own script writes,
+OneTrainer's and kohya's names, the original layers' names, ComfyUI's, and the stacked ones of
+ComfyUI_ExtraModels. Written is what diffusers calls its own, which ComfyUI and trainers read, too.
+"""
+
+from __future__ import annotations
+
+import errno
+import io
+import json
+import os
+import secrets
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import BinaryIO
+
+import torch
+from torch import Tensor
+
+from lora_manager import headers, layouts, pickles, strength
+from lora_manager.errors import LoraError, printable
+from lora_manager.layouts import Change
+from lora_manager.sources import weights_file
+
+_FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
+# Rounding to float16 costs at most 2⁻¹¹ of a number, unless that is too small for the type.
+_HALF_LOSS = 1e-3
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Pair:
+    """The change of one layer's weight: up @ down, alpha included. Both float32 on the processor.
+
+    down (r, in), up (out, r); for the convolution pos_embed.proj down (r, in, k, k) and
+    up (out, r, 1, 1).
+    """
+
+    down: Tensor
+    up: Tensor
+
+    @property
+    def rank(self) -> int:
+        """The number of rows of `down`."""
+        return self.down.shape[0]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of the weight that is changed: (out, in) or (out, in, k, k)."""
+        return (self.up.shape[0], *self.down.shape[1:])
+
+    def change(self) -> Tensor:
+        """up @ down, of `shape`."""
+        return (self.up.flatten(1) @ self.down.flatten(1)).view(self.shape)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Lora:
+    """Pairs by diffusers' paths of the layers; `notes` say what was left out or guessed."""
+
+    pairs: Mapping[str, Pair]
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Source:
+    """An open file. `read` gives a tensor as it is stored."""
+
+    file: Path
+    shapes: Mapping[str, layouts.Shape]
+    read: Callable[[str], Tensor]
+    metadata: Mapping[str, str] = field(default_factory=dict)
+
+
+def read(path: Path) -> Lora:
+    """The LoRA of a file (.safetensors, .bin, .pt, .pth) or of a PEFT folder.
+
+    Raises LoraError for one that is not sound, not for PixArt, or of a kind that is not read.
+    """
+    file = weights_file(path)
+    try:
+        with open(file, "rb") as stream:
+            begin = stream.read(4)
+            # By content: what a file is called says little.
+            if begin == pickles.ZIP:
+                return _lora(_of_pickle(file))
+            if file.suffix.lower() in pickles.SUFFIXES and begin[:1] in pickles.PICKLE:
+                raise pickles.refuse_bare(file)
+            return _lora(_of_safetensors(file, stream))
+    except OSError as error:
+        raise headers.unreadable(file, error) from None
+
+
+def _of_pickle(file: Path) -> _Source:
+    tensors = pickles.read(file)
+    return _Source(
+        file=file,
+        shapes={key: tuple(value.shape) for key, value in tensors.items()},
+        read=lambda key: tensors[key],
+    )
+
+
+def _of_safetensors(file: Path, stream: io.BufferedReader) -> _Source:
+    header = headers.of_stream(stream, file.name)
+
+    def read_one(key: str) -> Tensor:
+        entry = header.tensors[key]
+        if entry.dtype not in pickles.DTYPES:
+            raise pickles.unread(key, entry.dtype)
+        data = bytearray(entry.size)
+        stream.seek(entry.start)
+        # The file that was checked stays open, so another one under its name changes nothing.
+        if stream.readinto(data) != entry.size:
+            raise LoraError(f"“{printable(file.name)}” was changed while it was read.")
+        return torch.frombuffer(data, dtype=pickles.DTYPES[entry.dtype]).reshape(entry.shape)
+
+    return _Source(
+        file=file,
+        shapes={key: entry.shape for key, entry in header.tensors.items()},
+        read=read_one,
+        metadata=header.metadata,
+    )
+
+
+def _lora(source: _Source) -> Lora:
+    name = source.file.name
+    layout = layouts.sort(source.shapes, name)
+    alphas = {c.alpha: _number(source, c.alpha) for c in layout.changes if c.alpha is not None}
+    config = strength.of_folder(source.file.parent)
+    factors, notes = strength.factors(layout, alphas, source.metadata, config, name)
+    pairs: dict[str, Pair] = {}
+    for change in layout.changes:
+        pairs |= _pairs(source, change, factors[change.name])
+    return Lora(pairs=pairs, notes=(*layout.notes, *notes))
+
+
+def _number(source: _Source, key: str) -> float:
+    value = float(source.read(key).double().reshape(()))
+    if not -1e9 <= value <= 1e9:
+        raise LoraError(
+            f"“{printable(source.file.name)}” has {value:g} as “{printable(key, 80)}”,"
+            " which is no strength."
+        )
+    return value
+
+
+def _matrix(source: _Source, key: str) -> Tensor:
+    stored = source.read(key)
+    if stored.dtype not in _FLOATS:
+        raise pickles.unread(key, str(stored.dtype).removeprefix("torch."))
+    # A copy, also of float32: pages of a mapped file may change under us.
+    value = stored.to(torch.float32, copy=True).contiguous()
+    if not value.isfinite().all():
+        raise _not_finite(source, key)
+    return value
+
+
+def _pairs(source: _Source, change: Change, factor: float) -> dict[str, Pair]:
+    down, up = _matrix(source, change.down), _matrix(source, change.up) * factor
+    if not up.isfinite().all():
+        raise _not_finite(source, change.up)
+    pieces = len(change.paths)
+    if pieces == 1:
+        return {change.paths[0]: Pair(down=down, up=up)}
+    downs = down.chunk(pieces) if change.stacked else (down,) * pieces
+    return {
+        path: _without_zeros(below, above)
+        for path, below, above in zip(change.paths, downs, up.chunk(pieces), strict=True)
+    }
+
+
+def _without_zeros(down: Tensor, up: Tensor) -> Pair:
+    """Three layers of rank r, fused exactly, have 3 r columns, of which each piece uses r."""
+    used = up.any(dim=0)
+    if used.all() or not used.any():
+        return Pair(down=down, up=up)
+    return Pair(down=down[used].contiguous(), up=up[:, used].contiguous())
+
+
+def _not_finite(source: _Source, key: str) -> LoraError:
+    return LoraError(
+        f"“{printable(source.file.name)}” holds numbers in “{printable(key, 80)}” that are not"
+        " finite (NaN or infinite).",
+        "Its training went wrong; take an earlier one.",
+    )
+
+
+def write(file: Path, lora: Lora, metadata: Mapping[str, str], *, replace: bool = True) -> None:
+    """Writes `lora` in diffusers' layout, as float16 where that holds its numbers, else float32.
+
+    `metadata` goes into the file besides what diffusers and PEFT need to build the layers. The file
+    is there whole or not at all. Raises LoraError where it cannot be written, and without `replace`
+    where it exists.
+    """
+    if not lora.pairs:
+        raise LoraError("This LoRA changes nothing, so there is nothing to write.")
+    pairs = {path: lora.pairs[path] for path in sorted(lora.pairs)}
+    dtype = torch.float16 if all(map(_fits_half, pairs.values())) else torch.float32
+    tensors: dict[str, Tensor] = {}
+    for path, pair in pairs.items():
+        # Copies: pieces of one fused layer may share memory, which the format does not know.
+        for half, value in (("A", pair.down), ("B", pair.up)):
+            copied = value.to(dtype, copy=True).contiguous()
+            tensors[f"transformer.{path}.lora_{half}.weight"] = copied
+    noted = {**metadata, "format": "pt", strength.METADATA: _adapter(pairs)}
+    with _whole(file, replace) as stream:
+        _save(stream, tensors, noted)
+
+
+def _save(stream: BinaryIO, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
+    """Safetensors with metadata in order: that library's own gives other bytes every time."""
+    label = {torch.float16: "F16", torch.float32: "F32"}
+    table: dict[str, object] = {"__metadata__": dict(sorted(metadata.items()))}
+    end = 0
+    for name, tensor in tensors.items():
+        start, end = end, end + tensor.numel() * tensor.itemsize
+        table[name] = {
+            "dtype": label[tensor.dtype],
+            "shape": list(tensor.shape),
+            "data_offsets": [start, end],
+        }
+    header = json.dumps(table, separators=(",", ":")).encode()
+    header += b" " * (-len(header) % 8)
+    stream.write(len(header).to_bytes(8, "little") + header)
+    for tensor in tensors.values():
+        stream.write(tensor.view(-1).view(torch.uint8).numpy().data)
+
+
+def _fits_half(pair: Pair) -> bool:
+    for value in (pair.down, pair.up):
+        half = value.half().float()
+        if not half.isfinite().all() or (half - value).norm() > _HALF_LOSS * value.norm():
+            return False
+    return True
+
+
+def _adapter(pairs: Mapping[str, Pair]) -> str:
+    """What diffusers hands to PEFT's LoraConfig, under the prefix that it looks for.
+
+    (`diffusers.loaders.lora_base._save_lora_weights`; alpha is the rank, so the factor is 1.)
+    """
+    ranks = {path: pair.rank for path, pair in pairs.items()}
+    common = Counter(ranks.values()).most_common(1)[0][0]
+    other = {path: rank for path, rank in ranks.items() if rank != common}
+    values = {
+        "r": common,
+        "lora_alpha": common,
+        "target_modules": list(ranks),
+        "rank_pattern": other,
+        "alpha_pattern": other,
+    }
+    prefixed = {f"transformer.{key}": value for key, value in values.items()}
+    return json.dumps(prefixed, indent=2, sort_keys=True)
+
+
+@contextmanager
+def _whole(file: Path, replace: bool) -> Iterator[BinaryIO]:
+    """A stream to a draft beside `file`, which gets that name once it is on the disk."""
+    part = file.with_name(f".{file.name}.{secrets.token_hex(4)}.part")
+    try:
+        with open(part, "xb") as stream:
+            yield stream
+            stream.flush()
+            os.fsync(stream.fileno())
+        if replace:
+            part.replace(file)
+        else:
+            _put(part, file)
+        _sync(file.parent)
+    except FileExistsError:
+        raise LoraError(f"{printable(file, 200)} exists.", "Take another name.") from None
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise LoraError(
+                f"There is no space left on the disk for {printable(file, 200)}.",
+                "Free some space.",
+            ) from None
+        reason = printable(error.strerror or error, 120)
+        raise LoraError(
+            f"{printable(file, 200)} cannot be written ({reason}).", "Choose another folder."
+        ) from None
+    finally:
+        # Also after Ctrl+C; where the folder itself refuses, the first error is the one to tell.
+        with suppress(OSError):
+            part.unlink()
+
+
+def _put(part: Path, file: Path) -> None:
+    """Gives `part` the name of `file`, which must be free. Raises OSError."""
+    try:
+        os.link(part, file)
+    except FileExistsError:
+        raise
+    except OSError:
+        # Some file systems know no links; there only the look before is left.
+        if file.exists():
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST)) from None
+        part.replace(file)
+
+
+def _sync(folder: Path) -> None:
+    """Makes sure that a folder's list of names is on the disk. Raises OSError."""
+    if os.name == "nt":
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

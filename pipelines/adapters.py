@@ -1,0 +1,69 @@
+"""LoRAs on the transformer that paints: added to its weights when it is read, and never saved.
+
+Added once, they cost nothing in a step; without them the weights are read again, so that nothing
+of a LoRA is left behind.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from diffusers import PixArtTransformer2DModel
+
+from lora_manager import attach, files
+from lora_manager.card import LoraUse
+from lora_manager.errors import LoraError
+from lora_manager.library import LoraLibrary
+from pipelines.errors import ModelError, printable
+
+
+@dataclass(frozen=True, kw_only=True)
+class Worn:
+    """One LoRA as it is worn. `mark` changes with its file."""
+
+    use: LoraUse
+    file: Path
+    mark: tuple[int, int]
+
+
+def found(uses: Sequence[LoraUse], library: LoraLibrary) -> tuple[Worn, ...]:
+    """Where the LoRAs lie that are asked for. Raises ModelError."""
+    try:
+        cards = [(use, library.find(use.name)) for use in uses if use.weight]
+        return tuple(
+            Worn(use=use, file=card.file, mark=(stat.st_size, stat.st_mtime_ns))
+            for use, card in cards
+            if (stat := card.file.stat())
+        )
+    except LoraError as error:
+        raise ModelError(error.message, error.way_out) from None
+    except OSError as error:
+        raise ModelError(f"A LoRA cannot be read ({error.strerror}).") from None
+
+
+def wear(net: PixArtTransformer2DModel, worn: Sequence[Worn]) -> None:
+    """Adds the LoRAs to the weights of `net`, in float32, rounded once. Raises ModelError."""
+    try:
+        read = [(one.use.name, files.read(one.file), one.use.weight) for one in worn]
+        attach.merge(net, read)
+    except LoraError as error:
+        raise ModelError(error.message, error.way_out) from None
+
+
+def digest(weights: str, worn: Sequence[Worn]) -> str:
+    """A hash of the model's hash and of the LoRAs on it, as long as that one. Raises ModelError."""
+    if not worn:
+        return weights
+    total = hashlib.sha256(weights.encode())
+    try:
+        for one in worn:
+            total.update(f"{one.use.weight!r}".encode())
+            with open(one.file, "rb") as stream:
+                total.update(hashlib.file_digest(stream, "sha256").digest())
+    except OSError as error:
+        name = printable(one.use.name)
+        raise ModelError(f"The LoRA “{name}” cannot be read ({error.strerror}).") from None
+    return total.hexdigest()[: len(weights)]
