@@ -258,7 +258,9 @@ def generate(
     weights = _paint(request, catalog, settings, gallery, as_json=as_json)
     if recipe is not None and _same_weights(request, recipe.request) and recipe.weights:
         if weights and weights != recipe.weights:
-            _say(f"“{request.model}” has other weights than when that picture was painted.", 0)
+            what = " or one of its LoRAs" if request.loras else ""
+            said = f"“{request.model}”{what} has other weights than when that picture was painted."
+            _say(said, 0)
     return 0
 
 

@@ -26,6 +26,7 @@ from PIL import Image
 from app import export_page, export_sheet
 from app.gallery_index import Entry
 from app.metadata import MAX_FILE_BYTES
+from lora_manager import card
 from pipelines import files, pictures, styles
 from pipelines.errors import RecipeError, RequestError, UnknownNameError, printable
 from pipelines.progress import Progress, Report, ShouldStop, Stage
@@ -33,7 +34,7 @@ from pipelines.request import GenerationRequest
 
 T = TypeVar("T")
 _RECIPE_HEAD = "name created prompt negative style model sampler".split()
-_RECIPE_HEAD += "steps guidance seed width height".split()
+_RECIPE_HEAD += "steps guidance seed width height loras".split()
 # How a cell begins that a spreadsheet would compute; the last four are the wide forms.
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")
 _EPOCH = datetime(1980, 1, 1)
@@ -307,7 +308,8 @@ def _write_archive(put: _Put, walk: _Walk) -> None:
     for entry, data in walk.each(_original):
         put(entry.name, data, _when(entry))
         values = {} if entry.request is None else entry.request.model_dump()
-        values |= {"name": entry.name, "created": entry.created}
+        loras = card.written(entry.request.loras) if entry.request else ""
+        values |= {"name": entry.name, "created": entry.created, "loras": loras}
         table.writerow([_cell(values.get(column, "")) for column in _RECIPE_HEAD])
         newest = max(newest, _when(entry))
     # The mark at the beginning: spreadsheets take the text for Latin-1 without it.

@@ -199,4 +199,6 @@ def _json(entry: Entry) -> dict[str, Any]:
         return told | {"problem": entry.problem}
     plain = ("prompt", "negative", "style", "model", "sampler", "steps", "guidance")
     fields = (*plain, "width", "height", "seed")
-    return told | {field: getattr(entry.request, field) for field in fields}
+    told |= {field: getattr(entry.request, field) for field in fields}
+    loras = [{"name": use.name, "weight": use.weight} for use in entry.request.loras]
+    return told | {"loras": loras}

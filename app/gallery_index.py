@@ -293,12 +293,15 @@ def _row(file: Path, name: str) -> dict[str, Any] | None:
         return None
     # Whatever a recipe holds, it must not keep the others out.
     except (RecipeError, ValueError) as error:
-        texts = dict.fromkeys(("prompt", "negative", "style", "model", "sampler", "recipe"), "")
+        names = ("prompt", "negative", "style", "model", "sampler", "loras", "recipe")
+        texts = dict.fromkeys(names, "")
         return row | texts | {"problem": str(error)}
     request = recipe.request
     return row | {
         **{field: _composed(getattr(request, field)) for field in (*plain, "width", "height")},
         "seed": str(request.seed),
+        # With a space before and behind each name, so that whole ones are found.
+        "loras": "".join(f" {use.name} " for use in request.loras),
         "weights": recipe.weights,
         "recipe": text,
     }

@@ -88,6 +88,11 @@ def _same(column: str) -> Callable[[str], Condition]:
     return lambda value: Condition(sql=f"({column} = ? COLLATE NOCASE)", values=(value,))
 
 
+def _lora(value: str) -> Condition:
+    escaped = re.sub(r"([\\%_])", r"\\\1", value)
+    return Condition(sql=r"(loras LIKE ? ESCAPE '\')", values=(f"% {escaped} %",))
+
+
 def _number(column: str) -> Callable[[str], Condition]:
     def number(value: str) -> Condition:
         if not value.isascii() or not _NUMBER.fullmatch(value):
@@ -138,6 +143,7 @@ _FIELDS: dict[str, Callable[[str], Condition]] = {
     "model": _same("model"),
     "sampler": _same("sampler"),
     "style": _same("style"),
+    "lora": _lora,
     "size": _size,
     "seed": _number("seed"),
     "steps": _number("steps"),

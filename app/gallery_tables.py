@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 BUSY_SECONDS = 10.0
 # Raised when the tables change: an index of another form is made anew.
-_FORM = 2
+_FORM = 3
 # What is wrong with an index where SQLite has no code of its own for it.
 _DAMAGE = re.compile(r"no such (table|column)|invalid fts5|could not decode|malformed", re.I)
 _COLUMNS: dict[str, type] = {
@@ -36,6 +36,7 @@ _COLUMNS: dict[str, type] = {
     "width": int,
     "height": int,
     "seed": str,
+    "loras": str,
     "weights": str,
     "recipe": str,
     "problem": str,

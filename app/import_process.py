@@ -25,12 +25,11 @@ from app import importing
 from app.model_rows import Wanted
 from app.painting import log_to
 from app.settings import Settings, make_folder
-from lora_manager import card, sources
 from lora_manager.errors import LoraError
-from lora_manager.library import LoraLibrary
 from pipelines import files
 from pipelines.catalog import Catalog
 from pipelines.errors import (
+    LoraFileError,
     ModelError,
     RequestError,
     StudioError,
@@ -69,7 +68,13 @@ def run(
     ours, theirs = context.Pipe()
     process = context.Process(
         target=main,
-        args=(theirs, str(settings.workspace), str(source), replace(wanted, id=model_id)),
+        args=(
+            theirs,
+            str(settings.workspace),
+            str(source),
+            replace(wanted, id=model_id),
+            wanted.id,
+        ),
         name="pixart-import",
         daemon=True,
     )
@@ -88,7 +93,8 @@ def run(
             process.kill()
             process.join()
         # A process that was killed could not do so itself.
-        files.sweep(models, process.pid or 0)
+        for folder in (models, settings.loras):
+            files.sweep(folder, process.pid or 0)
     if last is None or last["event"] == "stopped":
         # The end may come when the model has its name already.
         if (models / model_id).is_dir():
@@ -100,7 +106,7 @@ def run(
             f"The reason may be in {settings.logs / 'import.log'}.",
         )
     if last["event"] == "done":
-        return model_id
+        return str(last.get("model", model_id))
     if last["field"]:
         raise RequestError(last["field"], last["message"], last["way_out"])
     raise StudioError(last["message"], last["way_out"])
@@ -130,8 +136,13 @@ def _followed(
         return None if asked is None else {"event": "stopped"}
 
 
-def main(connection: Connection, workspace: str, source: str, wanted: Wanted) -> None:
-    """Runs in the process. Whoever stops it finds nothing of the model left behind."""
+def main(
+    connection: Connection, workspace: str, source: str, wanted: Wanted, asked: str | None
+) -> None:
+    """Runs in the process. Whoever stops it finds nothing of the model left behind.
+
+    `asked` is the id that somebody has chosen, if any.
+    """
     # Where Ctrl+C is ignored, as in the background of a shell, a stop would be, too.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     settings = Settings(workspace=Path(workspace))
@@ -140,12 +151,14 @@ def main(connection: Connection, workspace: str, source: str, wanted: Wanted) ->
     # The page may be gone, and then nobody wants to know.
     with suppress(OSError):
         try:
-            _send(connection, _import(connection, settings, Path(source), wanted))
+            _send(connection, _import(connection, settings, Path(source), wanted, asked))
         except KeyboardInterrupt:
             _send(connection, {"event": "stopped"})
 
 
-def _import(connection: Connection, settings: Settings, source: Path, wanted: Wanted) -> Message:
+def _import(
+    connection: Connection, settings: Settings, source: Path, wanted: Wanted, asked: str | None
+) -> Message:
     told = 0.0
 
     def tell(stage: str, done: int, total: int) -> None:
@@ -158,16 +171,16 @@ def _import(connection: Connection, settings: Settings, source: Path, wanted: Wa
 
     try:
         before_torch()
-        if is_lora(source):
-            _import_lora(settings, source, wanted)
-            return {"event": "done"}
-        importing.import_model(
-            source,
-            make_folder(settings.models),
-            wanted,
-            lambda done, total: tell("convert", done, total),
-            copying=lambda done, total: tell("copy", done, total),
-        )
+        try:
+            importing.import_model(
+                source,
+                make_folder(settings.models),
+                wanted,
+                lambda done, total: tell("convert", done, total),
+                copying=lambda done, total: tell("copy", done, total),
+            )
+        except LoraFileError:
+            return {"event": "done", "model": _import_lora(settings, source, wanted, asked)}
     except StudioError as error:
         field = error.field if isinstance(error, RequestError) else ""
         said = {"message": error.message, "way_out": error.way_out}
@@ -181,18 +194,12 @@ def _import(connection: Connection, settings: Settings, source: Path, wanted: Wa
     return {"event": "done"}
 
 
-def is_lora(source: Path) -> bool:
-    """Whether `source` is a LoRA for a PixArt, in any form that is read."""
+def _import_lora(settings: Settings, source: Path, wanted: Wanted, asked: str | None) -> str:
+    """Brings a LoRA in that was given as a model; what it is called. Raises ModelError."""
+    library = Catalog(user_models=settings.models, loras=settings.loras).loras
+    texts = {"title": wanted.title or "", "licence": wanted.licence or ""}
     try:
-        card.read(sources.weights_file(source), "lora")
-    except LoraError:
-        return (source / "adapter_config.json").is_file()
-    return True
-
-
-def _import_lora(settings: Settings, source: Path, wanted: Wanted) -> None:
-    try:
-        LoraLibrary(settings.loras).import_(source, wanted.id, title=wanted.title or "")
+        return library.import_(source, asked, **texts).name
     except LoraError as error:
         raise ModelError(error.message, error.way_out) from None
 

@@ -34,7 +34,7 @@ class LastJobs:
     ) -> None:
         """Remembers a job. A disk that refuses costs only the memory of it."""
         kept = {
-            "request": request.model_dump(mode="json"),
+            "request": request.recipe(),
             "pictures": [
                 {
                     "name": p.name,

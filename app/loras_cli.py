@@ -93,8 +93,8 @@ def remove(
     """Deletes a LoRA from the disk."""
     library = _library(context, workspace)
     try:
-        card = library.find(name)
-        if not yes and not agreed(f"Remove “{name}” ({plain_size(card.size)}, {card.file})?"):
+        file, size = library.place(name)
+        if not yes and not agreed(f"Remove “{name}” ({plain_size(size)}, {file})?"):
             print("Nothing was removed.", file=sys.stderr)
             return
         freed = library.remove(name)
@@ -105,7 +105,8 @@ def remove(
 
 
 def _line(card: LoraCard) -> str:
-    facts = [f"rank {card.rank}", f"{card.modules} layers", plain_size(card.size)]
+    layers = "1 layer" if card.modules == 1 else f"{card.modules} layers"
+    facts = [f"rank {card.rank}", layers, plain_size(card.size)]
     if card.base:
         facts.append(f"for {card.base}")
     if card.trigger:

@@ -41,7 +41,7 @@ def chunks(
         "version": FORMAT_VERSION,
         "studio": VERSION,
         "weights": weights,
-        "request": request.model_dump(mode="json"),
+        "request": request.recipe(),
     }
     if notes:
         recipe["notes"] = list(notes)

@@ -120,7 +120,7 @@ def read(file: Path, name: str) -> LoraCard:
     shapes = {key: entry.shape for key, entry in header.tensors.items()}
     layout = layouts.sort(shapes, file.name)
     alphas = {change.alpha: 1.0 for change in layout.changes if change.alpha is not None}
-    config = strength.of_folder(file.parent)
+    config = strength.beside(file)
     _, guesses = strength.factors(layout, alphas, header.metadata, config, file.name)
     try:
         size = file.stat().st_size

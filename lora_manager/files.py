@@ -130,7 +130,7 @@ def _lora(source: _Source) -> Lora:
     name = source.file.name
     layout = layouts.sort(source.shapes, name)
     alphas = {c.alpha: _number(source, c.alpha) for c in layout.changes if c.alpha is not None}
-    config = strength.of_folder(source.file.parent)
+    config = strength.beside(source.file)
     factors, notes = strength.factors(layout, alphas, source.metadata, config, name)
     pairs: dict[str, Pair] = {}
     for change in layout.changes:
@@ -260,7 +260,8 @@ def _adapter(pairs: Mapping[str, Pair]) -> str:
 @contextmanager
 def _whole(file: Path, replace: bool) -> Iterator[BinaryIO]:
     """A stream to a draft beside `file`, which gets that name once it is on the disk."""
-    part = file.with_name(f".{file.name}.{secrets.token_hex(4)}.part")
+    # With the number of the process: whoever outlives it knows what it has left.
+    part = file.with_name(f".{file.name}.{os.getpid()}-{secrets.token_hex(4)}.part")
     try:
         with open(part, "xb") as stream:
             yield stream
@@ -270,7 +271,9 @@ def _whole(file: Path, replace: bool) -> Iterator[BinaryIO]:
             part.replace(file)
         else:
             _put(part, file)
-        _sync(file.parent)
+        # It has its name; a folder that cannot be synced does not take it away.
+        with suppress(OSError):
+            _sync(file.parent)
     except FileExistsError:
         raise LoraError(f"{printable(file, 200)} exists.", "Take another name.") from None
     except OSError as error:

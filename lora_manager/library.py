@@ -26,8 +26,8 @@ SUFFIX = ".safetensors"
 _NOTHING: Mapping[str, Path] = MappingProxyType({})
 # Windows opens a device under these names, whatever comes behind a dot.
 _DEVICES = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
-# Names that many files share; the folder says more.
-_COMMON = ("adapter_model", "pytorch_lora_weights")
+# What files of LoRAs end in.
+_LIKELY = (SUFFIX, ".bin", ".pt", ".pth", ".ckpt")
 _Stamp = tuple[int, int, int]
 
 
@@ -45,14 +45,34 @@ class LoraLibrary:
         found = [self._card(name, file) for name, file in self._files()]
         return [entry for entry in found if isinstance(entry, LoraCard)]
 
-    def problems(self) -> list[str]:
-        """A sentence for each LoRA that is there and cannot be used."""
+    def faulty(self) -> dict[str, str]:
+        """A sentence for each LoRA that is there and cannot be used, by name."""
         found = ((name, self._card(name, file)) for name, file in self._files())
-        return [
-            f"The LoRA “{name}” cannot be used: {entry}"
+        return {
+            name: f"The LoRA “{name}” cannot be used: {entry}"
             for name, entry in found
             if isinstance(entry, LoraError)
-        ]
+        }
+
+    def problems(self) -> list[str]:
+        """A sentence for everything in the folder that looks like a LoRA and cannot be used."""
+        return [*self.faulty().values(), *self._strangers()]
+
+    def use(self, others: Mapping[str, Path]) -> None:
+        """Takes `others` for the read-only ones from now on."""
+        self._others = dict(others)
+
+    def is_other(self, name: str) -> bool:
+        """Whether `name` is one of the read-only ones, and none of the folder hides it."""
+        return name in self._others and name not in dict(self._in_root())
+
+    def place(self, name: str) -> tuple[Path, int]:
+        """Where a LoRA of the folder lies, a damaged one too, and its bytes. Raises LoraError."""
+        file = self._own(name, "removed")
+        try:
+            return file, file.lstat().st_size
+        except OSError as error:
+            raise headers.unreadable(file, error) from None
 
     def find(self, name: str) -> LoraCard:
         """The LoRA called `name`. Raises LoraError that says the nearest name, or what is wrong."""
@@ -153,6 +173,20 @@ class LoraLibrary:
             if name != file.name and card.NAME.fullmatch(name) and headers.is_file(file):
                 yield name, file
 
+    def _strangers(self) -> Iterator[str]:
+        """What somebody has put into the folder in a form that is not looked for there."""
+        known = {file for _, file in self._in_root()}
+        try:
+            entries = sorted(self.root.iterdir())
+        except OSError:
+            return
+        for file in entries:
+            if file in known or file.name.startswith("."):
+                continue
+            if file.suffix.lower() in _LIKELY or (file / strength.CONFIG).is_file():
+                shown = printable(file.name)
+                yield f"“{shown}” in {self.root} is left out: import it to use it."
+
     def _card(self, name: str, file: Path) -> LoraCard | LoraError:
         """The card of a file, from memory while the file is as it was."""
         try:
@@ -209,7 +243,7 @@ def _read(file: Path, name: str) -> LoraCard | LoraError:
 def _name_of(source: Path, file: Path) -> str:
     """A name that a LoRA can have, after its file, or its folder where the file's is any one's."""
     stem = file.stem
-    if source.is_dir() or stem in _COMMON:
+    if source.is_dir() or stem in strength.PEFT_NAMES:
         stem = file.absolute().parent.name
     name = re.sub(r"[^A-Za-z0-9._-]+", "-", stem).strip("._-")[:80]
     return name if name and not _DEVICES.fullmatch(name) else f"lora-{name}".strip("-")
@@ -223,7 +257,7 @@ def _said(file: Path) -> dict[str, str]:
         # A pickle has none.
         metadata = {}
     said = card.texts(metadata)
-    config = strength.of_folder(file.parent) if not said["base"] else None
+    config = strength.beside(file) if not said["base"] else None
     trained_on = (config or {}).get("base_model_name_or_path")
     if isinstance(trained_on, str):
         said["base"] = card.short(trained_on)

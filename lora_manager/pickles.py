@@ -37,6 +37,8 @@ DTYPES = {
 _MAX_ZIP_READ = 4_000_000
 _MAX_PICKLE = 2_000_000
 _MAX_DEPTH = 5
+# Of a tuple with all that is in it, however often: a tensor of a checkpoint has some thirty.
+_MAX_VALUES = 100_000
 _CHUNK = 1 << 20
 # All that a file of tensors names. Narrower than what torch lets through.
 _ALLOWED = {
@@ -85,7 +87,7 @@ def read(file: Path) -> dict[str, Tensor]:
         ) from None
     if _identity(file) != before:
         raise LoraError(f"“{name}” was changed while it was read.", "Try again.")
-    return _tensors(root, name)
+    return _tensors(root, name, before[2])
 
 
 def refuse_bare(file: Path) -> LoraError:
@@ -105,7 +107,7 @@ def _identity(file: Path) -> tuple[int, ...]:
     return stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns
 
 
-def _tensors(root: Any, name: str) -> dict[str, Tensor]:
+def _tensors(root: Any, name: str, size: int) -> dict[str, Tensor]:
     """Attributes of objects from a file are never used: it may set them to anything."""
     if not isinstance(root, dict):
         raise LoraError(f"“{name}” holds no table of tensors.")
@@ -125,6 +127,9 @@ def _tensors(root: Any, name: str) -> dict[str, Tensor]:
                 f"“{name}” claims more numbers for “{printable(key, 80)}” than it holds."
             )
         tensors[key] = value
+    # Each is copied when it is read, also where all of them are views of one.
+    if sum(value.numel() * value.element_size() for value in tensors.values()) > size:
+        raise LoraError(f"“{name}” claims more numbers than it holds.")
     return tensors
 
 
@@ -197,8 +202,7 @@ def _check_pickle(data: bytes, name: str) -> None:
     for code, argument, _ in pickletools.genops(data):
         if code.name == "PROTO" and argument != 2:
             raise LoraError(
-                f"“{name}” is pickled by protocol {argument}, which torch does not write; it was"
-                " not opened."
+                f"“{name}” is pickled by protocol {argument}; only 2 is read, which torch writes."
             )
         if not nesting.follow(code, argument):
             raise LoraError(f"“{name}” is nested as no table of tensors is; it was not opened.")
@@ -211,35 +215,40 @@ def _check_pickle(data: bytes, name: str) -> None:
 
 
 class Nesting:
-    """How deeply the tuples of a pickle hold tuples.
+    """How deeply the tuples of a pickle hold tuples, and how many values they hold in all.
 
     A tuple that holds another one twice, thirty times over, is a few bytes that are hashed for
-    hours; one that is nested a million times overruns the interpreter's stack. `shared` is how deep
-    a tuple may be that is used twice: 0 for none, 1 for those of plain values.
+    hours; one that is nested a million times overruns the interpreter's stack.
     """
 
-    def __init__(self, shared: int = 0) -> None:
-        self._shared = shared
-        self._stack: list[int | None] = []
-        self._memo: dict[Any, int] = {}
+    def __init__(self) -> None:
+        # (depth, values) of each thing, None for a mark.
+        self._stack: list[_Held | None] = []
+        self._memo: dict[Any, _Held] = {}
 
     def follow(self, code: pickletools.OpcodeInfo, argument: Any) -> bool:
-        """Follows one instruction; False where it shares a tuple or goes too deep."""
+        """Follows one instruction; False where a tuple goes too deep or holds too much."""
         stack, before = self._stack, code.stack_before
         if "PUT" in code.name or code.name == "MEMOIZE":
             place = len(self._memo) if code.name == "MEMOIZE" else argument
-            self._memo[place] = (stack[-1] if stack else 0) or 0
+            self._memo[place] = (stack[-1] if stack else None) or _PLAIN
             return True
-        known = self._memo.get(argument, 0) if "GET" in code.name else 0
-        if code.name == "DUP" or known > self._shared:
+        if code.name == "DUP":
             return False
-        taken: list[int] = []
+        taken: list[_Held] = []
         if pickletools.markobject in before:
             while stack and (top := stack.pop()) is not None:
                 taken.append(top)
             before = before[: before.index(pickletools.markobject)]
-        taken += [stack.pop() or 0 for _ in before[: len(stack)]]
-        depth = 1 + max(taken, default=0) if "TUPLE" in code.name else known
+        taken += [stack.pop() or _PLAIN for _ in before[: len(stack)]]
+        held = self._memo.get(argument, _PLAIN) if "GET" in code.name else _PLAIN
+        if "TUPLE" in code.name:
+            depth = 1 + max((depth for depth, _ in taken), default=0)
+            held = depth, 1 + sum(values for _, values in taken)
         marks = code.name == "MARK"
-        stack += [None if marks else depth for _ in code.stack_after]
-        return depth <= _MAX_DEPTH
+        stack += [None if marks else held for _ in code.stack_after]
+        return held[0] <= _MAX_DEPTH and held[1] <= _MAX_VALUES
+
+
+_Held = tuple[int, int]
+_PLAIN: _Held = (0, 1)

@@ -37,6 +37,11 @@ def weights_file(path: Path) -> Path:
 
 
 def _in_folder(folder: Path) -> Path:
+    if (folder / "model_index.json").exists() or (folder / "transformer").is_dir():
+        raise LoraError(
+            f"The folder “{printable(folder.name)}” is that of a whole model.",
+            "Give the file of the LoRA itself.",
+        )
     for name in _NAMES:
         if headers.is_file(folder / name):
             return folder / name

@@ -20,6 +20,8 @@ from lora_manager.errors import LoraError, printable
 from lora_manager.layouts import Change, Layout
 
 CONFIG = "adapter_config.json"
+# What PEFT, and the scripts of PixArt, call the weights in a folder of theirs.
+PEFT_NAMES = ("adapter_model", "pytorch_lora_weights")
 METADATA = "lora_adapter_metadata"
 PEFT_ALPHA = 8.0
 """What PEFT takes where nobody says it, as PixArt's own LoRA scripts do."""
@@ -46,10 +48,11 @@ class Strength:
         return rank, alpha / (math.sqrt(rank) if self.rslora else rank)
 
 
-def of_folder(folder: Path) -> dict[str, Any] | None:
-    """The `adapter_config.json` of a folder, None where there is none. Raises LoraError."""
-    file = folder / CONFIG
-    if not headers.is_file(file):
+def beside(weights: Path) -> dict[str, Any] | None:
+    """The `adapter_config.json` beside a file of weights, None where there is none, and where the
+    file has a name of its own: then it may be anybody's. Raises LoraError."""
+    file = weights.parent / CONFIG
+    if weights.stem not in PEFT_NAMES or not headers.is_file(file):
         return None
     try:
         with open(file, "rb") as stream:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from diffusers import PixArtTransformer2DModel
 
-from lora_manager import attach, files
+from lora_manager import attach, files, strength
 from lora_manager.card import LoraUse
 from lora_manager.errors import LoraError
 from lora_manager.library import LoraLibrary
@@ -26,18 +26,14 @@ class Worn:
 
     use: LoraUse
     file: Path
-    mark: tuple[int, int]
+    mark: tuple[int, ...]
 
 
 def found(uses: Sequence[LoraUse], library: LoraLibrary) -> tuple[Worn, ...]:
     """Where the LoRAs lie that are asked for. Raises ModelError."""
     try:
         cards = [(use, library.find(use.name)) for use in uses if use.weight]
-        return tuple(
-            Worn(use=use, file=card.file, mark=(stat.st_size, stat.st_mtime_ns))
-            for use, card in cards
-            if (stat := card.file.stat())
-        )
+        return tuple(Worn(use=use, file=card.file, mark=_mark(card.file)) for use, card in cards)
     except LoraError as error:
         raise ModelError(error.message, error.way_out) from None
     except OSError as error:
@@ -49,8 +45,21 @@ def wear(net: PixArtTransformer2DModel, worn: Sequence[Worn]) -> None:
     try:
         read = [(one.use.name, files.read(one.file), one.use.weight) for one in worn]
         attach.merge(net, read)
+        # Otherwise the recipe would name other numbers than those that paint.
+        changed = next((one.use.name for one in worn if _mark(one.file) != one.mark), None)
     except LoraError as error:
         raise ModelError(error.message, error.way_out) from None
+    except OSError as error:
+        raise ModelError(f"A LoRA cannot be read ({error.strerror}).") from None
+    if changed is not None:
+        raise ModelError(f"The LoRA “{changed}” was changed while it was read.", "Try again.")
+
+
+def _mark(file: Path) -> tuple[int, ...]:
+    """Changes with the file, and with what stands beside it and says how strong it is."""
+    found = [file, *([config] if (config := file.with_name(strength.CONFIG)).is_file() else [])]
+    stats = [one.stat() for one in found]
+    return tuple(n for stat in stats for n in (stat.st_size, stat.st_mtime_ns, stat.st_ino))
 
 
 def digest(weights: str, worn: Sequence[Worn]) -> str:

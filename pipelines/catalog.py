@@ -82,8 +82,7 @@ class Catalog:
     def __init__(self, *, user_models: Path | None = None, loras: Path | None = None) -> None:
         """`user_models` and `loras` are the user's folders of models and of LoRAs."""
         self._user_models = user_models
-        self._lora_folder = loras
-        self._loras = LoraLibrary(_NOWHERE)
+        self._loras = LoraLibrary(loras or _NOWHERE)
         self._refused: dict[str, str] = {}
         self._rows: dict[str, ModelSpec] = {}
         self.reload()
@@ -111,7 +110,7 @@ class Catalog:
             rows[spec.id] = spec
         self._add_downloaded(rows, refused)
         self._rows, self._refused = rows, refused
-        self._loras = LoraLibrary(self._lora_folder or _NOWHERE, self._adapters())
+        self._loras.use(self._adapters())
 
     def _adapters(self) -> dict[str, Path]:
         """The downloaded LoRAs, where they lie."""
@@ -137,9 +136,13 @@ class Catalog:
 
     def distilled_by(self, uses: Iterable[LoraUse]) -> str | None:
         """The sampler to which one of these LoRAs distills a model, None for ordinary ones."""
-        rows = [hub_rows.known().get(use.name) for use in uses if use.weight]
-        found = [row.row.get("distilled") for row in rows if row is not None and row.kind == "lora"]
-        return next((str(sampler) for sampler in found if sampler), None)
+        for use in uses:
+            row = hub_rows.known().get(use.name)
+            # Somebody's own file may have the name of a released one.
+            released = row is not None and self._loras.is_other(use.name)
+            if row is not None and released and use.weight > 0 and "distilled" in row.row:
+                return str(row.row["distilled"])
+        return None
 
     def _add_downloaded(self, rows: dict[str, ModelSpec], refused: dict[str, str]) -> None:
         if self._user_models is None:

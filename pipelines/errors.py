@@ -5,6 +5,7 @@ StudioError
 │   └── UnknownNameError    a name that is not in a list (says the nearest)
 ├── RecipeError         a picture or a text that holds no usable recipe
 ├── ModelError          weights that are missing, damaged or of another kind
+│   └── LoraFileError       a LoRA where a model was wanted
 ├── DownloadError       weights that could not be fetched
 ├── SaveError           a picture that could not be written
 ├── OutOfMemoryError    the device or the machine has too little memory
@@ -69,6 +70,10 @@ class RecipeError(StudioError):
 
 class ModelError(StudioError):
     """Weights that are missing, damaged or of another kind."""
+
+
+class LoraFileError(ModelError):
+    """A LoRA where a model was wanted."""
 
 
 class DownloadError(StudioError):

@@ -66,6 +66,15 @@ def expected(row: Known) -> Numbers | None:
     )
 
 
+def width(model: ModelSpec) -> int:
+    """How wide the layers of the transformer are, 0 where its files do not tell."""
+    try:
+        config = _config(model.part("transformer"))
+        return int(config["num_attention_heads"]) * int(config["attention_head_dim"])
+    except (ModelError, OSError, KeyError, TypeError, ValueError):
+        return 0
+
+
 def knows_sizes(model: ModelSpec) -> bool:
     """True for nets that were trained with size conditions (PixArt-α at 1024 px).
 

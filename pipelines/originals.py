@@ -13,7 +13,7 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from pipelines.errors import ModelError, RequestError, printable
+from pipelines.errors import LoraFileError, ModelError, RequestError, printable
 
 Shape = tuple[int, ...]
 Layout = Literal["original", "diffusers"]
@@ -43,6 +43,7 @@ _LIMITS = {
     "caption_channels": 16_384,
 }
 _WRAPPERS = ("module.", "_orig_mod.", "model.", "diffusion_model.")
+_LORA = "a LoRA, not a model by itself"
 # Keys that betray another kind of file, each with what it is.
 _OTHERS = (
     (r"controlnet\.\d+\.copied_block\.", "a ControlNet for PixArt, not a model by itself"),
@@ -50,7 +51,7 @@ _OTHERS = (
     (
         r"(.*\.)?(lora_(A|B|down|up|mid|a|b|magnitude_vector)|dora_scale|hada_[wt][12](_[ab])?"
         r"|lokr_(w[12](_[ab])?|t2)|oft_(R|blocks|diag))\b|(lora|lycoris)_\w+\.alpha$",
-        "a LoRA, not a model by itself",
+        _LORA,
     ),
     (r"y_embedder\.embedding_table\.", "a class-conditional DiT, which reads no text"),
     (r"(model\.)?diffusion_model\.|(down|up)_blocks\.|input_blocks\.", "a Stable Diffusion model"),
@@ -244,7 +245,7 @@ def layout_of(keys: Collection[str]) -> Layout:
     """In which layout a PixArt transformer was saved. Raises ModelError for any other net."""
     for pattern, kind in _OTHERS[:3]:
         if any(re.match(pattern, key) for key in keys):
-            raise ModelError(f"This is {kind}.", _way_out(kind))
+            raise _refused(kind)
     for layout, probes in _PROBES.items():
         if all(name in keys for name in probes[:2]):
             return layout
@@ -255,10 +256,10 @@ def layout_of(keys: Collection[str]) -> Layout:
     raise ModelError(f"This is not a PixArt transformer{first}.")
 
 
-def _way_out(kind: str) -> str:
-    if "LoRA" in kind:
-        return "Bring it in with: launch.py loras import"
-    return "Give the file of the model itself."
+def _refused(kind: str) -> ModelError:
+    if kind == _LORA:
+        return LoraFileError(f"This is {kind}.", "Bring it in with: launch.py loras import")
+    return ModelError(f"This is {kind}.", "Give the file of the model itself.")
 
 
 def measure(shapes: Mapping[str, Shape], layout: Layout) -> Sizes:

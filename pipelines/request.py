@@ -127,6 +127,13 @@ class GenerationRequest(BaseModel):
         prompt, negative = styles.find(self.style).apply(self.prompt, self.negative)
         return [negative, prompt] if self.guided else [prompt]
 
+    def recipe(self) -> dict[str, Any]:
+        """The request as JSON that earlier versions read, too, where they can paint it."""
+        values = self.model_dump(mode="json")
+        if not self.loras:
+            del values["loras"]
+        return values
+
     def single(self, index: int) -> GenerationRequest:
         """The request that paints picture `index` of this one alone."""
         return self.model_copy(update={"seed": self.seed + index, "count": 1})
@@ -146,7 +153,7 @@ def complete(values: Mapping[str, Any], catalog: Catalog) -> GenerationRequest:
     given = {name: value for name, value in values.items() if value is not None}
     _check_prompt(given.get("prompt"), given.get("negative", ""))
     model = catalog.find(str(given.get("model") or catalog.default.id))
-    given["loras"] = _found_loras(given.get("loras", ""), catalog)
+    given["loras"] = _found_loras(given.get("loras", ""), catalog, model)
     distilled = catalog.distilled_by(given["loras"])
     row = samplers.find(str(given.get("sampler") or distilled or model.sampler))
     # A model's own steps and guidance were chosen for its own sampler.
@@ -194,12 +201,20 @@ def _check_prompt(prompt: Any, negative: Any) -> None:
         raise RequestError("prompt", "The prompt is empty.", "Write what the picture should show.")
 
 
-def _found_loras(value: Any, catalog: Catalog) -> tuple[LoraUse, ...]:
-    """The LoRAs that are asked for, all of which are there. Raises RequestError."""
+def _found_loras(value: Any, catalog: Catalog, model: ModelSpec) -> tuple[LoraUse, ...]:
+    """The LoRAs that are asked for, all of which are there and fit. Raises RequestError."""
     try:
         uses: tuple[LoraUse, ...] = _uses(value)
-        for use in uses:
-            catalog.loras.find(use.name)
+        widths = {use.name: catalog.loras.find(use.name).width for use in uses}
+        wide = numbers.width(model) if widths else 0
+        for name, width in widths.items():
+            if width and wide and width != wide:
+                raise RequestError(
+                    "loras",
+                    f"The LoRA “{name}” was made for layers that are {width} wide;"
+                    f" those of “{model.id}” are {wide}.",
+                    "Take it off, or choose the model that it was made for.",
+                )
     except LoraError as error:
         raise RequestError("loras", error.message, error.way_out) from None
     except ValidationError:

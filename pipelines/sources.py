@@ -20,7 +20,7 @@ from torch import Tensor
 
 from pipelines import originals, positions, weights
 from pipelines.catalog import ROW_FILE
-from pipelines.errors import ModelError, RequestError, printable
+from pipelines.errors import LoraFileError, ModelError, RequestError, printable
 from pipelines.originals import Design, Layout, Pair, Sizes
 from pipelines.weights import Weights
 
@@ -145,7 +145,7 @@ def _folder_of(source: Path) -> Path | None:
                 return folder
         if (source / _ADAPTER).is_file():
             # What it names as its base is neither read nor fetched.
-            raise ModelError(
+            raise LoraFileError(
                 f"{printable(source.name)} is a LoRA, not a model by itself.",
                 "Bring it in with: launch.py loras import",
             )

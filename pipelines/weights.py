@@ -274,13 +274,11 @@ def _check_contents(infos: list[zipfile.ZipInfo], size: int, name: str) -> None:
 
 def _check_pickle(data: bytes, name: str) -> None:
     """Reads the pickle's instructions without following any."""
-    # Optimizers use one tuple of numbers in several places.
-    nesting = Nesting(shared=1)
+    nesting = Nesting()
     for code, argument, _ in pickletools.genops(data):
         if code.name == "PROTO" and argument != 2:
             raise ModelError(
-                f"“{name}” is pickled by protocol {argument}, which torch does not write; it was"
-                " not opened."
+                f"“{name}” is pickled by protocol {argument}; only 2 is read, which torch writes."
             )
         if not nesting.follow(code, argument):
             raise ModelError(f"“{name}” is nested as no weights are; it was not opened.")

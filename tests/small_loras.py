@@ -7,7 +7,12 @@ from pathlib import Path
 from tests.lora_manager import made
 
 
-def lora(file: Path, seed: int = 0) -> Path:
-    """Writes a LoRA for `tiny.transformer()` to `file`, which it returns."""
+NANO = 384
+"""How wide the layers of the model that ships are."""
+
+
+def lora(file: Path, seed: int = 0, wide: int = made.WIDE) -> Path:
+    """Writes a LoRA to `file`, which it returns: for `tiny.transformer()`, or for layers that are
+    `wide`."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    return made.f1(made.reference(seed), file.parent).replace(file)
+    return made.f1(made.reference(seed, wide=wide), file.parent).replace(file)

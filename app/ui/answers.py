@@ -13,7 +13,6 @@ from app.ui import canvas, choices, fields, watch
 from app.ui.fields import FIELDS, Form
 from app.ui.watch import Seat
 from pipelines import numbers
-from pipelines.catalog import ModelSpec
 from pipelines.errors import RecipeError, StudioError
 from pipelines.request import is_visible
 
@@ -115,7 +114,7 @@ class Create:
         arguments["size"] = {"markup": shapes}
         shown = True if fields.knows_sizes(values, self._studio) else "hidden"
         arguments["original_size"] = {"visible": shown}
-        rows = choices.lora_rows(self._studio.catalog.loras, values["loras"], _width(model))
+        rows = choices.lora_rows(self._studio.catalog.loras, values["loras"], numbers.width(model))
         arguments["loras"] = {"markup": rows}
         arguments["model"] = {"markup": choices.model_select(self._studio.catalog, model)}
         return arguments
@@ -227,6 +226,17 @@ class Create:
         """Another sampler was chosen: its own steps, guidance and limits."""
         return self._changed(fields.form(raw), fields.tuned)
 
+    def relora(self, *raw: Any) -> Any:
+        """LoRAs were chosen: one that distills the model brings its sampler along."""
+        values = fields.form(raw)
+        wanted = fields.distilled(values, self._studio)
+        if wanted is None or values["sampler"] == wanted:
+            return self._changed(values, lambda values, studio: {})
+        chosen = {"sampler": wanted}
+        return self._changed(
+            values | chosen, lambda values, studio: chosen | fields.tuned(values, studio)
+        )
+
     def remodel(self, *raw: Any) -> Any:
         """Another model was chosen: its shapes, examples and defaults."""
         return self._changed(fields.form(raw), fields.for_model)
@@ -311,14 +321,6 @@ class Create:
             return self._studio.model(str(model)).examples[int(data.get("index", -1))]
         except (StudioError, IndexError, TypeError, ValueError):
             return gr.skip()
-
-
-def _width(model: ModelSpec) -> int:
-    """How wide the model's layers are, 0 where its files do not tell."""
-    try:
-        return numbers.of(model).width
-    except (OSError, StudioError):
-        return 0
 
 
 def told(updates: dict[Any, Any]) -> Any:

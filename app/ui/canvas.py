@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Literal
 from app.gallery import PictureFile
 from app.jobs import Job, JobState
 from app.ui.routes import PICTURES
+from lora_manager import card
 from pipelines import samplers
 from pipelines.progress import Stage, duration
 from pipelines.tokens import Tokens
@@ -195,6 +196,8 @@ def result(file: PictureFile | None, *, busy: bool, asks: bool = False) -> str:
     ]
     if request.init is not None:
         facts.append(("Strength", f"{request.strength:g}"))
+    if request.loras:
+        facts.append(("LoRAs", card.written(request.loras)))
     if file.peak:
         facts.append(("Memory", f"{file.peak / 1e9:.1f} GB, {file.forecast / 1e9:.1f} forecast"))
     rows = "".join(f"<div><dt>{k}</dt><dd>{escape(v)}</dd></div>" for k, v in facts)

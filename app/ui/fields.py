@@ -240,12 +240,13 @@ def sampler_note(values: Form, studio: Studio) -> str:
     if row.distilled is None:
         return row.hint
     model = studio.model(str(values.get("model")))
-    if (model.distilled or _distilled(values, studio)) == row.distilled:
+    if (model.distilled or distilled(values, studio)) == row.distilled:
         return row.hint
     return f"{row.hint} {model.title} is not one of them, so expect rough pictures."
 
 
-def _distilled(values: Form, studio: Studio) -> str | None:
+def distilled(values: Form, studio: Studio) -> str | None:
+    """The sampler to which one of the chosen LoRAs distills the model."""
     try:
         return studio.catalog.distilled_by(card.parse(str(values.get("loras") or "")))
     except LoraError:

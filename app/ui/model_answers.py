@@ -239,12 +239,7 @@ class Models:
                 problems=catalog.problems[:MAX_PROBLEMS],
             )
         )
-        library = catalog.loras
-        # What was downloaded has a card above.
-        mine = (one for one in library.cards() if one.file.parent == library.root)
-        own = frozenset(one.name for one in mine) if admin else frozenset()
-        problems = library.problems() if admin else []
-        shown += lora_cards.shelf(library.cards(), problems, visit.removing, own)
+        shown += lora_cards.shelf(catalog.loras, visit.removing, admin=admin)
         return shown + self._elsewhere() if admin else shown
 
     def _elsewhere(self) -> str:

@@ -144,6 +144,7 @@ def test_an_archive_holds_the_files_as_they_are(three: list[Entry], tmp_path: Pa
             "seed": str(MAX_SEED),
             "width": "128",
             "height": "128",
+            "loras": "",
         }
         # A minus is how a formula begins, too.
         assert recipes(archive)[1]["negative"] == "'-blurry"

@@ -67,6 +67,7 @@ def test_json_has_every_setting(gallery: Run, workspace: Path) -> None:
     assert set(owl) == {
         *("name", "path", "created", "bytes", "starred", "weights", "prompt", "negative"),
         *("style", "model", "sampler", "steps", "guidance", "width", "height", "seed"),
+        "loras",
     }
 
 

@@ -195,6 +195,11 @@ SEARCHES = {
     "-model:nano": "",
     "style:Anime": "owl",
     "sampler:lcm steps:4": "elk",
+    "lora:ink": "owl",
+    "lora:INK -lora:gold": "",
+    "lora:in": "",
+    "lora:in_": "",
+    "-lora:ink": "elk fox",
     "size:160x96": "owl",
     "seed:18446744073709551615": "owl",
     "guidance:4.5": "owl fox",
@@ -228,6 +233,7 @@ def three(index: GalleryIndex, outputs: Path) -> GalleryIndex:
         width=160,
         height=96,
         seed=2**64 - 1,
+        loras="ink:0.5, gold",
     )
     put(
         outputs,
@@ -378,7 +384,7 @@ def test_threads_and_processes_take_in_each_picture_once(outputs: Path, tmp_path
 
 def test_every_field_is_named(three: GalleryIndex) -> None:
     assert set(gallery_query.FIELDS) == {
-        *("model", "sampler", "style", "size", "seed", "steps", "guidance"),
+        *("model", "sampler", "style", "lora", "size", "seed", "steps", "guidance"),
         *("date", "before", "after", "starred"),
     }
 

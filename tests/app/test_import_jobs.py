@@ -28,6 +28,7 @@ from pipelines.errors import (
 )
 from pipelines.progress import ShouldStop
 from tests import original, tiny
+from tests.lora_manager import made
 from tests.small_loras import lora
 
 
@@ -247,15 +248,40 @@ def test_a_path_that_is_none_is_said_at_once(settings: Settings, path: str) -> N
 
 def test_a_lora_goes_to_the_loras(settings: Settings, tmp_path: Path) -> None:
     file = lora(tmp_path / "ink.safetensors")
-    wanted = Wanted(title="Ink", id="my-ink")
+    wanted = Wanted(title="Ink", id="my-ink", licence="CC0")
     made = import_process.run(
         file, wanted, settings, tell=lambda *news: None, should_stop=lambda: False
     )
     assert made == "my-ink"
     (card,) = LoraLibrary(settings.loras).cards()
-    assert (card.name, card.title) == ("my-ink", "Ink")
+    assert (card.name, card.title, card.licence) == ("my-ink", "Ink", "CC0")
     assert names(settings) == []
     with pytest.raises(StudioError, match="There is a LoRA called “my-ink”"):
         import_process.run(
             file, wanted, settings, tell=lambda *news: None, should_stop=lambda: False
         )
+
+
+@pytest.mark.parametrize("form", ["a folder of PEFT", "a pickle"])
+def test_a_lora_is_named_after_its_folder(settings: Settings, tmp_path: Path, form: str) -> None:
+    folder = tmp_path / "my dog"
+    folder.mkdir()
+    write = made.f3 if form == "a folder of PEFT" else made.f3_bin
+    write(made.reference(), folder)
+    source = folder if form == "a folder of PEFT" else folder / "adapter_model.bin"
+    name = import_process.run(
+        source, Wanted(), settings, tell=lambda *news: None, should_stop=lambda: False
+    )
+    assert name == "my-dog"
+    assert [card.name for card in LoraLibrary(settings.loras).cards()] == ["my-dog"]
+
+
+def test_a_lora_beside_a_model_does_not_take_its_place(settings: Settings, tmp_path: Path) -> None:
+    folder = tiny.build(tmp_path / "whole")
+    lora(folder / "pytorch_lora_weights.safetensors")
+    name = import_process.run(
+        folder, Wanted(), settings, tell=lambda *news: None, should_stop=lambda: False
+    )
+    assert name is not None
+    assert names(settings) == [name]
+    assert LoraLibrary(settings.loras).cards() == []

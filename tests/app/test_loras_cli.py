@@ -95,3 +95,15 @@ def test_a_damaged_one_is_said_and_keeps_nobody_out(loras: Run, tmp_path: Path) 
     code, out, said = loras("list")
     assert (code, len(out), len(said)) == (0, 1, 1)
     assert "The LoRA “broken” cannot be used" in said[0]
+
+
+def test_a_damaged_one_can_be_removed(loras: Run, tmp_path: Path) -> None:
+    folder = tmp_path / "workspace" / "loras"
+    folder.mkdir(parents=True)
+    (folder / "broken.safetensors").write_bytes(b"x" * 100)
+    (folder / "My style (v2).safetensors").write_bytes(b"x" * 100)
+    _, _, said = loras("list")
+    assert "“My style (v2).safetensors”" in said[1]
+    code, _, _ = loras("remove", "broken", "--yes")
+    assert code == 0
+    assert not (folder / "broken.safetensors").exists()

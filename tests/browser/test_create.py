@@ -11,7 +11,7 @@ from axe_playwright_python.sync_playwright import Axe
 
 from pipelines.catalog import Catalog
 from tests.app.ui.fake_studio import FakeStudio
-from tests.small_loras import lora
+from tests.small_loras import NANO, lora
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(90)]
 Visit = Callable[..., Any]
@@ -224,8 +224,8 @@ def test_tokens_and_examples(visit: Visit) -> None:
 def test_loras_are_chosen_with_a_weight_and_kept(visit: Visit, studio: FakeStudio) -> None:
     page = visit()
     assert not page.is_visible("#lora-card")
-    lora(studio.settings.loras / "ink.safetensors")
-    lora(studio.settings.loras / "gold.safetensors", seed=1)
+    lora(studio.settings.loras / "ink.safetensors", wide=NANO)
+    lora(studio.settings.loras / "gold.safetensors", seed=1, wide=NANO)
     page.reload()
     page.wait_for_function("window.studioReady === true")
     page.wait_for_selector("#lora-card .lora")

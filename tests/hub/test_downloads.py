@@ -25,6 +25,7 @@ from pipelines.request import complete
 from tests.fake_hub import FakeHub, safetensors
 from tests.hub.conftest import ALPHA, BIG, COMMIT, WANTED, Shelf, parts
 from tests.lora_manager import made
+from tests.small_loras import NANO
 
 ROOT = Path(__file__).resolve().parents[2]
 SMALL = "PixArt-alpha/PixArt-XL-2-512x512"
@@ -100,7 +101,7 @@ def test_a_revision_without_a_pin_is_kept_from_the_first_time_on(
 def test_a_downloaded_lora_is_used_where_it_lies(
     hub: FakeHub, shelf: Shelf, tmp_path: Path
 ) -> None:
-    made.f3(made.reference(), tmp_path)
+    made.f3(made.reference(wide=NANO), tmp_path)
     files = ("adapter_config.json", "adapter_model.safetensors")
     repo = "PixArt-alpha/PixArt-LCM-LoRA-XL-2-1024-MS"
     hub.put(repo, "d" * 40, {name: (tmp_path / name).read_bytes() for name in files})

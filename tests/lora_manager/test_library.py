@@ -194,8 +194,11 @@ def test_the_folder_is_the_truth(library: LoraLibrary, source: Path, tmp_path: P
     (library.root / "broken.safetensors").write_bytes(b"no LoRA")
     assert names(library) == ["kohya", "linked"]
     assert library.find("linked").modules == 27
-    problems = library.problems()
+    problems = list(library.faulty().values())
     assert len(problems) == 1
+    told = library.problems()[1:]
+    strangers = ("a b.safetensors", "folder.safetensors", "pipe.safetensors", "x.bin")
+    assert [sentence.partition("”")[0][1:] for sentence in told] == list(strangers)
     assert "The LoRA “broken” cannot be used: “broken.safetensors” is not a sound" in problems[0]
     with pytest.raises(LoraError, match="The LoRA “broken” cannot be used"):
         library.find("broken")

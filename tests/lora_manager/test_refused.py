@@ -402,6 +402,24 @@ def expanded(folder: Path) -> Path:
     return folder / "x.bin"
 
 
+def counted_for_hours(folder: Path) -> Path:
+    """A key that is a tuple of very many times one long tuple."""
+    data = (
+        b"\x80\x02}((" + b"K\x01" * 200_000 + b"tq\x00" + b"0(" + b"h\x00" * 200_000 + b"tK\x01u."
+    )
+    return zipped(folder, data)
+
+
+def one_for_all(folder: Path) -> Path:
+    """Many tensors that are views of one."""
+    one = torch.zeros(64, 48)
+    state = {
+        f"transformer.transformer_blocks.{i}.attn1.to_q.lora_A.weight": one for i in range(200)
+    }
+    torch.save(state, folder / "x.bin")
+    return folder / "x.bin"
+
+
 def saves(root: Any) -> Callable[[Path], Path]:
     def save(folder: Path) -> Path:
         torch.save(root, folder / "x.bin")
@@ -439,6 +457,8 @@ PICKLES: dict[str, tuple[Callable[[Path], Path], str]] = {
     ),
     "hashed for hours": (hashed_for_hours, "is nested as no table of tensors is"),
     "overruns the stack": (overruns_the_stack, "is nested"),
+    "counted for hours": (counted_for_hours, "is nested"),
+    "one for all": (one_for_all, "claims more numbers than it holds"),
     "expanded": (expanded, "claims more numbers"),
     "deflate bomb": (
         lambda folder: zipped(folder, bytes(10**7), compression=zipfile.ZIP_DEFLATED),

@@ -134,11 +134,40 @@ def test_a_file_that_was_replaced_is_read_again(home: Path, paint: Paint) -> Non
         paint("changing")
 
 
-def test_a_lora_for_another_net_is_a_sentence_and_harms_nobody(paint: Paint) -> None:
+def test_a_lora_for_another_net_is_a_sentence_and_harms_nobody(home: Path, paint: Paint) -> None:
     plain = paint()
-    with pytest.raises(ModelError, match="“wide” does not fit this model"):
+    with pytest.raises(RequestError, match="“wide” was made for layers that are 96 wide"):
         paint("wide")
+    # Where it was not seen before: a layer that this net does not have.
+    deep = {
+        f"transformer_blocks.7.{path[21:]}": one
+        for path, one in made.reference().items()
+        if "blocks.0" in path
+    }
+    file = keep(home / "loras" / "deep.safetensors", deep)
+    with pytest.raises(ModelError, match="“deep” does not fit this model"):
+        paint("deep")
+    file.unlink()
     assert np.array_equal(paint(), plain)
+
+
+def test_a_file_that_changes_while_it_is_read_is_told(
+    home: Path, paint: Paint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or the recipe would name other numbers than those that paint."""
+    file = keep(home / "loras" / "torn.safetensors", made.reference(5))
+    merge = attach.merge
+
+    def replaced(net: torch.nn.Module, loras: attach.Weighted) -> int:
+        keep(file, made.reference(6))
+        return merge(net, loras)
+
+    monkeypatch.setattr(attach, "merge", replaced)
+    with pytest.raises(ModelError, match="“torn” was changed while it was read"):
+        paint("torn")
+    monkeypatch.undo()
+    assert not np.array_equal(paint("torn"), paint())
+    file.unlink()
 
 
 def test_the_hash_of_the_weights_tells_of_loras(home: Path, catalog: Catalog) -> None:
@@ -165,6 +194,9 @@ def test_the_recipe_has_them(home: Path, engine: Engine, catalog: Catalog, tmp_p
     assert "Model hash" not in text
     again = complete(recipe.request.model_dump(), catalog)
     assert again == recipe.request
+    assert "loras" in recipe.request.recipe()
+    plain = recipe.request.model_copy(update={"loras": ()})
+    assert "loras" not in plain.recipe(), "earlier versions read it, too"
 
 
 @pytest.mark.parametrize(
@@ -204,17 +236,20 @@ def test_a_recipe_of_before_has_none() -> None:
 
 
 def test_a_lora_that_distills_brings_its_sampler(home: Path, tmp_path: Path) -> None:
-    """The released LCM-LoRA, as it lies after a download."""
-    library = LoraLibrary(home / "loras")
-    shutil.copy(library.find("ink").file, home / "loras" / "lcm-lora-1024.safetensors")
+    """The released LCM-LoRA, as it lies after a download; somebody's own of that name does not."""
+    ink = home / "loras" / "ink.safetensors"
     catalog = Catalog(user_models=home / "models", loras=home / "loras")
+    catalog.loras.use({"lcm-lora-1024": ink})
     wish = {"prompt": "x", "model": "tiny"}
     fast = complete({**wish, "loras": "lcm-lora-1024"}, catalog)
     assert (fast.sampler, fast.steps, fast.guidance) == ("lcm", 4, 0)
     assert complete({**wish, "loras": "lcm-lora-1024", "sampler": "sa-solver"}, catalog).sampler
     assert complete({**wish, "loras": "lcm-lora-1024:0"}, catalog).sampler != "lcm"
+    assert complete({**wish, "loras": "lcm-lora-1024:-0.1"}, catalog).sampler != "lcm"
     assert complete({**wish, "loras": "ink"}, catalog).sampler != "lcm"
-    (home / "loras" / "lcm-lora-1024.safetensors").unlink()
+    own = shutil.copy(ink, home / "loras" / "lcm-lora-1024.safetensors")
+    assert complete({**wish, "loras": "lcm-lora-1024"}, catalog).sampler != "lcm"
+    Path(own).unlink()
 
 
 def test_what_a_folder_of_peft_was_downloaded_as_can_be_worn(

@@ -186,6 +186,7 @@ def _wire_form(tab: CreateTab, session: Session, on: Create, shown: list[Any]) -
     raw = {"preprocess": False, **QUIET}
     latest = {"trigger_mode": "always_last"}
     field["sampler"].input(on.retune, form, follows, **raw)
+    field["loras"].input(on.relora, form, follows, **raw)
     field["model"].input(on.remodel, form, follows, **raw)
     # .change and not .input: gradio's textbox says "input" for keys only, not for a paste.
     field["guidance"].change(

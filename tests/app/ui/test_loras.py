@@ -12,13 +12,13 @@ from lora_manager.library import LoraLibrary
 from pipelines.errors import BusyError, ModelError
 from tests.app.ui.fake_studio import FakeStudio
 from tests.app.ui.test_models_tab import ELSEWHERE, HERE, Page
-from tests.small_loras import lora
+from tests.small_loras import NANO, lora
 
 
 @pytest.fixture
 def studio(tmp_path: Path) -> Iterator[FakeStudio]:
-    lora(tmp_path / "loras" / "ink.safetensors")
-    lora(tmp_path / "loras" / "gold.safetensors", seed=1)
+    lora(tmp_path / "loras" / "ink.safetensors", wide=NANO)
+    lora(tmp_path / "loras" / "gold.safetensors", seed=1, wide=NANO)
     with FakeStudio(tmp_path, steps=2, pace=0) as fake:
         yield fake
 
@@ -30,7 +30,7 @@ def test_what_is_offered(studio: FakeStudio) -> None:
     assert markup.count("Not here any more.") == 1
     assert "does not fit" not in markup
     assert choices.lora_rows(library, "", 1152).count("does not fit this one") == 2
-    assert "does not fit" not in choices.lora_rows(library, "", 48)
+    assert "does not fit" not in choices.lora_rows(library, "", NANO)
     assert choices.lora_rows(LoraLibrary(Path("/nonexistent")), "", 48) == ""
     hostile = choices.lora_rows(library, '"><script>alert(1)</script>', 48)
     assert "<script>" not in hostile
@@ -50,10 +50,25 @@ def test_the_form_keeps_those_that_are_there(studio: FakeStudio) -> None:
 def test_a_lora_that_distills_takes_the_warning_away(studio: FakeStudio, tmp_path: Path) -> None:
     values = fields.first(studio) | {"sampler": "lcm"}
     assert "not one of them" in fields.sampler_note(values, studio)
-    lora(tmp_path / "loras" / "lcm-lora-1024.safetensors")
-    studio.catalog.reload()
+    studio.catalog.loras.use({"lcm-lora-1024": tmp_path / "loras" / "ink.safetensors"})
     values["loras"] = "lcm-lora-1024"
     assert "not one of them" not in fields.sampler_note(values, studio)
+
+
+def test_a_lora_that_distills_brings_its_sampler(studio: FakeStudio, tmp_path: Path) -> None:
+    studio.catalog.loras.use({"lcm-lora-1024": tmp_path / "loras" / "ink.safetensors"})
+    page = Page(studio)
+
+    def chosen(loras: str, **values: object) -> dict[str, object]:
+        form = fields.first(studio) | {"loras": loras} | values
+        return page.call("relora", *(form[name] for name in fields.FIELDS))
+
+    told = chosen("lcm-lora-1024")
+    assert told["sampler"]["value"] == "lcm"  # type: ignore[index]
+    assert told["steps"]["value"] == 4  # type: ignore[index]
+    for loras in ("ink", "", "lcm-lora-1024:-1", "a:b:c"):
+        assert "value" not in chosen(loras).get("sampler", {})  # type: ignore[operator]
+    assert "value" not in chosen("lcm-lora-1024", sampler="lcm").get("sampler", {})  # type: ignore[operator]
 
 
 def test_the_models_tab_lists_and_removes_them(studio: FakeStudio, tmp_path: Path) -> None:
@@ -62,7 +77,7 @@ def test_the_models_tab_lists_and_removes_them(studio: FakeStudio, tmp_path: Pat
     assert "rank 4" in shelf
     name = f"{lora_cards.ASKED}ink"
     page.press("ask-remove", name)
-    assert f"Delete {tmp_path / 'loras' / 'ink.safetensors'}?" in page.shown["shelf"]
+    assert f"Delete “ink” from {tmp_path / 'loras'}?" in page.shown["shelf"]
     page.press("keep", name)
     assert "There is no way back." not in page.shown["shelf"]
     page.press("remove", name)
@@ -70,6 +85,20 @@ def test_the_models_tab_lists_and_removes_them(studio: FakeStudio, tmp_path: Pat
     assert [card.name for card in studio.catalog.loras.cards()] == ["gold"]
     page.press("remove", name)
     assert "There is no LoRA called “ink”" in page.shown["shelf"]
+
+
+def test_a_damaged_one_is_told_and_can_be_removed(studio: FakeStudio, tmp_path: Path) -> None:
+    broken = tmp_path / "loras" / "broken.safetensors"
+    broken.write_bytes(b"<script>" * 20)
+    page = Page(studio)
+    shelf = str(page.open()["shelf"])
+    assert "The LoRA “broken” cannot be used" in shelf
+    page.press("ask-remove", f"{lora_cards.ASKED}broken")
+    page.press("remove", f"{lora_cards.ASKED}broken")
+    assert not broken.exists()
+    assert "cannot be used" not in page.shown["shelf"]
+    broken.write_bytes(b"x" * 100)
+    assert "broken" not in str(Page(studio).open(ELSEWHERE)["shelf"])
 
 
 def test_visitors_remove_nothing(studio: FakeStudio) -> None:
