@@ -152,9 +152,9 @@ class GalleryIndex:
                 )
         return [found[name] for name in dict.fromkeys(names)]
 
-    def star(self, name: str, *, on: bool) -> None:
-        """Stars a picture, or takes its star away. Raises SaveError."""
-        self._stars.set(name, on=on)
+    def star(self, *names: str, on: bool) -> None:
+        """Stars pictures, or takes their stars away. Raises SaveError, BusyError."""
+        self._stars.set(*names, on=on)
 
     def _entry(self, row: dict[str, Any], marked: Collection[str]) -> Entry:
         problem, request = str(row["problem"]), None

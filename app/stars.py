@@ -33,8 +33,8 @@ class Stars:
         except OSError:
             return frozenset()
 
-    def set(self, name: str, *, on: bool) -> None:
-        """Stars `name`, or takes its star away. Raises SaveError, BusyError."""
+    def set(self, *wanted: str, on: bool) -> None:
+        """Stars pictures, or takes their stars away. Raises SaveError, BusyError."""
         folder = make_folder(self._file.parent)
         try:
             with self._changing, FileLock(folder / f".{FILE}.lock", timeout=_LOCK_SECONDS):
@@ -44,7 +44,7 @@ class Stars:
                     mark = f"{FILE}.damaged-{time.time_ns()}"
                     self._file.replace(self._file.with_name(mark))
                     names = frozenset()
-                new = names | {name} if on else names - {name}
+                new = names.union(wanted) if on else names.difference(wanted)
                 if new != names:
                     files.write(self._file, json.dumps(sorted(new), indent=0).encode())
         except Timeout:

@@ -211,7 +211,7 @@ class Studio:
         if job.active:
             raise BusyError("The job of this picture is still running.", "Stop it, or wait for it.")
         self._delete(name)
-        self._forget_prompts([file.request])
+        self._forget([name], [file.request])
 
     def pictures(self, query: str, owner: str | None, *, limit: int = 0, offset: int = 0) -> Found:
         """What `query` finds in the gallery; for an `owner` only what was painted for them since
@@ -224,10 +224,11 @@ class Studio:
         allowed = names if owner is None else self._jobs.pictures(owner) & set(names)
         return self.index.search(only=allowed).entries
 
-    def star_picture(self, name: str, *, on: bool) -> None:
-        """Stars a picture, or takes its star away. Raises RecipeError, SaveError, BusyError."""
-        self.picture(name)
-        self.index.star(name, on=on)
+    def star_pictures(self, names: Collection[str], *, on: bool) -> None:
+        """Stars pictures, or takes their stars away. Raises RecipeError, SaveError, BusyError."""
+        for name in names:
+            self.picture(name)
+        self.index.star(*names, on=on)
 
     def delete_pictures(self, names: Collection[str]) -> int:
         """Deletes pictures of the gallery, and what only they needed; how many there were.
@@ -243,7 +244,8 @@ class Studio:
                 self._delete(entry.name)
                 deleted.append(entry)
         finally:
-            self._forget_prompts([e.request for e in deleted if e.request is not None])
+            requests = [entry.request for entry in deleted if entry.request is not None]
+            self._forget([entry.name for entry in deleted], requests)
             self.index.sync()
         return len(deleted)
 
@@ -252,9 +254,13 @@ class Studio:
         self.gallery.remove(name)
         self._jobs.drop(name)
         self.forget_thumbs([name])
-        # What lets the page show it is gone; a list of stars in use is no reason to stop.
+
+    def _forget(self, names: Collection[str], requests: Iterable[GenerationRequest]) -> None:
+        """What was kept of pictures that are gone."""
+        # A list of stars that others use, or that cannot be written, is no reason to stop.
         with suppress(StudioError):
-            self.index.star(name, on=False)
+            self.index.star(*names, on=False)
+        self._forget_prompts(requests)
 
     def forget_thumbs(self, names: Collection[str]) -> None:
         """Deletes the small versions of pictures that are gone."""

@@ -6,7 +6,6 @@ from pathlib import Path
 
 from tests.lora_manager import made
 
-
 NANO = 384
 """How wide the layers of the model that ships are."""
 

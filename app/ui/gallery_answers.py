@@ -7,15 +7,16 @@ others are nobody's business.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 
 from app.gallery_index import Entry, Found
-from app.ui import access, fields, gallery_cards
+from app.ui import access, fields, gallery_cards, gallery_look
 from app.ui.answers import Create, Session, told
-from app.ui.gallery_cards import PAGE, Shown
+from app.ui.gallery_browse import Browse, Press, Question, is_new, read_press
+from app.ui.gallery_cards import MAX_SELECTED, MAX_SHOWN, PAGE, Shown
 from app.ui.watch import Seat
 from pipelines.errors import RecipeError, StudioError
 
@@ -26,8 +27,8 @@ BUSY_SECONDS = 0.5
 IDLE_SECONDS = 2.5
 # Looking for new pictures must not keep the page waiting: what is left is read at the next look.
 _FIRST_LOOK, _LOOK = 1.0, 0.3
-_MAX_SHOWN = 1200
 _REFUSED = "Pictures are starred and deleted on the computer that the studio runs on."
+_GONE = "That picture was deleted meanwhile."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,22 +38,10 @@ class GalleryTab:
     query: gr.Textbox
     bar: gr.HTML
     work: gr.HTML
+    note: gr.HTML
     grid: gr.HTML
     look: gr.HTML
     timer: gr.Timer
-
-
-@dataclass
-class Browse:
-    """One browser tab in the gallery: what it looks at, is asked, and was told."""
-
-    shown: int = PAGE
-    query: str = ""
-    picked: str = ""
-    deleting: tuple[str, ...] = ()
-    notice: str = ""
-    reading: bool = False
-    sent: dict[str, Any] = field(default_factory=dict)
 
 
 class Gallery:
@@ -69,15 +58,17 @@ class Gallery:
     ) -> Any:
         """The tab was opened: everything anew, and news from now on."""
         seat.sit(owner)
-        browse.sent.clear()
-        browse.notice, browse.deleting = "", ()
-        self._ask(browse, query)
-        return told(self._news(browse, seat, request, _FIRST_LOOK))
+        with browse.lock:
+            browse.sent.clear()
+            browse.newest = ()
+            browse.ask(query)
+            return told(self._news(browse, seat, request, _FIRST_LOOK))
 
     def tick_gallery(self, browse: Browse, seat: Seat, owner: Any, request: gr.Request) -> Any:
         """The timer asked what is new."""
         seat.sit(owner)
-        return told(self._news(browse, seat, request, _LOOK))
+        with browse.lock:
+            return told(self._news(browse, seat, request, _LOOK))
 
     def leave_gallery(self) -> Any:
         """Another tab was opened."""
@@ -88,9 +79,9 @@ class Gallery:
     ) -> Any:
         """Something was typed into the search box."""
         seat.sit(owner)
-        browse.notice, browse.deleting = "", ()
-        self._ask(browse, query)
-        return told(self._news(browse, seat, request, 0))
+        with browse.lock:
+            browse.ask(query)
+            return told(self._news(browse, seat, request, 0))
 
     def act_gallery(
         self,
@@ -102,55 +93,106 @@ class Gallery:
     ) -> Any:
         """A picture or a button was pressed."""
         seat.sit(owner)
-        data = event._data if isinstance(event._data, dict) else {}
-        do, name = str(data.get("do")), str(data.get("name") or "")
-        listed = data.get("names")
-        names = tuple(str(one) for one in listed) if isinstance(listed, list) else ()
-        if do not in ("more", "open", "close"):
-            browse.notice = ""
-        updates: dict[Any, Any] = {}
-        try:
-            if do in ("star", "unstar", "ask-delete", "delete") and not _may(request):
-                raise RecipeError(_REFUSED)
-            match do:
-                case "use" | "start" | "create":
-                    updates = self._leave(do, self._entry(seat, request, name) if name else None)
-                case "export":
-                    self._export(browse, seat, request, names, data)
-                case "clear":
-                    self._ask(browse, "")
-                    updates = {self._tab.query: ""}
-                case _:
-                    self._do(browse, do, name, names)
-                    self._exports(seat, do)
-        except StudioError as error:
-            browse.notice = str(error)
-        return told(updates | self._news(browse, seat, request, 0))
+        press = read_press(event._data)
+        with browse.lock:
+            asked = browse.question
+            # More pictures come by themselves: what was asked about many stays.
+            if asked is None or asked.beside or press.do not in ("more", "fresh"):
+                browse.question = None
+            if press.do not in ("more", "fresh"):
+                browse.notice = ""
+            updates: dict[Any, Any] = {}
+            try:
+                updates = self._do(browse, seat, request, press, asked)
+            except StudioError as error:
+                browse.notice = str(error)
+            seconds = _LOOK if press.do == "missing" else 0
+            return told(updates | self._news(browse, seat, request, seconds))
 
-    def _do(self, browse: Browse, do: str, name: str, names: tuple[str, ...]) -> None:
-        match do:
-            case "more":
-                browse.shown = min(browse.shown + PAGE, _MAX_SHOWN)
-            case "open":
-                browse.picked = name
-            case "close":
-                browse.picked = ""
+    def _do(
+        self,
+        browse: Browse,
+        seat: Seat,
+        request: gr.Request,
+        press: Press,
+        asked: Question | None,
+    ) -> dict[Any, Any]:
+        """Does what was pressed; what changes outside of the tab. Raises StudioError."""
+        only = self._only(seat, request)
+        if press.do in ("star", "unstar", "ask-delete", "delete") and only is not None:
+            raise RecipeError(_REFUSED)
+        match press.do:
+            case "use" | "start" | "create":
+                entry = self._entry(only, press.name) if press.name else None
+                return self._leave(press.do, entry)
+            case "export":
+                self._export(browse, seat, only, press)
+            case "stop-export":
+                self._studio.exports.stop(seat.owner)
+            case "close-export":
+                self._studio.exports.dismiss(seat.owner)
+            case "select-found":
+                found, _ = self._listed(browse, only, MAX_SELECTED)
+                browse.order(select=[entry.name for entry in found.entries])
             case "star" | "unstar":
-                self._studio.star_picture(name, on=do == "star")
+                there = self._there(browse, only, press)
+                self._studio.star_pictures(there, on=press.do == "star")
             case "ask-delete":
-                browse.deleting = names or ((name,) if name else ())
-            case "keep":
-                browse.deleting = ()
-            case "delete":
-                wanted, browse.deleting = browse.deleting, ()
-                gone = self._studio.delete_pictures(wanted)
-                browse.notice = "1 picture is deleted." if gone == 1 else f"{gone} are deleted."
+                browse.question = self._question(browse, only, press)
+            case "delete" if asked is not None:
+                self._delete(browse, only, press, asked)
+            case _:
+                self._turn(browse, press)
+        return {}
 
-    def _exports(self, seat: Seat, do: str) -> None:
-        if do == "stop-export":
-            self._studio.exports.stop(seat.owner)
-        elif do == "close-export":
-            self._studio.exports.dismiss(seat.owner)
+    def _turn(self, browse: Browse, press: Press) -> None:
+        """Looks at something else."""
+        match press.do:
+            case "more":
+                browse.shown = min(browse.shown + PAGE, MAX_SHOWN)
+            case "fresh":
+                browse.newest = ()
+            case "open":
+                browse.pick(press.name, press.at)
+            case "close":
+                browse.pick("", press.at)
+            case "again":
+                # An older answer came last: the page shows what it said.
+                browse.sent.pop("look", None)
+
+    def _question(self, browse: Browse, only: str | None, press: Press) -> Question | None:
+        """Asks about those that are still there. Raises RecipeError where none is."""
+        if not press.names:
+            # Two answers that overtook each other may have left another one on the page.
+            browse.picked = press.name
+        names = self._there(browse, only, press)
+        return Question(names=names, beside=not press.names) if names else None
+
+    def _there(self, browse: Browse, only: str | None, press: Press) -> tuple[str, ...]:
+        """The pictures that are meant, without those that somebody else has deleted; the browser
+        forgets these. Raises RecipeError where none is left."""
+        wanted = dict.fromkeys(press.names or filter(None, [press.name]))
+        there = {entry.name for entry in self._studio.named_pictures(list(wanted), only)}
+        if len(there) < len(wanted):
+            browse.order(gone=[name for name in wanted if name not in there])
+        if wanted and not there:
+            raise RecipeError(_GONE)
+        return tuple(name for name in wanted if name in there)
+
+    def _delete(self, browse: Browse, only: str | None, press: Press, asked: Question) -> None:
+        """Deletes what was asked about and is still selected. Raises StudioError."""
+        kept = asked.names if asked.beside else press.names
+        wanted = [name for name in asked.names if name in set(kept)]
+        before, _ = self._listed(browse, only, browse.shown)
+        try:
+            count = self._studio.delete_pictures(wanted)
+            one = "1 picture is deleted."
+            browse.notice = one if count == 1 else f"{count:,} pictures are deleted."
+        finally:
+            left = {entry.name for entry in self._studio.named_pictures(wanted, only)}
+            gone = [name for name in wanted if name not in left]
+            browse.order(gone=gone)
+            browse.picked = browse.after(gone, before.entries)
 
     def _leave(self, do: str, entry: Entry | None) -> dict[Any, Any]:
         """Goes to Create, with what the picture was painted from. Raises StudioError."""
@@ -164,28 +206,21 @@ class Gallery:
             raise RecipeError(entry.problem)
         return updates | self._create.fill(fields.repeated(entry.request, self._studio))
 
-    def _export(
-        self,
-        browse: Browse,
-        seat: Seat,
-        request: gr.Request,
-        names: tuple[str, ...],
-        data: dict[str, Any],
-    ) -> None:
+    def _export(self, browse: Browse, seat: Seat, only: str | None, press: Press) -> None:
         """Exports the selected pictures, else all that the search finds. Raises StudioError."""
-        only, query = self._only(seat, request), browse.query
-        strip = data.get("strip") is True
+        query, newest = browse.query, browse.newest
 
         def choose() -> Sequence[Entry]:
-            if names:
-                return self._studio.named_pictures(names, only)
-            return self._studio.pictures(query, only).entries
+            if press.names:
+                return self._studio.named_pictures(press.names, only)
+            found = self._studio.pictures(query, only).entries
+            # Those that came since are not on the page yet.
+            return [entry for entry in found if not is_new(entry.name, newest)]
 
-        self._studio.exports.start(choose, str(data.get("format")), seat.owner, strip=strip)
+        self._studio.exports.start(choose, press.format, seat.owner, strip=press.strip)
 
-    def _entry(self, seat: Seat, request: gr.Request, name: str) -> Entry:
+    def _entry(self, only: str | None, name: str) -> Entry:
         """The picture called `name`, if it may be seen. Raises RecipeError."""
-        only = self._only(seat, request)
         for entry in self._studio.named_pictures([name], only):
             return entry
         raise RecipeError("There is no such picture.")
@@ -193,52 +228,70 @@ class Gallery:
     def _only(self, seat: Seat, request: gr.Request) -> str | None:
         return None if _may(request) else seat.owner
 
-    def _ask(self, browse: Browse, query: Any) -> None:
-        wanted = query if isinstance(query, str) else ""
-        if wanted != browse.query:
-            browse.query, browse.shown = wanted, PAGE
+    def _listed(self, browse: Browse, only: str | None, limit: int) -> tuple[Found, int]:
+        def ask(limit: int, offset: int) -> Found:
+            return self._studio.pictures(browse.query, only, limit=limit, offset=offset)
+
+        return browse.listed(ask, limit)
+
+    def _shown(self, browse: Browse, only: str | None, seconds: float) -> Shown:
+        found, held, problem = Found(entries=(), total=0), 0, ""
+        try:
+            if seconds:
+                browse.reading = not self._studio.index.sync(seconds)
+            found, held = self._listed(browse, only, browse.shown)
+        except StudioError as error:
+            problem = str(error)
+        if not held:
+            browse.see(found.entries)
+        return Shown(
+            found=found,
+            held=held,
+            query=browse.query.strip(),
+            problem=problem,
+            reading=browse.reading,
+            own_only=only is not None,
+        )
+
+    def _picked(self, browse: Browse, only: str | None) -> Entry | None:
+        """The picture that is looked at; one that is not there any more is closed, and said."""
+        if not browse.picked:
+            return None
+        try:
+            for entry in self._studio.named_pictures([browse.picked], only):
+                return entry
+            browse.notice = _GONE
+        except StudioError as error:
+            browse.notice = str(error)
+        browse.picked = ""
+        return None
 
     def _news(
         self, browse: Browse, seat: Seat, request: gr.Request, seconds: float
     ) -> dict[Any, Any]:
-        admin, only = _may(request), self._only(seat, request)
-        found, picked = Found(entries=(), total=0), None
-        try:
-            if seconds:
-                browse.reading = not self._studio.index.sync(seconds)
-            found = self._studio.pictures(browse.query, only, limit=browse.shown)
-            if browse.picked:
-                picked = next(iter(self._studio.named_pictures([browse.picked], only)), None)
-        except StudioError as error:
-            browse.notice = str(error)
-        if picked is None:
-            browse.picked = ""
+        only = self._only(seat, request)
+        admin = only is None
+        shown, picked = self._shown(browse, only, seconds), self._picked(browse, only)
+        asked = browse.question
+        if asked is not None and asked.beside and asked.names != (browse.picked,):
+            asked = browse.question = None
+        beside = asked is not None and asked.beside
+        many = len(asked.names) if asked is not None and not beside else 0
+        look = gallery_look.nothing(browse.at) if shown.found.entries else ""
+        if picked is not None:
+            look = gallery_look.detail(
+                picked, self._studio.catalog, admin=admin, asks=beside, at=browse.at
+            )
         job = self._studio.exports.job(seat.owner)
-        shown = Shown(
-            found=found,
-            query=browse.query.strip(),
-            reading=browse.reading,
-            own_only=only is not None,
-        )
-        # Asked where it was pressed: on a phone the picture lies over the bar.
-        asks = bool(browse.picked) and browse.deleting == (browse.picked,)
         busy = browse.reading or (job is not None and job.active)
+        tab = self._tab
         parts: dict[str, tuple[Any, Any]] = {
-            "grid": (self._tab.grid, gallery_cards.grid(shown)),
-            "bar": (
-                self._tab.bar,
-                gallery_cards.bar(
-                    shown, () if asks else browse.deleting, browse.notice, admin=admin
-                ),
-            ),
-            "work": (self._tab.work, gallery_cards.exported(job)),
-            "look": (
-                self._tab.look,
-                gallery_cards.detail(
-                    picked, self._studio.catalog, browse.notice, admin=admin, asks=asks
-                ),
-            ),
-            "wait": (self._tab.timer, BUSY_SECONDS if busy else IDLE_SECONDS),
+            "grid": (tab.grid, gallery_cards.grid(shown)),
+            "bar": (tab.bar, gallery_cards.bar(shown, many, browse.orders, admin=admin)),
+            "work": (tab.work, gallery_cards.exported(job)),
+            "note": (tab.note, gallery_cards.notice(browse.notice)),
+            "look": (tab.look, look),
+            "wait": (tab.timer, BUSY_SECONDS if busy else IDLE_SECONDS),
         }
         fresh: dict[Any, Any] = {}
         for name, (place, value) in parts.items():
@@ -257,4 +310,4 @@ def _may(request: gr.Request | None) -> bool:
 
 def places(tab: GalleryTab) -> list[Any]:
     """What the news of the tab may change."""
-    return [tab.query, tab.bar, tab.work, tab.grid, tab.look, tab.timer]
+    return [tab.bar, tab.work, tab.note, tab.grid, tab.look, tab.timer]

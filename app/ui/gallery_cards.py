@@ -1,41 +1,66 @@
-"""The Gallery tab as HTML: the pictures, the one that is looked at, and what can be done with many.
+"""The Gallery tab as HTML: the pictures, what can be done with many, exports and notices.
 
 Prompts come from anywhere: every text is escaped, and every name has the shape that the gallery
-gives.
+gives. The picture that is looked at is in `gallery_look`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
 from dataclasses import dataclass
 from html import escape
 
 from app import export
 from app.export_jobs import ExportJob
 from app.gallery_index import Entry, Found
-from app.ui.routes import EXPORTS, PICTURES, THUMBS
-from pipelines import samplers
-from pipelines.catalog import Catalog
-from pipelines.errors import StudioError
+from app.ui.routes import EXPORTS, THUMBS
 from pipelines.progress import plain_size
-from pipelines.styles import NO_STYLE
 
 PAGE = 60
 """Pictures that are shown at first, and more with every press of the button below them."""
+MAX_SHOWN = 1200
+"""A page of more squares is slow; older pictures are found by a search."""
+MAX_SELECTED = 5000
+"""Pictures that “Select all found” takes: their names go to the browser and back."""
 _STAR = (
     '<svg viewBox="0 0 24 24" aria-hidden="true"><path d="M12 3.6l2.6 5.3 5.8.8-4.2 4.100 1'
     ' 5.800-5.200-2.700-5.200 2.700 1-5.800-4.200-4.100 5.800-.8z"/></svg>'
 )
+FIND = (
+    '<h2 class="unseen">Gallery</h2>'
+    '<button type="button" class="cross" data-empty aria-label="Clear the search" hidden>×</button>'
+    f'<button type="button" class="chip" data-starred aria-pressed="false">{_STAR}Starred</button>'
+)
+"""What stands beside the search box."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Shown:
-    """What the tab shows of the gallery. `reading` while older pictures are still being read."""
+    """What the tab shows of the gallery. `reading` while older pictures are still being read.
+
+    `held` newer ones wait until they are asked for; `problem` says why nothing can be found.
+    """
 
     found: Found
+    held: int = 0
     query: str = ""
+    problem: str = ""
     reading: bool = False
     own_only: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Orders:
+    """What the browser is to do with its selection, once for each `turn`: take all of `select`,
+    forget those that are `gone`."""
+
+    turn: int = 0
+    select: tuple[str, ...] = ()
+    gone: tuple[str, ...] = ()
+
+    def text(self) -> str:
+        """For an attribute of the markup."""
+        return escape(json.dumps({"turn": self.turn, "select": self.select, "gone": self.gone}))
 
 
 def grid(shown: Shown) -> str:
@@ -45,39 +70,59 @@ def grid(shown: Shown) -> str:
         return _nothing(shown)
     cells = "".join(map(_cell, entries))
     more = ""
-    if len(entries) < total:
-        left = min(PAGE, total - len(entries))
-        more = f'<button type="button" class="action more" data-do="more">Show {left} more</button>'
-    return f'<ul class="shots" aria-label="Pictures">{cells}</ul>{more}'
+    if len(entries) >= MAX_SHOWN and total > len(entries):
+        more = (
+            f'<p class="enough">The newest {len(entries):,} of {total:,} are shown.'
+            " Search to find older ones.</p>"
+        )
+    elif len(entries) < total:
+        left = min(PAGE, total - len(entries), MAX_SHOWN - len(entries))
+        # No stop for Tab: an arrow key past the last picture presses it.
+        more = (
+            '<button type="button" class="action more" data-do="more" tabindex="-1">'
+            f"Show {left} more</button>"
+        )
+    return f'{_fresh(shown.held)}<ul class="shots" aria-label="Pictures">{cells}</ul>{more}'
+
+
+def _fresh(held: int) -> str:
+    # There even when empty, so that what follows stays what it is.
+    words = "1 new picture" if held == 1 else f"{held:,} new pictures"
+    button = f'<button type="button" class="action lead" data-do="fresh">{words}</button>'
+    return f'<div class="fresh" role="status">{button if held else ""}</div>'
 
 
 def _cell(entry: Entry) -> str:
     name = escape(entry.name)
-    alt = escape(_title(entry))
+    alt = escape(title_of(entry))
     star = f'<span class="starred" title="Starred">{_STAR}</span>' if entry.starred else ""
     return (
         f'<li class="shot" data-name="{name}">'
-        f'<button type="button" class="open" data-do="open" data-name="{name}"'
-        f' aria-label="{alt}{", starred" if entry.starred else ""}">'
-        f'<img src="{THUMBS}/{name}" alt="" loading="lazy" decoding="async"></button>{star}'
-        f'<label class="tick"><input type="checkbox" data-tick="{name}">'
-        f'<span class="unseen">Select: {alt}</span></label></li>'
+        f'<button type="button" class="open" data-do="open" data-name="{name}" tabindex="-1"'
+        f' aria-label="{alt}{", starred" if entry.starred else ""}" title="{alt}">'
+        f'<img src="{THUMBS}/{name}" alt="" loading="lazy" decoding="async"></button>'
+        f'<label class="tick"><input type="checkbox" data-tick="{name}" tabindex="-1">'
+        f'<span class="unseen">Select: {alt}</span></label>{star}</li>'
     )
 
 
-def _title(entry: Entry) -> str:
+def title_of(entry: Entry) -> str:
+    """The beginning of the prompt."""
     words = " ".join(entry.request.prompt.split()) if entry.request else "A picture with no recipe"
     return words if len(words) <= 120 else f"{words[:119]}…"
 
 
 def _nothing(shown: Shown) -> str:
+    everything = (
+        '<button type="button" class="action" data-do="clear">Show all pictures</button></div>'
+    )
+    if shown.problem:
+        said = f'<div class="hint none"><p role="alert">{escape(shown.problem)}</p>'
+        return f"{said}{everything}" if shown.query else f"{said}</div>"
     if shown.reading:
         return '<div class="hint none"><p>Reading the pictures…</p></div>'
     if shown.query:
-        return (
-            '<div class="hint none"><p>No picture matches this search.</p>'
-            '<button type="button" class="action" data-do="clear">Show all pictures</button></div>'
-        )
+        return f'<div class="hint none"><p>No picture matches this search.</p>{everything}'
     own = "What you paint in this visit is" if shown.own_only else "Everything that you paint is"
     return (
         f'<div class="hint none"><p>No pictures yet</p><small>{own} kept here.</small>'
@@ -85,20 +130,22 @@ def _nothing(shown: Shown) -> str:
     )
 
 
-def bar(shown: Shown, deleting: Sequence[str], notice: str, *, admin: bool) -> str:
-    """How many there are, what can be done with the selected ones, and a question or a notice."""
+def bar(shown: Shown, deleting: int, orders: Orders, *, admin: bool) -> str:
+    """How many there are, and what can be done with the selected ones; `deleting` so many is asked
+    about."""
     total = shown.found.total
     count = "1 picture" if total == 1 else f"{total:,} pictures"
-    reading = ", reading more…" if shown.reading else ""
-    tools = _question(len(deleting)) if deleting else _tools(total, admin=admin)
-    said = f'<p class="said" role="status">{escape(notice)}</p>'
+    count = "" if shown.problem else f"{count}{', reading more…' if shown.reading else ''}"
+    tools = question(deleting) if deleting else _tools(total, admin=admin)
     return (
-        f'<div class="gallery-bar" data-total="{total}"><p class="counted">'
-        f"<span data-count>{count}{reading}</span></p>{tools}</div>{said}"
+        f'<div class="gallery-bar" data-total="{total}" data-orders="{orders.text()}">'
+        f'<p class="counted" role="status"><span data-count data-all="{count}">{count}</span></p>'
+        f"{tools}</div>"
     )
 
 
-def _question(count: int) -> str:
+def question(count: int) -> str:
+    """Whether so many pictures shall be deleted."""
     many = "this picture" if count == 1 else f"these {count:,} pictures"
     them = "it" if count == 1 else "them"
     return (
@@ -110,10 +157,24 @@ def _question(count: int) -> str:
 
 
 def _tools(total: int, *, admin: bool) -> str:
-    off = "" if total else " disabled"
-    delete = ""
+    if not total:
+        # What was selected before a search is still there.
+        return f'<div class="tools" data-many hidden>{_many(admin=admin)}</div>'
+    newest = f"the newest {MAX_SELECTED:,}" if total > MAX_SELECTED else f"all {total:,} found"
+    return (
+        '<div class="tools">'
+        '<button type="button" class="action" data-do="select-all">'
+        'Select all<span class="wide"> shown</span></button>'
+        '<button type="button" class="action" data-do="select-found" hidden>'
+        f"Select {newest}</button>{_many(admin=admin)}</div>"
+    )
+
+
+def _many(*, admin: bool) -> str:
+    own = ""
     if admin:
-        delete = (
+        own = (
+            '<button type="button" class="action" data-do="star" data-many hidden>Star</button>'
             '<button type="button" class="action" data-do="ask-delete" data-many hidden>'
             "Delete…</button>"
         )
@@ -123,14 +184,25 @@ def _tools(total: int, *, admin: bool) -> str:
         for key, row in export.FORMATS.items()
     )
     return (
-        '<div class="tools">'
-        f'<button type="button" class="action" data-do="select-all"{off}>Select all shown</button>'
         '<button type="button" class="action" data-do="select-none" data-many hidden>'
-        f"Clear selection</button>{delete}"
-        f'<details class="menu"><summary class="action" data-export>Export all…</summary>'
-        f'<div class="sheet">{formats}<label><input type="checkbox" data-strip>'
-        " Leave the recipes out</label></div></details></div>"
+        f'Clear<span class="wide"> selection</span></button>{own}'
+        '<details class="menu"><summary class="action" data-export>Export all…</summary>'
+        '<div class="sheet"><label><input type="checkbox" data-strip> Leave the recipes out</label>'
+        f"{formats}</div></details>"
     )
+
+
+def notice(words: str) -> str:
+    """What became of the last press, until the next one."""
+    close = '<button type="button" data-do="dismiss" aria-label="Close the notice">×</button>'
+    # There even when empty, so that what comes into it is read out.
+    said = f'<p role="status">{escape(words)}</p>'
+    return f'<div class="toast">{said}{close if words else ""}</div>'
+
+
+def size_text(count: int) -> str:
+    """A size in bytes that does not break at the end of a line."""
+    return plain_size(count).replace(" ", "\u00a0")
 
 
 def exported(job: ExportJob | None) -> str:
@@ -153,7 +225,7 @@ def exported(job: ExportJob | None) -> str:
     if job.done is None:
         words = str(job.error) if job.error else "Stopped; nothing of the export was kept."
         tone = ' class="bad"' if job.error else ""
-        return _work(f"<p{tone}>{escape(words)}</p>", close)
+        return _work(f'<p role="status"{tone}>{escape(words)}</p>', close)
     done = job.done
     many = "1 picture is" if done.count == 1 else f"{done.count:,} pictures are"
     left = "".join(f"<li>{escape(sentence)}</li>" for sentence in done.left_out[:20])
@@ -163,7 +235,7 @@ def exported(job: ExportJob | None) -> str:
         f'<a class="action lead" href="{EXPORTS}/{job.token}" download="{escape(done.path.name)}">'
         "Download</a>"
     )
-    words = f"{many} in {done.path.name}, {plain_size(done.bytes)}."
+    words = f"{many} in {done.path.name}, {size_text(done.bytes)}."
     listed = f"<ul>{left}</ul>" if left else ""
     return _work(f'<p role="status">{escape(words)}</p>{listed}', lead + close)
 
@@ -173,85 +245,3 @@ def _work(words: str, buttons: str) -> str:
         f'<section class="work" aria-label="Export"><div class="words">{words}</div>'
         f'<div class="tools">{buttons}</div></section>'
     )
-
-
-def detail(
-    entry: Entry | None, catalog: Catalog, notice: str, *, admin: bool, asks: bool = False
-) -> str:
-    """The picture that is looked at, with its recipe and what can be done with it; `asks` before
-    it is deleted. The notice is for phones, where this lies over everything else."""
-    if entry is None:
-        return (
-            '<aside class="look" data-empty><p>Choose a picture to see how it was painted.</p>'
-            "</aside>"
-        )
-    name = escape(entry.name)
-    title = escape(_title(entry))
-    return (
-        f'<aside class="look" data-name="{name}" aria-label="The chosen picture">'
-        '<button type="button" class="close" data-do="close" aria-label="Close">×</button>'
-        f'<a class="large" href="{PICTURES}/{name}" target="_blank" rel="noopener"'
-        f' aria-label="Open the original in a new tab"><img src="{PICTURES}/{name}" alt="{title}">'
-        f'</a>{_words(entry)}<p class="said">{escape(notice)}</p>'
-        f"{_question(1) if asks else _actions(entry, catalog, admin=admin)}{_facts(entry)}</aside>"
-    )
-
-
-def _words(entry: Entry) -> str:
-    if entry.request is None:
-        return f'<p class="problem">{escape(entry.problem)}</p>'
-    negative = ""
-    if entry.request.negative:
-        negative = f'<p class="negative">Without: <bdi>{escape(entry.request.negative)}</bdi></p>'
-    return f'<p class="prompt" dir="auto">{escape(entry.request.prompt)}</p>{negative}'
-
-
-def _actions(entry: Entry, catalog: Catalog, *, admin: bool) -> str:
-    name = escape(entry.name)
-    missing = ""
-    wanted: list[tuple[str, str, str]] = []
-    if entry.request is not None:
-        try:
-            catalog.find(entry.request.model)
-        except StudioError as error:
-            missing = f'<p class="note">{escape(str(error))}</p>'
-        wanted.append(("use", "Use its prompt" if missing else "Use these settings", " lead"))
-    wanted.append(("start", "Use as start", ""))
-    if admin:
-        wanted.append(
-            ("unstar", "Take the star off", "") if entry.starred else ("star", "Star", "")
-        )
-        wanted.append(("ask-delete", "Delete…", ""))
-    buttons = [
-        f'<button type="button" class="action{tone}" data-do="{do}" data-name="{name}">'
-        f"{words}</button>"
-        for do, words, tone in wanted
-    ]
-    download = (
-        f'<a class="action" href="{PICTURES}/{name}?download=1"'
-        f' download="{escape(entry.path.name)}">Download</a>'
-    )
-    buttons.insert(1, download)
-    return f'<div class="actions">{"".join(buttons)}</div>{missing}'
-
-
-def _facts(entry: Entry) -> str:
-    facts = [("Painted", entry.created)]
-    request = entry.request
-    if request is not None:
-        row = samplers.SAMPLERS.get(request.sampler)
-        facts += [
-            ("Model", request.model),
-            ("Sampler", row.label if row else request.sampler),
-            ("Steps", str(request.steps)),
-            ("Guidance", f"{request.guidance:g}" if request.guided else "off"),
-            ("Size", f"{request.width}×{request.height}"),
-            ("Seed", str(request.seed)),
-        ]
-        if request.style != NO_STYLE:
-            facts.append(("Style", request.style))
-        if request.init is not None:
-            facts.append(("Strength", f"{request.strength:g}"))
-    facts.append(("File", f"{entry.path.name}, {plain_size(entry.size)}"))
-    rows = "".join(f"<div><dt>{k}</dt><dd>{escape(v)}</dd></div>" for k, v in facts)
-    return f'<dl class="facts">{rows}</dl>'

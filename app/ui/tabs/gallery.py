@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 
-from app.ui import gallery_answers
+from app.ui import gallery_answers, gallery_cards
 from app.ui.answers import Create, CreateTab, Session, filled
-from app.ui.gallery_answers import Browse, Gallery, GalleryTab
+from app.ui.gallery_answers import Gallery, GalleryTab
+from app.ui.gallery_browse import Browse
 from app.ui.shell import script
 from app.ui.tabs.create import QUIET
 
@@ -18,29 +19,36 @@ if TYPE_CHECKING:
 _HINT = "Words, “a phrase”, -without, model:nano, size:128x128, date:2026-11, starred:yes"
 
 
-def _html(name: str, js: str) -> gr.HTML:
-    return gr.HTML("", elem_id=name, apply_default_css=False, js_on_load=script(js))
+def _html(name: str, *scripts: str, value: str = "") -> gr.HTML:
+    # What they know together stands in front of each.
+    js = "\n".join(map(script, ("gallery-state.js", *scripts)))
+    return gr.HTML(value, elem_id=name, apply_default_css=False, js_on_load=js)
 
 
 def build() -> GalleryTab:
     """Draws the tab, empty: nothing is looked for before somebody opens it."""
     with gr.Column(elem_id="gallery"):
-        query = gr.Textbox(
-            label="Search",
-            info=_HINT,
-            placeholder="Search your pictures",
-            max_lines=1,
-            elem_id="gallery-search",
-        )
+        with gr.Row(elem_id="gallery-find", equal_height=False):
+            query = gr.Textbox(
+                label="Search",
+                info=_HINT,
+                placeholder="Search your pictures",
+                max_lines=1,
+                elem_id="gallery-search",
+            )
+            _html("gallery-chips", "gallery-find.js", value=gallery_cards.FIND)
         bar = _html("gallery-bar", "gallery-bar.js")
-        work = _html("gallery-work", "gallery-bar.js")
         with gr.Row(elem_id="gallery-split", equal_height=False):
             grid = _html("shots", "gallery.js")
-            look = _html("look", "look.js")
+            look = _html("look", "look.js", "gallery-view.js")
+        with gr.Column(elem_id="gallery-dock"):
+            note = _html("gallery-note", "gallery-work.js")
+            work = _html("gallery-work", "gallery-work.js")
     return GalleryTab(
         query=query,
         bar=bar,
         work=work,
+        note=note,
         grid=grid,
         look=look,
         timer=gr.Timer(gallery_answers.IDLE_SECONDS, active=False),
@@ -75,10 +83,12 @@ def wire(
         trigger_mode="always_last",
         **quiet,
     )
-    for place in (tab.bar, tab.work, tab.grid, tab.look):
+    for place in (tab.bar, tab.work, tab.note, tab.grid, tab.look):
         place.act(
             on.act_gallery,
             who,
             [session.rail, *filled(form_tab, session), *news],
+            # On a slow line no press is lost while another one is answered.
+            trigger_mode="multiple",
             **QUIET,
         )

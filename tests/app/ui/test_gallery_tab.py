@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from html.parser import HTMLParser
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,9 +17,9 @@ from PIL import Image, PngImagePlugin
 
 from app.jobs import Job
 from app.metadata import CHUNK
-from app.ui import fields
+from app.ui import fields, gallery_answers
 from app.ui.build import build
-from app.ui.gallery_answers import Browse
+from app.ui.gallery_browse import Browse
 from app.ui.gallery_cards import PAGE
 from app.ui.watch import Seat
 from tests.app.test_gallery_index import put
@@ -37,12 +39,14 @@ class Names(HTMLParser):
         self.pictures: list[str] = []
         self.tags: set[str] = set()
         self.attributes: set[str] = set()
+        self.values: dict[str, str] = {}
         self.feed(markup)
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.tags.add(tag)
         self.attributes |= {name for name, _ in attrs}
         values = dict(attrs)
+        self.values |= {name: str(value) for name, value in attrs}
         if tag == "li" and values.get("class") == "shot":
             self.pictures.append(str(values["data-name"]))
 
@@ -82,7 +86,21 @@ class Page:
 
     @property
     def said(self) -> str:
+        """The notice over the lower edge."""
+        return str(self.shown["gallery-note"])
+
+    @property
+    def bar(self) -> str:
         return str(self.shown["gallery-bar"])
+
+    @property
+    def look(self) -> str:
+        return str(self.shown["look"])
+
+    @property
+    def orders(self) -> Any:
+        """What the browser is told to do with its selection."""
+        return json.loads(Names(self.bar).values["data-orders"])
 
 
 @pytest.fixture
@@ -115,16 +133,19 @@ def test_nothing_is_drawn_before_the_tab_is_opened(page: Page) -> None:
 
 def test_pictures_are_found_and_looked_at(page: Page) -> None:
     assert page.open() == [OWL, FOX]
-    assert "2 pictures" in page.said
+    assert "2 pictures" in page.bar
     assert page.search("fox") == [FOX]
     assert page.search("whale") == []
     assert "No picture matches this search." in page.shown["shots"]
     assert page.search("date:never") == []
-    assert "is not a date" in page.said
-    page.press("clear")
-    assert page.shown["gallery-search"] == ""
-    assert page.pictures == [OWL, FOX]
-    assert "is not a date" not in page.said
+    assert "is not a date" in page.shown["shots"]
+    assert page.search("date:2026-13") == []
+    assert "“date:2026-13” is not a date" in page.shown["shots"]
+    assert page.search("") == [OWL, FOX]
+    page.press("open", OWL)
+    page.search("date:never")
+    assert "a red owl" in page.look, "a slip of the pen closes nothing"
+    page.search("")
     page.press("open", OWL)
     look = str(page.shown["look"])
     assert "a red owl" in look
@@ -134,18 +155,44 @@ def test_pictures_are_found_and_looked_at(page: Page) -> None:
     assert "Choose a picture" in page.shown["look"]
     page.press("open", "2025-01-01/000000-9-999999.png")
     assert "Choose a picture" in page.shown["look"]
+    assert "deleted meanwhile" in page.said
 
 
-def test_new_pictures_appear_by_themselves_and_old_news_is_not_told_again(
-    page: Page, studio: FakeStudio
-) -> None:
+def test_new_pictures_wait_and_old_news_is_not_told_again(page: Page, studio: FakeStudio) -> None:
     page.open()
     page.shown.clear()
     page.call("tick_gallery")
     assert page.shown == {}
+    first, second = paint(studio, "a whale", ME), paint(studio, "a wren", ME)
+    page.call("tick_gallery")
+    assert page.pictures == [OWL, FOX]
+    assert "2 new pictures" in page.shown["shots"]
+    new = [job.pictures[0].name for job in (second, first)]
+    # They are not on the page, so they are none of "all".
+    page.press("select-found")
+    assert page.orders["select"] == [OWL, FOX]
+    page.press("export", format="zip", names=[])
+    assert ended(studio).done.count == 2
+    assert sorted(page.open(), reverse=True) == sorted([*new, OWL, FOX], reverse=True)
+    third = paint(studio, "a wolf", ME)
+    page.call("tick_gallery")
+    page.press("fresh")
+    assert third.pictures[0].name in page.pictures
+    assert "new picture" not in page.shown["shots"]
+    page.search("a")
+    assert len(page.pictures) == 5
+
+
+def test_what_comes_into_an_empty_gallery_is_shown(page: Page, studio: FakeStudio) -> None:
+    page.open()
+    page.press("ask-delete", names=[FOX, OWL])
+    page.press("delete", names=[FOX, OWL])
+    assert page.pictures == []
+    assert page.look == "", "nothing can be chosen"
+    assert "Export" not in page.bar.replace("data-many hidden>", "").partition("<details")[0]
     paint(studio, "a whale", ME)
     page.call("tick_gallery")
-    assert len(page.pictures) == 3
+    assert len(page.pictures) == 1
 
 
 def test_more_are_shown_page_by_page(page: Page, studio: FakeStudio) -> None:
@@ -157,6 +204,25 @@ def test_more_are_shown_page_by_page(page: Page, studio: FakeStudio) -> None:
     assert len(page.pictures) == PAGE + 2
     assert "more" not in page.shown["shots"].rpartition("</ul>")[2]
     assert len(page.search("cat")) == PAGE
+
+
+def test_where_no_more_are_shown_that_is_said(
+    page: Page, studio: FakeStudio, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from app.ui import gallery_cards
+
+    monkeypatch.setattr(gallery_answers, "MAX_SHOWN", PAGE + 1)
+    monkeypatch.setattr(gallery_cards, "MAX_SHOWN", PAGE + 1)
+    monkeypatch.setattr(gallery_answers, "MAX_SELECTED", PAGE + 2)
+    for i in range(PAGE + 1):
+        put(studio.settings.outputs, f"2025-02-01/00{i // 60:02}{i % 60:02}-1-000000.png", "cat")
+    page.open()
+    assert "Show 1 more" in page.shown["shots"]
+    page.press("more")
+    assert f"The newest {PAGE + 1} of {PAGE + 3} are shown." in page.shown["shots"]
+    assert 'data-do="more"' not in page.shown["shots"]
+    page.press("select-found")
+    assert len(page.orders["select"]) == PAGE + 2
 
 
 def test_settings_go_back_into_the_form(page: Page) -> None:
@@ -208,41 +274,138 @@ def test_a_star_comes_and_goes(page: Page) -> None:
     page.press("unstar", FOX)
     assert page.pictures == []
     page.press("star", "../../etc/passwd")
-    assert "There is no such picture." in page.said
+    assert "deleted meanwhile" in page.said
 
 
-def test_one_is_deleted_from_beside_and_many_from_the_bar(page: Page, studio: FakeStudio) -> None:
+def test_many_get_a_star(page: Page, studio: FakeStudio) -> None:
+    page.open()
+    page.press("star", names=[FOX, "2025-01-01/000000-9-000000.png", OWL])
+    assert studio.pictures("starred:yes", None).total == 2
+    assert page.orders["gone"] == ["2025-01-01/000000-9-000000.png"]
+    page.press("unstar", names=[FOX])
+    assert page.search("starred:yes") == [OWL]
+
+
+def test_one_is_deleted_from_beside_and_the_next_is_looked_at(
+    page: Page, studio: FakeStudio
+) -> None:
     outputs = studio.settings.outputs
     page.open()
-    studio.thumb(FOX)
-    page.press("star", FOX)
-    page.press("open", FOX)
-    page.press("ask-delete", FOX)
-    assert "for good?" in page.shown["look"]
-    assert "for good?" not in page.said
+    studio.thumb(OWL)
+    page.press("star", OWL)
+    page.press("open", OWL)
+    page.press("ask-delete", OWL)
+    assert "for good?" in page.look
+    assert "for good?" not in page.bar
     page.press("keep")
-    assert "for good?" not in page.shown["look"]
-    assert (outputs / FOX).exists()
-    page.press("ask-delete", FOX)
+    assert "for good?" not in page.look
+    assert (outputs / OWL).exists()
+    page.press("ask-delete", OWL)
     page.press("delete")
-    assert not (outputs / FOX).exists()
-    assert page.pictures == [OWL]
+    assert not (outputs / OWL).exists()
+    assert page.pictures == [FOX]
     assert "1 picture is deleted." in page.said
-    assert "Choose a picture" in page.shown["look"]
+    assert "a red fox" in page.look
+    assert page.orders["gone"] == [OWL]
     assert not list(studio.settings.thumbs.rglob("*.webp"))
     assert studio.pictures("starred:yes", None).total == 0
+    page.press("delete")
+    assert (outputs / FOX).exists(), "a question is answered once"
+    page.press("ask-delete", FOX)
+    page.press("delete")
+    assert page.look == ""
 
+
+@pytest.mark.parametrize("do", ["open", "close", "more", "star", "export", "fresh", "dismiss"])
+def test_a_question_does_not_outlive_its_picture(page: Page, do: str) -> None:
+    page.open()
+    page.press("open", OWL)
+    page.press("ask-delete", OWL)
+    page.press(do, FOX, format="zip")
+    assert "for good?" not in page.look
+    assert "for good?" not in page.bar
+    page.press("delete", OWL, names=[OWL, FOX])
+    assert page.open() == [OWL, FOX]
+
+
+def test_a_press_that_was_overtaken_changes_nothing(page: Page) -> None:
+    page.open()
+    page.press("open", OWL, at=2)
+    page.press("open", FOX, at=1)
+    assert "a red owl" in page.look
+    assert 'data-at="2"' in page.look
+    page.shown.clear()
+    page.press("again")
+    assert "a red owl" in page.look
+    page.press("close", at=3)
+    page.press("open", FOX, at="x")
+    assert "a red fox" in page.look
+
+
+def test_the_question_is_about_the_picture_that_was_seen(page: Page) -> None:
+    page.open()
+    page.press("open", OWL)
+    # Its answer was overtaken: the page shows the other one still.
+    page.press("ask-delete", FOX)
+    assert "for good?" in page.look
+    assert "a red fox" in page.look
+
+
+def test_many_are_deleted_from_the_bar(page: Page, studio: FakeStudio) -> None:
+    page.open()
     mine = paint(studio, "a whale", ME)
-    page.call("tick_gallery")
-    page.press("ask-delete", names=[OWL, mine.pictures[0].name, "../../x.png"])
-    assert "these 3 pictures" in page.said
-    page.press("delete")
-    assert page.pictures == []
+    page.open()
+    whale = mine.pictures[0].name
+    page.press("open", whale)
+    page.press("ask-delete", names=[OWL, whale, "../../x.png"])
+    assert "these 2 pictures" in page.bar, "it names those that are there"
+    assert page.orders["gone"] == ["../../x.png"]
+    page.press("more")
+    assert "these 2 pictures" in page.bar, "more come by themselves"
+    # One of them has no tick any more: it stays.
+    page.press("delete", names=[whale])
+    assert set(page.pictures) == {OWL, FOX}
+    assert "1 picture is deleted." in page.said
+    assert "Choose a picture" not in page.look
+    page.press("ask-delete", names=[OWL, FOX])
+    page.press("delete", names=[OWL, FOX, "2025-01-01/000000-9-000000.png"])
     assert "No pictures yet" in page.shown["shots"]
-    assert "2 are deleted." in page.said
+    assert "2 pictures are deleted." in page.said
     assert studio.latest(ME) is None, "Create does not show what is gone"
-    page.press("delete")
-    assert "0 are deleted." in page.said, "a question is answered once"
+
+
+@pytest.mark.parametrize("do", ["open", "close", "star", "dismiss", "select-found"])
+def test_a_notice_is_about_the_last_press(page: Page, do: str) -> None:
+    page.open()
+    page.press("ask-delete", OWL)
+    page.press("star", "../../etc/passwd")
+    assert "deleted meanwhile" in page.said
+    page.press(do, OWL)
+    assert "deleted meanwhile" not in page.said
+
+
+def test_a_picture_that_somebody_else_deleted(page: Page, studio: FakeStudio) -> None:
+    page.open()
+    page.press("open", OWL)
+    (studio.settings.outputs / OWL).unlink()
+    page.press("missing", OWL)
+    assert "That picture was deleted meanwhile." in page.said
+    assert "a red owl" not in page.look
+    assert page.pictures == [FOX]
+    page.press("ask-delete", names=[OWL])
+    assert "for good?" not in page.bar
+    assert page.orders["gone"] == [OWL]
+    page.press("missing", FOX)
+    assert page.pictures == [FOX], "what is there stays"
+
+
+def test_presses_that_come_together_are_all_answered(page: Page) -> None:
+    page.open()
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda i: page.press("star", (OWL, FOX)[i % 2]), range(16)))
+    assert page.studio.pictures("starred:yes", None).total == 2
+    acts = [f for f in page.demo.fns.values() if f.api_name == "act_gallery"]
+    assert {f.trigger_mode for f in acts} == {"multiple"}
 
 
 def test_pictures_of_a_running_job_stay(page: Page, studio: FakeStudio) -> None:
@@ -254,7 +417,8 @@ def test_pictures_of_a_running_job_stay(page: Page, studio: FakeStudio) -> None:
         time.sleep(0.01)
     page.open()
     page.press("ask-delete", names=[now.pictures[0].name])
-    page.press("delete")
+    page.press("delete", names=[now.pictures[0].name])
+    assert page.orders["gone"] == [], "what stays is still selected"
     assert "A job that runs has painted some of them." in page.said
     assert now.pictures[0].path.exists()
     studio.stop(job.id, ME)
@@ -274,7 +438,9 @@ def test_a_visitor_sees_and_exports_what_is_theirs(page: Page, studio: FakeStudi
         page.press(do, mine.pictures[0].name, ELSEWHERE)
         assert "on the computer that the studio runs on" in page.said
     assert mine.pictures[0].path.exists()
-    assert "data-many hidden>Delete" not in page.said
+    assert "ask-delete" not in page.bar
+    page.press("select-found", request=ELSEWHERE)
+    assert page.orders["select"] == [mine.pictures[0].name]
     page.press("export", format="zip", names=[hidden, mine.pictures[0].name], request=ELSEWHERE)
     job = ended(studio)
     assert job.done is not None
@@ -311,6 +477,7 @@ def test_strange_events_do_nothing(page: Page, data: dict[str, Any]) -> None:
     page.press(**{"do": "", **data})
     page.press("ask-delete", names="no list")
     page.press("delete")
+    page.press("delete", names=[OWL])
     assert page.open() == [OWL, FOX]
 
 
