@@ -25,16 +25,15 @@ from app import importing
 from app.model_rows import Wanted
 from app.painting import log_to
 from app.settings import Settings, make_folder
-from lora_manager.errors import LoraError
 from pipelines import files
 from pipelines.catalog import Catalog
 from pipelines.errors import (
     LoraFileError,
-    ModelError,
     RequestError,
     StudioError,
     WorkerError,
     cause_of_death,
+    model_errors,
     printable,
 )
 from pipelines.memory import before_torch
@@ -198,10 +197,8 @@ def _import_lora(settings: Settings, source: Path, wanted: Wanted, asked: str | 
     """Brings a LoRA in that was given as a model; what it is called. Raises ModelError."""
     library = Catalog(user_models=settings.models, loras=settings.loras).loras
     texts = {"title": wanted.title or "", "licence": wanted.licence or ""}
-    try:
+    with model_errors():
         return library.import_(source, asked, **texts).name
-    except LoraError as error:
-        raise ModelError(error.message, error.way_out) from None
 
 
 def _obey(connection: Connection) -> None:

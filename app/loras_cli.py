@@ -11,10 +11,9 @@ import typer
 from app.settings import Settings, user_path, workspace_path
 from app.status import agreed
 from lora_manager.card import LoraCard
-from lora_manager.errors import LoraError
 from lora_manager.library import LoraLibrary
 from pipelines.catalog import Catalog
-from pipelines.errors import ModelError
+from pipelines.errors import model_errors
 from pipelines.memory import before_torch
 from pipelines.progress import plain_size
 
@@ -68,12 +67,10 @@ def import_(
     """Copies a LoRA into the workspace, whatever form it has."""
     library = _library(context, workspace)
     before_torch()
-    try:
+    with model_errors():
         card = library.import_(
             user_path(source), name, title=title, trigger=trigger, licence=licence
         )
-    except LoraError as error:
-        raise ModelError(error.message, error.way_out) from None
     for note in card.notes:
         print(note, file=sys.stderr)
     if as_json:
@@ -92,14 +89,12 @@ def remove(
 ) -> None:
     """Deletes a LoRA from the disk."""
     library = _library(context, workspace)
-    try:
+    with model_errors():
         file, size = library.place(name)
         if not yes and not agreed(f"Remove “{name}” ({plain_size(size)}, {file})?"):
             print("Nothing was removed.", file=sys.stderr)
             return
         freed = library.remove(name)
-    except LoraError as error:
-        raise ModelError(error.message, error.way_out) from None
     told = {"name": name, "bytes": freed}
     print(json.dumps(told) if as_json else f"“{name}” is removed; {plain_size(freed)} are free.")
 

@@ -23,15 +23,14 @@ from app.model_store import ModelStore
 from app.settings import Settings
 from app.worker import EngineState, WorkerRunner
 from app.zero import ZeroRunner
-from lora_manager.errors import LoraError
 from pipelines import hub_rows, pictures, prompt_files, styles, tokens
 from pipelines.catalog import Catalog, ModelSpec
 from pipelines.errors import (
     BusyError,
-    ModelError,
     RecipeError,
     RequestError,
     StudioError,
+    model_errors,
     printable,
 )
 from pipelines.memory import Wish
@@ -127,10 +126,8 @@ class Studio:
         """Deletes a LoRA of the user; the bytes freed. Raises StudioError."""
         if self._jobs.wants_lora(name):
             raise BusyError(f"A picture is being painted with the LoRA “{name}”.", "Stop it first.")
-        try:
+        with model_errors():
             return self.catalog.loras.remove(name)
-        except LoraError as error:
-            raise ModelError(error.message, error.way_out) from None
 
     def forecast(self, model_id: str, wish: Wish) -> str:
         """What painting `wish` would need; "" where unknown. Raises StudioError for the model."""

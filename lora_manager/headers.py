@@ -3,7 +3,6 @@
 A file of this format is: 8 bytes that count the header (little endian), a JSON object that gives
 dtype, shape and place of each tensor, and the data without gaps. Files come from anywhere, so
 everything that the header says is compared with the file before a byte of data is read.
-`pipelines.headers` does the same for models; this package is of a lower rank and knows none.
 """
 
 from __future__ import annotations

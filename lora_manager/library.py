@@ -7,7 +7,6 @@ removed.
 
 from __future__ import annotations
 
-import difflib
 import errno
 import json
 import os
@@ -20,7 +19,7 @@ from types import MappingProxyType
 
 from lora_manager import card, headers, sources, strength
 from lora_manager.card import LoraCard
-from lora_manager.errors import LoraError, printable
+from lora_manager.errors import LoraError, hint, printable
 
 SUFFIX = ".safetensors"
 _NOTHING: Mapping[str, Path] = MappingProxyType({})
@@ -265,18 +264,8 @@ def _said(file: Path) -> dict[str, str]:
 
 
 def _unknown(name: str, known: Iterable[str]) -> LoraError:
-    names = list(known)
-    folded = {one.casefold(): one for one in names}
-    wanted = name[:80].casefold()
-    begins = [one for one in folded if wanted and one.startswith(wanted)]
-    near = begins or difflib.get_close_matches(wanted, list(folded), n=1, cutoff=0.4)
-    if near:
-        hint = f"Did you mean “{folded[near[0]]}”?"
-    elif names:
-        hint = f"Known: {', '.join(names[:12])}."
-    else:
-        hint = "There is no LoRA yet: import one."
-    return LoraError(f"There is no LoRA called “{printable(name)}”.", hint)
+    said = hint(name, known, "There is no LoRA yet: import one.")
+    return LoraError(f"There is no LoRA called “{printable(name)}”.", said)
 
 
 def _refused(path: Path, what: str, error: OSError) -> LoraError:

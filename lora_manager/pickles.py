@@ -1,8 +1,8 @@
 """Tensors of a `.bin`, `.pt` or `.pth`, without trusting it.
 
 Such a file is a zip with a pickle inside: its table of contents, its checksums and every name in
-the pickle are looked at before torch opens it with `weights_only=True`. `pipelines.weights` does
-the same for models; this package is of a lower rank and knows none.
+the pickle are looked at before torch opens it with `weights_only=True`. `pipelines.weights` reads
+models so.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import pickle
 import pickletools
 import struct
 import zipfile
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -76,8 +77,8 @@ def read(file: Path) -> dict[str, Tensor]:
     Raises LoraError for anything else than a table of tensors, before a line of it could run.
     """
     name = printable(file.name)
-    before = _identity(file)
-    _check_zip(file)
+    before = identity(file)
+    check(file)
     try:
         root = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
     except _FAULTS as error:
@@ -85,7 +86,7 @@ def read(file: Path) -> dict[str, Tensor]:
             f"“{name}” is not a file that torch can read ({printable(error, 120)}).",
             "Download it again.",
         ) from None
-    if _identity(file) != before:
+    if identity(file) != before:
         raise LoraError(f"“{name}” was changed while it was read.", "Try again.")
     return _tensors(root, name, before[2])
 
@@ -99,7 +100,8 @@ def refuse_bare(file: Path) -> LoraError:
     )
 
 
-def _identity(file: Path) -> tuple[int, ...]:
+def identity(file: Path) -> tuple[int, ...]:
+    """Changes when another file takes the name. Raises LoraError."""
     try:
         stat = file.stat()
     except OSError as error:
@@ -150,8 +152,9 @@ class _Sparing(io.FileIO):
         return super().read(size) or b""
 
 
-def _check_zip(file: Path) -> None:
-    """Looks at the container and the pickle. Raises LoraError.
+def check(file: Path, more: Collection[str] = ()) -> None:
+    """Looks at the container and the pickle of a checkpoint, which may name `more` than a file of
+    tensors does. Raises LoraError.
 
     torch believes what the pickle says about sizes and does not compare checksums when it maps the
     file; both are done here.
@@ -167,7 +170,7 @@ def _check_zip(file: Path) -> None:
             for info in infos:
                 with archive.open(info) as record:
                     if info.filename.endswith("/data.pkl"):
-                        _check_pickle(record.read(), name)
+                        _check_pickle(record.read(), name, more)
                     while record.read(_CHUNK):
                         pass
     except _FAULTS as error:
@@ -193,10 +196,10 @@ def _check_contents(infos: list[zipfile.ZipInfo], size: int, name: str) -> None:
     if sum(info.file_size for info in infos) > size:
         raise LoraError(f"“{name}” claims to hold more than its size.")
     if any(i.file_size > _MAX_PICKLE for i in infos if i.filename.endswith(".pkl")):
-        raise LoraError(f"“{name}” holds far more structure than a LoRA has.")
+        raise LoraError(f"“{name}” holds far more structure than weights have.")
 
 
-def _check_pickle(data: bytes, name: str) -> None:
+def _check_pickle(data: bytes, name: str, more: Collection[str]) -> None:
     """Reads the pickle's instructions without following any."""
     nesting = Nesting()
     for code, argument, _ in pickletools.genops(data):
@@ -205,12 +208,13 @@ def _check_pickle(data: bytes, name: str) -> None:
                 f"“{name}” is pickled by protocol {argument}; only 2 is read, which torch writes."
             )
         if not nesting.follow(code, argument):
-            raise LoraError(f"“{name}” is nested as no table of tensors is; it was not opened.")
-        if code.name in _RUNNING or (code.name == "GLOBAL" and argument not in _ALLOWED):
+            raise LoraError(f"“{name}” is nested as no weights are; it was not opened.")
+        named = code.name == "GLOBAL" and argument not in _ALLOWED and argument not in more
+        if code.name in _RUNNING or named:
             wanted = printable(str(argument or "code").replace(" ", "."), 80)
             raise LoraError(
                 f"“{name}” asks for “{wanted}”, which weights never need; it was not opened.",
-                "Take the .safetensors of the LoRA, or save only its tensors.",
+                "Take its .safetensors, or save only its tensors.",
             )
 
 

@@ -7,7 +7,8 @@ of a LoRA is left behind.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,9 +16,8 @@ from diffusers import PixArtTransformer2DModel
 
 from lora_manager import attach, files, strength
 from lora_manager.card import LoraUse
-from lora_manager.errors import LoraError
 from lora_manager.library import LoraLibrary
-from pipelines.errors import ModelError, printable
+from pipelines.errors import ModelError, model_errors
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,28 +31,30 @@ class Worn:
 
 def found(uses: Sequence[LoraUse], library: LoraLibrary) -> tuple[Worn, ...]:
     """Where the LoRAs lie that are asked for. Raises ModelError."""
-    try:
+    with _told():
         cards = [(use, library.find(use.name)) for use in uses if use.weight]
         return tuple(Worn(use=use, file=card.file, mark=_mark(card.file)) for use, card in cards)
-    except LoraError as error:
-        raise ModelError(error.message, error.way_out) from None
-    except OSError as error:
-        raise ModelError(f"A LoRA cannot be read ({error.strerror}).") from None
 
 
 def wear(net: PixArtTransformer2DModel, worn: Sequence[Worn]) -> None:
     """Adds the LoRAs to the weights of `net`, in float32, rounded once. Raises ModelError."""
-    try:
+    with _told():
         read = [(one.use.name, files.read(one.file), one.use.weight) for one in worn]
         attach.merge(net, read)
         # Otherwise the recipe would name other numbers than those that paint.
         changed = next((one.use.name for one in worn if _mark(one.file) != one.mark), None)
-    except LoraError as error:
-        raise ModelError(error.message, error.way_out) from None
-    except OSError as error:
-        raise ModelError(f"A LoRA cannot be read ({error.strerror}).") from None
     if changed is not None:
         raise ModelError(f"The LoRA “{changed}” was changed while it was read.", "Try again.")
+
+
+@contextmanager
+def _told() -> Iterator[None]:
+    """What keeps a LoRA from being worn, as a ModelError."""
+    try:
+        with model_errors():
+            yield
+    except OSError as error:
+        raise ModelError(f"A LoRA cannot be read ({error.strerror}).") from None
 
 
 def _mark(file: Path) -> tuple[int, ...]:
@@ -67,12 +69,8 @@ def digest(weights: str, worn: Sequence[Worn]) -> str:
     if not worn:
         return weights
     total = hashlib.sha256(weights.encode())
-    try:
-        for one in worn:
-            total.update(f"{one.use.weight!r}".encode())
-            with open(one.file, "rb") as stream:
-                total.update(hashlib.file_digest(stream, "sha256").digest())
-    except OSError as error:
-        name = printable(one.use.name)
-        raise ModelError(f"The LoRA “{name}” cannot be read ({error.strerror}).") from None
+    for one in worn:
+        total.update(f"{one.use.weight!r}".encode())
+        with _told(), open(one.file, "rb") as stream:
+            total.update(hashlib.file_digest(stream, "sha256").digest())
     return total.hexdigest()[: len(weights)]

@@ -16,9 +16,12 @@ StudioError
 
 from __future__ import annotations
 
-import difflib
 import signal
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+
+from lora_manager.errors import LoraError, hint
+from lora_manager.errors import printable as printable
 
 
 class StudioError(Exception):
@@ -48,20 +51,9 @@ class UnknownNameError(RequestError):
     """A name that is not in a list; the sentence says the nearest one."""
 
     def __init__(self, field: str, kind: str, name: str, known: Iterable[str]) -> None:
-        names = list(known)
         # Names may come from anywhere: show a short, one-line form of what was given.
-        shown = printable(name)
-        folded = {n.casefold(): n for n in names}
-        wanted = name[:80].casefold()
-        begins = [n for n in folded if wanted and n.startswith(wanted)]
-        near = begins or difflib.get_close_matches(wanted, list(folded), n=1, cutoff=0.4)
-        if near:
-            hint = f"Did you mean “{folded[near[0]]}”?"
-        elif names:
-            hint = f"Known: {', '.join(names[:12])}."
-        else:
-            hint = f"There is no {kind} installed."
-        super().__init__(field, f"There is no {kind} called “{shown}”.", hint)
+        message = f"There is no {kind} called “{printable(name)}”."
+        super().__init__(field, message, hint(name, known, f"There is no {kind} installed."))
 
 
 class RecipeError(StudioError):
@@ -100,12 +92,13 @@ class BusyError(StudioError):
     """Too many jobs are waiting, or a folder is in use."""
 
 
-def printable(text: object, limit: int = 60) -> str:
-    """`text` on one line, without control characters, at most `limit` characters."""
-    raw = str(text)
-    line = "".join(c if c.isprintable() else " " for c in raw[: limit * 4])
-    line = " ".join(line.split())
-    return line if len(line) <= limit and len(raw) <= limit * 4 else line[: limit - 1] + "…"
+@contextmanager
+def model_errors() -> Iterator[None]:
+    """LoraErrors of the block as ModelErrors: `lora_manager` is of a lower rank and has its own."""
+    try:
+        yield
+    except LoraError as error:
+        raise ModelError(error.message, error.way_out) from None
 
 
 def cause_of_death(exit_code: int | None) -> str:

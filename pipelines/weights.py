@@ -9,9 +9,6 @@ from __future__ import annotations
 
 import io
 import json
-import os
-import pickletools
-import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -21,9 +18,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from lora_manager.pickles import Nesting
+from lora_manager import pickles
 from pipelines import headers, originals
-from pipelines.errors import ModelError, RequestError, printable
+from pipelines.errors import ModelError, RequestError, model_errors, printable
 from pipelines.memory import is_out_of_memory
 
 Choice = Literal["auto", "ema", "raw"]
@@ -37,23 +34,11 @@ DTYPES = {
     "F16": torch.float16,
     "BF16": torch.bfloat16,
 }
-# A table of contents, and the structure of a checkpoint with optimizer, are far smaller.
-_MAX_ZIP_READ = 4_000_000
-_MAX_PICKLE = 2_000_000
-_CHUNK = 1 << 20
-# All that a checkpoint of tensors and numbers names. Narrower than what torch lets through.
-_ALLOWED = {
+# What a checkpoint may name besides tensors of weights: counters and masks of a training.
+_MORE = {
     "collections Counter",
-    "collections OrderedDict",
-    "torch Size",
-    "torch device",
-    "torch._utils _rebuild_tensor_v2",
-    "torch._utils _rebuild_parameter",
-    *(f"torch {name}Storage" for name in ("Float", "Double", "Half", "BFloat16", "Long", "Int")),
     *(f"torch {name}Storage" for name in ("Bool", "Byte", "Char", "Short")),
-    *(f"torch {name}" for name in ("float32", "float64", "float16", "bfloat16", "int64")),
 }
-_RUNNING = {"STACK_GLOBAL", "INST", "OBJ", "NEWOBJ_EX", "EXT1", "EXT2", "EXT4"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,8 +126,9 @@ def _of_safetensors(file: Path, stream: io.BufferedReader) -> Weights:
 
 def _of_checkpoint(file: Path, choice: Choice) -> Weights:
     name = printable(file.name)
-    before = _identity(file)
-    _check_zip(file)
+    with model_errors():
+        before = pickles.identity(file)
+        pickles.check(file, _MORE)
     try:
         root = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
     except Exception as error:
@@ -152,7 +138,9 @@ def _of_checkpoint(file: Path, choice: Choice) -> Weights:
             f"“{name}” is not a checkpoint that torch can read ({printable(error, 120)}).",
             "Download it again.",
         ) from None
-    if _identity(file) != before:
+    with model_errors():
+        same = pickles.identity(file) == before
+    if not same:
         raise ModelError(f"“{name}” was changed while it was read.", "Try again.")
     tensors, averaged = _chosen(root, choice, name)
     prefix = originals.unwrapped(tensors)
@@ -165,14 +153,6 @@ def _of_checkpoint(file: Path, choice: Choice) -> Weights:
         averaged=averaged,
         note=dict(note) if type(note) is dict else {},
     )
-
-
-def _identity(file: Path) -> tuple[int, ...]:
-    try:
-        stat = file.stat()
-    except OSError as error:
-        raise ModelError(f"{printable(file, 200)} cannot be read ({error.strerror}).") from None
-    return stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns
 
 
 def _chosen(root: Any, choice: Choice, name: str) -> tuple[dict[str, Tensor], bool]:
@@ -215,79 +195,6 @@ def _unread(key: str, dtype: str) -> ModelError:
         f"Its tensor “{printable(key, 80)}” is stored as {dtype}; only fp64, fp32, fp16 and bf16"
         " are read."
     )
-
-
-class _Sparing(io.FileIO):
-    """A file that is never read in large pieces, whatever its table of contents asks for."""
-
-    def read(self, size: int | None = -1, /) -> bytes:
-        if size is not None and size > _MAX_ZIP_READ:
-            raise ModelError("The table of contents of this checkpoint is far too long.")
-        return super().read(size) or b""
-
-
-def _check_zip(file: Path) -> None:
-    """Looks at the container and the pickle of a checkpoint. Raises ModelError.
-
-    torch believes what the pickle says about sizes and does not compare checksums when it maps the
-    file; both are done here.
-    """
-    name = printable(file.name)
-    try:
-        with _Sparing(str(file)) as stream, zipfile.ZipFile(stream) as archive:
-            infos = archive.infolist()
-            if archive.comment:
-                # Behind a comment two readers may find two different tables of contents.
-                raise ModelError(f"“{name}” is a zip, but not a checkpoint of torch.")
-            _check_contents(infos, os.fstat(stream.fileno()).st_size, name)
-            for info in infos:
-                with archive.open(info) as record:
-                    if info.filename.endswith("/data.pkl"):
-                        _check_pickle(record.read(), name)
-                    while record.read(_CHUNK):
-                        pass
-    except (OSError, zipfile.BadZipFile, ValueError, NotImplementedError, EOFError) as error:
-        raise ModelError(
-            f"“{name}” is damaged or not a checkpoint ({printable(error, 100)}).",
-            "Download it again.",
-        ) from None
-
-
-def _check_contents(infos: list[zipfile.ZipInfo], size: int, name: str) -> None:
-    names = [info.filename for info in infos]
-    top = names[0].split("/")[0] + "/" if names else ""
-    if f"{top}data.pkl" not in names or not all(n.startswith(top) for n in names):
-        raise ModelError(
-            f"“{name}” is a zip, but not a checkpoint of torch.", "Unpack it and give the weights."
-        )
-    if f"{top}constants.pkl" in names:
-        raise ModelError(f"“{name}” is a TorchScript program, not weights.")
-    if len(set(names)) != len(names):
-        raise ModelError(f"“{name}” holds a record twice.")
-    if any(i.compress_type != zipfile.ZIP_STORED or i.flag_bits & 1 for i in infos):
-        raise ModelError(f"“{name}” is compressed or encrypted, as no checkpoint of torch is.")
-    if sum(info.file_size for info in infos) > size:
-        raise ModelError(f"“{name}” claims to hold more than its size.")
-    if any(i.file_size > _MAX_PICKLE for i in infos if i.filename.endswith(".pkl")):
-        raise ModelError(f"“{name}” holds far more structure than a checkpoint has.")
-
-
-def _check_pickle(data: bytes, name: str) -> None:
-    """Reads the pickle's instructions without following any."""
-    nesting = Nesting()
-    for code, argument, _ in pickletools.genops(data):
-        if code.name == "PROTO" and argument != 2:
-            raise ModelError(
-                f"“{name}” is pickled by protocol {argument}; only 2 is read, which torch writes."
-            )
-        if not nesting.follow(code, argument):
-            raise ModelError(f"“{name}” is nested as no weights are; it was not opened.")
-        if code.name in _RUNNING or (code.name == "GLOBAL" and argument not in _ALLOWED):
-            wanted = printable(str(argument or "code").replace(" ", "."), 80)
-            raise ModelError(
-                f"“{name}” asks for “{wanted}”, which weights never need; it was not opened.",
-                "Take the .safetensors of the model, or save only its state_dict.",
-            )
 
 
 def write(

@@ -455,7 +455,7 @@ PICKLES: dict[str, tuple[Callable[[Path], Path], str]] = {
         lambda folder: in_checkpoint(folder).rename(folder / "x.safetensors"),
         "asks for “posix.system”",
     ),
-    "hashed for hours": (hashed_for_hours, "is nested as no table of tensors is"),
+    "hashed for hours": (hashed_for_hours, "is nested as no weights are"),
     "overruns the stack": (overruns_the_stack, "is nested"),
     "counted for hours": (counted_for_hours, "is nested"),
     "one for all": (one_for_all, "claims more numbers than it holds"),
