@@ -26,6 +26,7 @@ from app.gallery import Gallery, PictureFile
 from app.gallery_cli import app as gallery_app
 from app.loras_cli import app as loras
 from app.models_cli import app as models
+from app.options import WorkspaceOption
 from app.runner import LocalRunner
 from app.settings import VERSION, Settings, make_folder, user_path, workspace_path
 from app.status import Status
@@ -61,9 +62,6 @@ app.command()(convert_cli.convert)
 
 # Every value arrives as text and is checked by the request itself, so that the command line, the
 # form and the API have the same limits and say the same sentences.
-Workspace = Annotated[
-    str | None, typer.Option(help="Folder for everything that the studio writes.", metavar="DIR")
-]
 
 
 def main(argv: list[str]) -> int:
@@ -126,7 +124,7 @@ def _verbs() -> list[str]:
 @app.callback(invoke_without_command=True)
 def studio(
     context: typer.Context,
-    workspace: Workspace = None,
+    workspace: WorkspaceOption = None,
     host: Annotated[
         str | None, typer.Option(help="Address to listen on; default: 127.0.0.1, on a Space all.")
     ] = None,
@@ -229,7 +227,7 @@ def generate(
     as_json: Annotated[
         bool, typer.Option("--json", help="One JSON object per picture on stdout.")
     ] = False,
-    workspace: Workspace = None,
+    workspace: WorkspaceOption = None,
 ) -> int:
     """Paints pictures and prints their paths."""
     options = dict(locals())

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 import typer
 
 from app.model_rows import Wanted
+from app.options import WorkspaceOption
 from app.settings import Settings, make_folder, user_path, workspace_path
 from app.status import Status
 from pipelines.errors import UnknownNameError
@@ -140,10 +141,7 @@ def import_(
     head_dim: HeadOption = None,
     image_size: ImageSizeOption = None,
     interpolation_scale: ScaleOption = None,
-    workspace: Annotated[
-        str | None,
-        typer.Option(help="Folder for everything that the studio writes.", metavar="DIR"),
-    ] = None,
+    workspace: WorkspaceOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Makes a model from elsewhere one of your own: a folder, a .safetensors or a .pth."""

@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import sys
 from dataclasses import asdict
-from typing import Annotated
 
 import typer
 
 from app.doctor import Finding, examine
+from app.options import JsonOption, WorkspaceOption
 from app.settings import Settings, workspace_path
 from app.status import Status
 from pipelines.errors import StudioError
@@ -18,11 +18,8 @@ from pipelines.memory import Machine, before_torch
 
 def doctor(
     context: typer.Context,
-    workspace: Annotated[
-        str | None,
-        typer.Option(help="Folder for everything that the studio writes.", metavar="DIR"),
-    ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="One object per line on stdout.")] = False,
+    workspace: WorkspaceOption = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Look at the machine, the packages, the space and the models. Nothing personal is told."""
     settings = Settings(workspace=workspace_path(workspace or context.obj))

@@ -14,6 +14,7 @@ import typer
 
 from app import export as exporting
 from app.gallery_index import Entry, GalleryIndex
+from app.options import JsonOption, WorkspaceOption
 from app.settings import Settings, user_path, workspace_path
 from app.status import Status
 from pipelines.errors import RequestError, printable
@@ -30,10 +31,6 @@ app = typer.Typer(
 INTERRUPTED = 130
 _SHOWN = 50
 
-WorkspaceOption = Annotated[
-    str | None, typer.Option(help="Folder for everything that the studio writes.", metavar="DIR")
-]
-JsonOption = Annotated[bool, typer.Option("--json", help="One object per line on stdout.")]
 LimitOption = Annotated[
     str | None,
     typer.Option(help=f"At most so many, 0 for all; default: {_SHOWN}, all with --json."),

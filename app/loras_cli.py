@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from app.options import JsonOption, WorkspaceOption, YesOption
 from app.settings import Settings, user_path, workspace_path
 from app.status import agreed
 from lora_manager.card import LoraCard
@@ -24,11 +25,6 @@ app = typer.Typer(
     no_args_is_help=True,
     help="List, import and remove LoRAs.",
 )
-
-WorkspaceOption = Annotated[
-    str | None, typer.Option(help="Folder for everything that the studio writes.", metavar="DIR")
-]
-JsonOption = Annotated[bool, typer.Option("--json", help="One object per line on stdout.")]
 
 
 def _library(context: typer.Context, workspace: str | None) -> LoraLibrary:
@@ -83,7 +79,7 @@ def import_(
 def remove(
     context: typer.Context,
     name: Annotated[str, typer.Argument(help="A LoRA, by name.")],
-    yes: Annotated[bool, typer.Option("--yes", help="Do it without asking.")] = False,
+    yes: YesOption = False,
     workspace: WorkspaceOption = None,
     as_json: JsonOption = False,
 ) -> None:

@@ -16,6 +16,7 @@ import typer
 from app import own_models
 from app.convert_cli import import_
 from app.model_store import ModelStore, Row
+from app.options import JsonOption, WorkspaceOption, YesOption
 from app.settings import Settings, workspace_path
 from app.status import Status, agreed
 from pipelines.progress import plain_size
@@ -45,11 +46,6 @@ _STATES = {
     "known": "not here yet",
 }
 
-WorkspaceOption = Annotated[
-    str | None, typer.Option(help="Folder for everything that the studio writes.", metavar="DIR")
-]
-JsonOption = Annotated[bool, typer.Option("--json", help="One object per line on stdout.")]
-YesOption = Annotated[bool, typer.Option("--yes", help="Do it without asking.")]
 ModelArgument = Annotated[str, typer.Argument(help="A released model, by id.", metavar="ID")]
 RemovedArgument = Annotated[
     str, typer.Argument(help="A downloaded model or one of your own, by id.", metavar="ID")

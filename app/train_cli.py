@@ -13,6 +13,7 @@ from typing import Annotated, Any
 
 import typer
 
+from app.options import JsonOption, WorkspaceOption
 from app.settings import Settings, make_folder, user_path, workspace_path
 from app.status import Status
 from pipelines import files
@@ -34,11 +35,6 @@ app = typer.Typer(
 
 INTERRUPTED = 130
 _LOG_SECONDS = 30.0
-
-WorkspaceOption = Annotated[
-    str | None, typer.Option(help="Folder for everything that the studio writes.", metavar="DIR")
-]
-JsonOption = Annotated[bool, typer.Option("--json", help="One object per line on stdout.")]
 
 
 def _settings(context: typer.Context, workspace: str | None) -> Settings:
