@@ -60,9 +60,6 @@ app.command()(bench)
 app.command()(doctor)
 app.command()(convert_cli.convert)
 
-# Every value arrives as text and is checked by the request itself, so that the command line, the
-# form and the API have the same limits and say the same sentences.
-
 
 def main(argv: list[str]) -> int:
     """Runs one command. Returns the exit code; never raises."""
@@ -173,6 +170,8 @@ def _port(text: str | None) -> int | None:
     return int(text)
 
 
+# Every value arrives as text and is checked by the request itself, so that the command line, the
+# form and the API have the same limits and say the same sentences.
 @app.command()
 def generate(
     context: typer.Context,
