@@ -34,6 +34,7 @@ COPY assets assets
 COPY presets presets
 COPY LICENSE launch.py requirements.txt ./
 COPY training training
+COPY lora_manager lora_manager
 COPY pipelines pipelines
 COPY app app
 ENV PATH=/opt/studio/bin:$PATH \

@@ -15,7 +15,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from lora_manager import card, files, targets
+from lora_manager import card, files, sources, targets
 from lora_manager.errors import LoraError
 from lora_manager.files import Lora, Pair
 from tests.lora_manager import made
@@ -142,7 +142,7 @@ def test_the_alpha_trap(trap: str, tmp_path: Path) -> None:
     assert len(notes) == bool(words)
     assert all(words in note for note in notes)
     # The card says so, too, without reading a tensor.
-    assert card.read(files.weights_file(source), "x").notes == lora.notes
+    assert card.read(sources.weights_file(source), "x").notes == lora.notes
 
 
 def test_an_alpha_tensor_wins_over_the_metadata(tmp_path: Path) -> None:
