@@ -129,7 +129,8 @@ class ObjectiveConfig(Part):
     the weight of the term that trains the variance half (arXiv 2102.09672), 0 leaves it
     untrained; `dropout` the share of captions (or labels) that are replaced by the empty one;
     `middle` the share of timesteps that are drawn around those where things take shape (see
-    `training.noise.drawn`), the others evenly. `perceptual` and `kl` belong to the VAE. For a text
+    `training.noise.drawn`), the others evenly. `perceptual`, `kl` and `adversarial` (the weight of
+    fooling a critic of patches, 0: there is none) belong to the VAE. For a text
     encoder, `neighbours` weighs that every feature tells the tokens around it, `keep` that features
     stay what `base.text` made of them.
     """
@@ -141,6 +142,7 @@ class ObjectiveConfig(Part):
     middle: float = Field(default=0.0, ge=0, le=1)
     perceptual: float = Field(default=0.0, ge=0, le=100)
     kl: float = Field(default=1e-6, ge=0, le=1)
+    adversarial: float = Field(default=0.0, ge=0, le=10)
     neighbours: float = Field(default=0.0, ge=0, le=100)
     keep: float = Field(default=0.0, ge=0, le=1000)
 
@@ -181,6 +183,7 @@ class RunConfig(Part):
 
     `batch` counts pictures per process and micro-batch; one update sees batch x accumulate x
     processes pictures. `shard` spreads weights, gradients and optimizer states over the processes.
+    `parts` "decoder" leaves the encoder of a VAE as it is, so that its latents stay valid.
     """
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,79}$")
@@ -194,6 +197,7 @@ class RunConfig(Part):
     precision: Literal["fp32", "bf16", "fp16"] = "bf16"
     gradient_checkpointing: bool = False
     shard: bool = False
+    parts: Literal["all", "decoder"] = "all"
     log_every: int = Field(default=20, ge=1)
     data: DataConfig
     base: BaseConfig = BaseConfig()
@@ -212,6 +216,10 @@ class RunConfig(Part):
             raise ValueError("fp16 scales gradients for one optimizer only; use bf16 with muon")
         if self.shard and (self.optimizer.name != "adamw" or self.precision == "fp16"):
             raise ValueError("shard goes with adamw in bf16 or fp32")
+        if self.parts == "decoder" and (self.method != "vae" or self.base.vae is None):
+            raise ValueError("parts = decoder needs the method vae and a base.vae to go on from")
+        if self.objective.adversarial and self.method != "vae":
+            raise ValueError("objective.adversarial belongs to the method vae")
         if self.method == "text-encoder":
             if self.objective.keep and self.base.text is None:
                 raise ValueError("objective.keep needs a base.text whose features are kept")

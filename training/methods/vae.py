@@ -1,6 +1,6 @@
-"""A small VAE from scratch: L1, distance of features, and a light pull towards a Gaussian.
+"""A small VAE: L1, distance of features, a light pull towards a Gaussian, and an adversary.
 
-The model is diffusers' AutoencoderKL (arXiv 2112.10752, without the adversarial part).
+The model and its losses are those of AutoencoderKL (arXiv 2112.10752).
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from training.config import RunConfig
 from training.data.pixels import Crops
 from training.data.sources import Sources
 from training.data.split import split
+from training.methods.adversary import Adversary
 from training.noise import generator
 from training.order import Pick
 from training.perceptual import Features
@@ -36,12 +37,16 @@ class VaeLoss(nn.Module):
         self.vae = vae
         self._perceptual = config.objective.perceptual
         self._kl = config.objective.kl
+        self._adversarial = config.objective.adversarial
+        self._decoder_only = config.parts == "decoder"
         self.features = Features(depth=3) if self._perceptual else None
+        self.adversary = Adversary() if self._adversarial else None
 
     def forward(self, batch: Batch, seed: int, timestep: int | None) -> dict[str, Tensor]:
         """Per picture: loss, l1, psnr's squared error on [0, 1], kl."""
         pixels: Tensor = batch["pixels"]
-        posterior = self.vae.encode(pixels).latent_dist
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self._decoder_only):
+            posterior = self.vae.encode(pixels).latent_dist
         noise = torch.randn(posterior.mean.shape, generator=generator(seed)).to(pixels.device)
         sampled = posterior.mean + posterior.std * noise
         rebuilt = self.vae.decode(sampled).sample.float()
@@ -61,6 +66,11 @@ class VaeLoss(nn.Module):
                 distance * (len(pixels) / half), (0, len(pixels) - half)
             )
             losses["loss"] = losses["loss"] + self._perceptual * losses["perceptual"]
+        if self.adversary is not None:
+            losses["fooled"], losses["critic"] = self.adversary(rebuilt, pixels)
+            losses["loss"] = (
+                losses["loss"] + self._adversarial * losses["fooled"] + losses["critic"]
+            )
         return losses
 
 
@@ -93,6 +103,10 @@ def task(config: RunConfig, sources: Sources) -> Task:
     side = config.data.side or 64
     if config.gradient_checkpointing:
         vae.enable_gradient_checkpointing()
+    if config.parts == "decoder":
+        # The latents stay what they were, and so does every transformer that paints them.
+        for part in (vae.encoder, vae.quant_conv):
+            part.requires_grad_(False)
     samples = Crops(manifest, learning, side)
     held_out = Crops(manifest, held, side)
     count = min(len(held), config.validation.pictures)
@@ -102,7 +116,7 @@ def task(config: RunConfig, sources: Sources) -> Task:
         return _sheet(vae, held_out, count)
 
     def publish(folder: Path) -> Mapping[str, Any]:
-        return _publish(vae, held_out, count, folder)
+        return _publish(vae, held_out, count, folder, rescale=config.parts == "all")
 
     return Task(
         net=VaeLoss(vae, config),
@@ -137,8 +151,11 @@ def _sheet(vae: AutoencoderKL, held_out: Crops, count: int) -> Image.Image:
 
 
 @torch.no_grad()
-def _publish(vae: AutoencoderKL, held_out: Crops, count: int, folder: Path) -> Mapping[str, Any]:
-    """Writes the VAE with the scale that gives its latents unit variance; says how good it is."""
+def _publish(
+    vae: AutoencoderKL, held_out: Crops, count: int, folder: Path, *, rescale: bool
+) -> Mapping[str, Any]:
+    """Writes the VAE and says how good it is. `rescale`: with the scale that gives its latents unit
+    variance, else with the one that it had."""
     device = next(vae.parameters()).device
     latents, errors = [], []
     for index in range(count):
@@ -148,7 +165,9 @@ def _publish(vae: AutoencoderKL, held_out: Crops, count: int, folder: Path) -> M
         rebuilt = vae.decode(mode).sample.clamp(-1, 1)
         errors.append(((rebuilt - pixels) / 2).square().mean())
     psnr = float((-10 * torch.log10(torch.stack(errors).clamp(min=1e-10))).mean())
-    scale = 1.0 / float(torch.cat(latents).std())
-    vae.register_to_config(scaling_factor=scale)
+    scale = float(vae.config.scaling_factor)
+    if rescale:
+        scale = 1.0 / float(torch.cat(latents).std())
+        vae.register_to_config(scaling_factor=scale)
     vae.save_pretrained(folder / "vae")
     return {"psnr": round(psnr, 2), "scaling_factor": scale}
