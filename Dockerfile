@@ -14,13 +14,22 @@ FROM system AS packages
 RUN apt-get update \
     && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends python3-venv \
     && rm -rf /var/lib/apt/lists/*
-# For older drivers another build of the same torch, e.g. https://download.pytorch.org/whl/cu126.
-ARG TORCH_INDEX=""
-COPY requirements.txt /tmp/requirements.txt
+COPY requirements.txt requirements.lock requirements-torch.lock /tmp/
 RUN --mount=type=cache,target=/root/.cache/pip \
     python3 -m venv /opt/studio \
-    && /opt/studio/bin/pip install ${TORCH_INDEX:+--extra-index-url "$TORCH_INDEX"} \
-        -r /tmp/requirements.txt
+    && /opt/studio/bin/pip install --require-hashes --no-deps --only-binary=:all: \
+        -r /tmp/requirements.lock
+# For older drivers another build of the same torch, e.g. https://download.pytorch.org/whl/cu126.
+# No lock has the files of such an index: there the version is what is held.
+ARG TORCH_INDEX=""
+RUN --mount=type=cache,target=/root/.cache/pip \
+    if [ -z "$TORCH_INDEX" ]; then \
+        /opt/studio/bin/pip install --require-hashes --no-deps --only-binary=:all: \
+            -r /tmp/requirements-torch.lock; \
+    else \
+        /opt/studio/bin/pip install --only-binary=:all: --index-url "$TORCH_INDEX" \
+            "$(grep -o '^torch==[^ ]*' /tmp/requirements.txt)"; \
+    fi
 
 FROM system
 # The image's own user of this number gets our name; Spaces run containers as 1000, too.
@@ -32,7 +41,7 @@ WORKDIR /studio
 # What changes seldom comes first.
 COPY assets assets
 COPY presets presets
-COPY LICENSE launch.py requirements.txt ./
+COPY LICENSE launch.py requirements.txt requirements.lock requirements-torch.lock ./
 COPY training training
 COPY lora_manager lora_manager
 COPY pipelines pipelines

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from app.pins import missing_pins, read_pin_file
+from app.pins import PINS, missing_pins, read_pin_file
 from app.settings import VERSION, Settings
 from pipelines import forecast, memory, numbers
 from pipelines.catalog import ROOT, Catalog
@@ -75,7 +75,7 @@ def report(findings: Iterable[Finding]) -> str:
 
 
 def _packages() -> Finding:
-    missing = missing_pins(read_pin_file(ROOT / "requirements.txt").pins)
+    missing = missing_pins(read_pin_file(ROOT / PINS))
     if not missing:
         return Finding(name="packages", state="ok", fact="as pinned")
     shown = ", ".join(missing[:6]) + (" and more" if len(missing) > 6 else "")

@@ -6,7 +6,6 @@ can be killed at any moment: the next start looks again. Standard library only, 
 """
 
 import importlib
-import importlib.util
 import json
 import os
 import re
@@ -14,32 +13,29 @@ import shutil
 import subprocess
 import sys
 import sysconfig
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
-from importlib import metadata
 from pathlib import Path
 from typing import NoReturn
 
-from app import torch_build
+from app import locks, torch_build
 from app.installer import (
     LOCK_NAME,
     LOG_NAME,
     SetupError,
     StatusLine,
-    Step,
-    install_options,
     run_steps,
     setup_lock,
 )
 from app.pins import (
-    PinFile,
+    Wanted,
     cut_off_packages,
-    installed_version,
     missing_pins,
-    read_pin_file,
+    read_wanted,
     remove_cut_off_packages,
 )
+from app.setup_plan import current_build, find_torch, lock_files, plan_steps, require_ensurepip
 
 __all__ = ["SetupError", "prepare", "run_tests"]
 
@@ -52,34 +48,22 @@ SMALL_SPACE_GB = 0.5
 
 
 @dataclass(frozen=True, kw_only=True)
-class Wanted:
-    """What this start asks of an environment: all pins of these files."""
-
-    root: Path
-    files: tuple[PinFile, ...]
-
-    @property
-    def venv(self) -> Path:
-        return self.root / ".venv"
-
-    @property
-    def pins(self) -> Mapping[str, str]:
-        return {name: version for file in self.files for name, version in file.pins.items()}
-
-
-@dataclass(frozen=True, kw_only=True)
 class Stamp:
     """What `.venv` was made for; written last, so an environment without it is not finished.
 
-    `requirements` is the digest of requirements.txt, empty while an installation is under way;
-    `tests` that of requirements-dev.txt, empty where nobody asked for the tests; `torch` the build
-    that was wished, which need not be the one that could be had.
+    `requirements` is the digest of the studio's lock files, empty while an installation is under
+    way; `tests` that of the tests' lock, empty where nobody asked for them; `torch` the build that
+    was wished, which need not be the one that could be had.
     """
 
     requirements: str
     tests: str
     torch: str
     python: str
+
+    @property
+    def locks(self) -> tuple[str, str]:
+        return self.requirements, self.tests
 
 
 def prepare(root: str | Path, argv: Sequence[str]) -> list[str]:
@@ -120,12 +104,6 @@ def prepare(root: str | Path, argv: Sequence[str]) -> list[str]:
 def run_tests(root: str | Path, arguments: Sequence[str]) -> NoReturn:
     """Become pytest in the project's folder; its exit code is this process's."""
     replace_process([sys.executable, "-m", "pytest", *arguments], folder=Path(root))
-
-
-def read_wanted(root: Path, *, with_tests: bool) -> Wanted:
-    """Read what the studio needs, and with the test tools if asked. Raises SetupError."""
-    names = ["requirements.txt", "requirements-dev.txt"] if with_tests else ["requirements.txt"]
-    return Wanted(root=root, files=tuple(read_pin_file(root / name) for name in names))
 
 
 def is_inside(folder: Path) -> bool:
@@ -239,17 +217,6 @@ def make(wanted: Wanted, wish: str | None, line: StatusLine) -> None:
         venv.EnvBuilder(symlinks=os.name != "nt").create(folder)
 
 
-def require_ensurepip() -> None:
-    """Raise SetupError where this Python was packaged without the means to install anything."""
-    if importlib.util.find_spec("ensurepip") is None:
-        package = "python{}.{}-venv".format(*sys.version_info)
-        raise SetupError(
-            "This Python comes without its module ensurepip, so it cannot make an environment: on "
-            f"Debian and Ubuntu run 'sudo apt install {package}', elsewhere use the Python from "
-            "https://www.python.org/downloads/, and start again."
-        )
-
-
 def require_space(wanted: Wanted, build: str) -> None:
     """Raise SetupError where the disk has no room for what is missing with this build of torch."""
     heavy = "torch" in missing_pins(wanted.pins)
@@ -285,8 +252,8 @@ def write_stamp(folder: Path, stamp: Stamp) -> None:
 def is_complete(wanted: Wanted, wish: str | None, machine: torch_build.Machine) -> bool:
     """Say whether this environment, which must be the running one, is as asked.
 
-    Where only the stamp is out of date it is renewed: an environment that was filled by hand, or
-    whose requirements changed in a comment, needs no pip.
+    One that was filled by hand, with all that is pinned, gets its stamp without pip. One that was
+    made from other lock files is not complete: what nobody pins may have changed, too.
     """
     stamp = read_stamp(wanted.venv)
     if stamp is not None and not stamp.requirements:
@@ -303,6 +270,8 @@ def is_complete(wanted: Wanted, wish: str | None, machine: torch_build.Machine) 
     if wish is not None and torch_build.choose_build(wish, machine) != torch:
         return False
     fresh = stamp_for(wanted, stamp, torch)
+    if stamp is not None and fresh.locks != stamp.locks:
+        return False
     if fresh != stamp:
         # In an image the environment may be read-only; it serves all the same.
         with suppress(OSError):
@@ -312,19 +281,13 @@ def is_complete(wanted: Wanted, wish: str | None, machine: torch_build.Machine) 
 
 def stamp_for(wanted: Wanted, old: Stamp | None, torch: str) -> Stamp:
     """The stamp of an environment that has everything; the test tools stay known once installed."""
-    requirements, *tests = [file.digest for file in wanted.files]
+    kept = old.tests if old else ""
     return Stamp(
-        requirements=requirements,
-        tests=tests[0] if tests else (old.tests if old else ""),
+        requirements=locks.digest(wanted.root / n for n in (locks.PACKAGES, locks.TORCH)),
+        tests=locks.digest([wanted.root / locks.TESTS]) if wanted.with_tests else kept,
         torch=torch,
         python="{}.{}.{}".format(*sys.version_info),
     )
-
-
-def current_build(machine: torch_build.Machine) -> str | None:
-    """The build of the torch that is installed here; None without torch."""
-    version = installed_version("torch")
-    return None if version is None else torch_build.build_of(version, machine)
 
 
 def site_packages() -> Path:
@@ -341,6 +304,7 @@ def complete(wanted: Wanted, wish: str | None, line: StatusLine) -> None:
     with setup_lock(folder, line) as keep_open:
         if is_complete(wanted, wish, machine):
             return
+        locks.require_fit(wanted.pins, lock_files(wanted))
         line.say("Setting up PixArt Studio in .venv; this is done once and can take some minutes.")
         old = read_stamp(folder)
         torch = torch_build.choose_build(wish or (old.torch if old else "auto"), machine)
@@ -362,37 +326,3 @@ def complete(wanted: Wanted, wish: str | None, line: StatusLine) -> None:
             )
         write_stamp(folder, stamp)
         line.say(f"PixArt Studio is set up ({line.elapsed()}).")
-
-
-def find_torch(wanted: Wanted, build: str, machine: torch_build.Machine) -> torch_build.Source:
-    """Where torch comes from; asks nobody where the right torch is here or none is wanted."""
-    version = wanted.pins.get("torch")
-    at_hand = "torch" not in missing_pins(wanted.pins) and current_build(machine) == build
-    if version is None or at_hand:
-        return torch_build.Source(build=build)
-    return torch_build.find_source(build, version, machine)
-
-
-def plan_steps(
-    wanted: Wanted, source: torch_build.Source, machine: torch_build.Machine
-) -> list[Step]:
-    """The commands that make the running environment as wanted; pip skips what is there."""
-    pip = (sys.executable, "-m", "pip")
-    steps = []
-    pip_version = installed_version("pip")
-    if pip_version is None:
-        require_ensurepip()
-        pip_version = importlib.import_module("ensurepip").version()
-        steps.append(Step(name="pip", command=(sys.executable, "-m", "ensurepip", "--default-pip")))
-    install = (*pip, "install", *install_options(pip_version))
-    version = wanted.pins.get("torch")
-    replaced = version is not None and current_build(machine) not in (None, source.build)
-    if replaced:
-        old = torch_build.torch_packages(d.name for d in metadata.distributions())
-        steps.append(Step(name="old torch", command=(*pip, "uninstall", "--yes", *old)))
-    if source.index is not None and (replaced or "torch" in missing_pins(wanted.pins)):
-        wheel = (f"torch=={version}", "--index-url", source.index)
-        steps.append(Step(name=f"torch for {source.build}", command=(*install, *wheel)))
-    files = [word for file in wanted.files for word in ("-r", str(file.path))]
-    steps.append(Step(name="packages", command=(*install, *files)))
-    return steps

@@ -32,6 +32,15 @@ UNWANTED_SETTINGS = (
     "PIP_REPORT",
     "PIP_QUIET",
 )
+# Set against pip's own files of settings. Hashes are demanded where they are locked, nowhere else.
+SETTINGS = {
+    "PIP_USER": "0",
+    "PIP_NO_COLOR": "1",
+    "PIP_REQUIRE_HASHES": "0",
+    "PIP_NO_DEPS": "0",
+    "PYTHONUNBUFFERED": "1",
+    "PYTHONUTF8": "1",
+}
 NETWORK_SIGNS = re.compile(
     r"NewConnectionError|NameResolutionError|ConnectTimeoutError|ReadTimeoutError|ConnectionResetError"
     r"|ProxyError|Max retries exceeded|Connection (refused|aborted|broken)|Network is unreachable"
@@ -40,6 +49,12 @@ NETWORK_SIGNS = re.compile(
 )
 TRUST_SIGNS = re.compile(r"CERTIFICATE_VERIFY_FAILED|SSLError|SSLCertVerification")
 NO_BUILD = re.compile(r"No matching distribution found for (\S+)")
+# How pip names a file whose hash is not in the lock: the line with the package, then what it got.
+OTHER_FILE = re.compile(
+    r"THESE PACKAGES DO NOT MATCH THE HASHES.*?^ +([\w.-]+==\S+)", re.DOTALL | re.MULTILINE
+)
+# One line of pip's for each further hash that would have been right; there may be hundreds.
+OTHER_HASH = re.compile(r" +or [0-9a-f]{64}$")
 
 
 class SetupError(Exception):
@@ -140,6 +155,13 @@ def explain_failure(name: str, output: str, log: Path) -> str:
         return (
             f"The disk became full during set-up ({name}): free some space, also where temporary "
             f"files go (the variable TMPDIR), and start again; {full}."
+        )
+    if match := OTHER_FILE.search(output):
+        return (
+            f"The package registry sent a file for {match[1]} that is not the one PixArt Studio is "
+            f"locked to (its SHA-256 differs), so pip installed nothing of this step ({name}): for "
+            f"a damaged download run '{sys.executable} -m pip cache purge' and start again; if it "
+            f"comes again do not use that mirror or proxy, which changes files; {full}."
         )
     if TRUST_SIGNS.search(output):
         return (
@@ -243,7 +265,8 @@ def _run(
             doing = describe(text, doing)
             if not text.startswith("Progress "):
                 record.write(text)
-                tail = [*tail[-(TAIL_LINES - 1) :], text]
+                if not OTHER_HASH.match(text):
+                    tail = [*tail[-(TAIL_LINES - 1) :], text]
     finally:
         if process.poll() is None:
             process.terminate()
@@ -261,7 +284,7 @@ def _pump(output: IO[str], lines: "queue.SimpleQueue[str | None]") -> None:
 def _settings() -> dict[str, str]:
     """The variables for pip: the user's own (proxy, mirror, cache) less what would mislead it."""
     kept = {key: value for key, value in os.environ.items() if key not in UNWANTED_SETTINGS}
-    return kept | {"PIP_USER": "0", "PIP_NO_COLOR": "1", "PYTHONUNBUFFERED": "1", "PYTHONUTF8": "1"}
+    return kept | SETTINGS
 
 
 @contextmanager

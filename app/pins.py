@@ -4,7 +4,6 @@ The answer comes from the metadata of the installed packages, never from importi
 start which needs nothing costs a few milliseconds. Standard library only.
 """
 
-import hashlib
 import os
 import platform
 import re
@@ -17,20 +16,35 @@ from pathlib import Path
 
 from app.installer import SetupError
 
+PINS = "requirements.txt"
+TEST_PINS = "requirements-dev.txt"
 REQUIREMENT = re.compile(r"([A-Za-z0-9][\w.-]*)(?:\[[^]]*\])?\s*==\s*([^\s;,*]+)\s*(?:;\s*(.+))?")
 CONDITION = re.compile(r"\s*(\w+)\s*(==|!=)\s*(['\"])(.*?)\3\s*")
 
 
 @dataclass(frozen=True, kw_only=True)
-class PinFile:
-    """One file of requirements: `pins` maps names to versions, `digest` changes with the text."""
+class Wanted:
+    """What a start asks of the environment in `root`: `pins` maps names to versions."""
 
-    path: Path
+    root: Path
     pins: Mapping[str, str]
-    digest: str
+    with_tests: bool
+
+    @property
+    def venv(self) -> Path:
+        return self.root / ".venv"
 
 
-def read_pin_file(path: Path) -> PinFile:
+def read_wanted(root: Path, *, with_tests: bool) -> Wanted:
+    """Read what the studio needs, and with the test tools if asked. Raises SetupError."""
+    names = (PINS, TEST_PINS) if with_tests else (PINS,)
+    pins: dict[str, str] = {}
+    for name in names:
+        pins |= read_pin_file(root / name)
+    return Wanted(root=root, pins=pins, with_tests=with_tests)
+
+
+def read_pin_file(path: Path) -> dict[str, str]:
     """Read a file of pins. Raises SetupError where it is missing or holds anything else."""
     try:
         text = path.read_text(encoding="utf-8")
@@ -38,9 +52,7 @@ def read_pin_file(path: Path) -> PinFile:
         raise SetupError(
             f"{path} cannot be read ({error.strerror}): get a complete copy of PixArt Studio."
         ) from error
-    return PinFile(
-        path=path, pins=read_pins(text, path.name), digest=hashlib.sha256(text.encode()).hexdigest()
-    )
+    return read_pins(text, path.name)
 
 
 def read_pins(text: str, name: str) -> dict[str, str]:

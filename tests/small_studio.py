@@ -4,6 +4,7 @@ Its command line prints what it was given. pip really runs, against a folder of 
 here, or against an index of them that is served on this machine.
 """
 
+import hashlib
 import http.server
 import json
 import os
@@ -12,6 +13,7 @@ import subprocess
 import sys
 import threading
 import zipfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,13 +34,20 @@ def main(argv):
 RUNNER = "import os, sys\nprint(sys.argv[1:], os.getcwd())\nsys.exit(5)\n"
 
 
-def build_wheel(folder: Path, name: str, version: str, files: dict[str, str] | None = None) -> Path:
-    """Write a pure Python wheel that pip accepts."""
+def build_wheel(
+    folder: Path,
+    name: str,
+    version: str,
+    files: dict[str, str] | None = None,
+    needs: Sequence[str] = (),
+) -> Path:
+    """Write a pure Python wheel that pip accepts; `needs` are its requirements."""
     folder.mkdir(parents=True, exist_ok=True)
     info = f"{name}-{version}.dist-info"
     files = files or {f"{name}/__init__.py": f"version = {version!r}\n"}
     files |= {
-        f"{info}/METADATA": f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n",
+        f"{info}/METADATA": f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n"
+        + "".join(f"Requires-Dist: {other}\n" for other in needs),
         f"{info}/WHEEL": "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
     }
     files[f"{info}/RECORD"] = "".join(f"{path},,\n" for path in [*files, f"{info}/RECORD"])
@@ -54,6 +63,7 @@ class Studio:
     """A small copy of the project, and the variables with which it is started."""
 
     root: Path
+    wheels: Path
     variables: dict[str, str]
 
     @property
@@ -77,8 +87,15 @@ class Studio:
     def stamp(self) -> dict[str, str]:
         return json.loads((self.venv / "studio-stamp.json").read_text(encoding="utf-8"))
 
-    def require(self, text: str) -> None:
-        (self.root / "requirements.txt").write_text(text, encoding="utf-8")
+    def require(self, *pins: str, torch: Sequence[str] = (), wheels: Path | None = None) -> None:
+        """Ask for other packages, and lock them; `torch` is what goes into the lock of torch."""
+        write_pins(self.root, [*pins, *(pin for pin in torch if pin.startswith("torch=="))])
+        self.lock(*pins)
+        write_lock(self.root / "requirements-torch.lock", torch, wheels or self.wheels)
+
+    def lock(self, *pins: str) -> None:
+        """Lock these packages, whatever is asked for."""
+        write_lock(self.root / "requirements.lock", pins, self.wheels)
 
     def begin(self, *argv: str, python: str | Path = sys.executable, **variables: str):
         """Start it in a process group of its own, as a terminal would."""
@@ -114,18 +131,33 @@ def ended(process: subprocess.Popen[str]) -> Ended:
     return Ended(code=process.returncode, out=out, err=err)
 
 
+def write_pins(root: Path, pins: Sequence[str]) -> None:
+    (root / "requirements.txt").write_text("".join(f"{pin}\n" for pin in pins), encoding="utf-8")
+
+
+def write_lock(path: Path, pins: Sequence[str], wheels: Path) -> None:
+    """Lock `name==version` to the wheel in that folder; without one, to a hash of zeros."""
+    text = ""
+    for pin in pins:
+        found = list(wheels.rglob(f"{pin.replace('==', '-')}-*.whl"))
+        known = [hashlib.sha256(wheel.read_bytes()).hexdigest() for wheel in found]
+        text += " \\\n".join([pin, *(f"    --hash=sha256:{h}" for h in known or ["0" * 64])]) + "\n"
+    path.write_text(text, encoding="utf-8")
+
+
 def copy_project(root: Path, wheels: Path) -> Studio:
     (root / "app").mkdir(parents=True)
     shutil.copy(ROOT / "launch.py", root)
-    for name in ("environment", "installer", "pins", "torch_build"):
+    for name in ("environment", "installer", "locks", "pins", "setup_plan", "torch_build"):
         shutil.copy(ROOT / "app" / f"{name}.py", root / "app")
     (root / "app" / "__init__.py").touch()
     (root / "app" / "cli.py").write_text(COMMAND_LINE, encoding="utf-8")
-    (root / "requirements.txt").write_text("tinything==1.0  # for the test\n", encoding="utf-8")
     (root / "requirements-dev.txt").write_text("pytest==0.1\n", encoding="utf-8")
+    write_lock(root / "requirements-dev.lock", ["pytest==0.1"], wheels)
     inherited = {k: v for k, v in os.environ.items() if not k.startswith(("PIP_", "PYTHON"))}
-    return Studio(
+    studio = Studio(
         root=root,
+        wheels=wheels,
         variables=inherited
         | {
             "PIP_CONFIG_FILE": os.devnull,
@@ -134,6 +166,8 @@ def copy_project(root: Path, wheels: Path) -> Studio:
             "PIP_FIND_LINKS": str(wheels),
         },
     )
+    studio.require("tinything==1.0")
+    return studio
 
 
 def clone(studio: Studio, root: Path) -> Studio:
@@ -144,7 +178,7 @@ def clone(studio: Studio, root: Path) -> Studio:
         (os.link if link else shutil.copy2)(source, target)
 
     shutil.copytree(studio.root, root, symlinks=True, copy_function=copy)
-    return Studio(root=root, variables=studio.variables)
+    return Studio(root=root, wheels=studio.wheels, variables=studio.variables)
 
 
 def replace(path: Path, text: str) -> None:
@@ -187,7 +221,7 @@ class Index(http.server.ThreadingHTTPServer):
 def serve(simple: Path, *wheels: Path) -> None:
     """Lay wheels out as a package index: a folder for each package."""
     for wheel in wheels:
-        folder = simple / wheel.name.partition("-")[0]
+        folder = simple / wheel.name.partition("-")[0].replace("_", "-")
         folder.mkdir(parents=True, exist_ok=True)
         shutil.copy(wheel, folder)
 

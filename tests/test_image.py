@@ -102,16 +102,40 @@ def test_bases_are_pinned() -> None:
     assert "latest" not in (ROOT / "Dockerfile").read_text("utf-8")
 
 
-def test_packages_are_those_of_the_pins_and_nothing_else() -> None:
-    installs = [rest for word, rest in instructions() if "pip install" in rest and word == "RUN"]
-    (install,) = installs
-    wanted = install.partition("pip install")[2]
-    assert re.sub(r"\$\{TORCH_INDEX:\+[^}]*\}", "", wanted).split() == [
-        "-r",
-        "/tmp/requirements.txt",
-    ]
-    assert ("COPY", "requirements.txt /tmp/requirements.txt") in instructions()
-    assert "requirements.txt" in {source for source, _ in copied()}, "launch.py reads it, too"
+LOCKED = ["pip", "install", "--require-hashes", "--no-deps", "--only-binary=:all:"]
+
+
+def installs(index: str) -> list[list[str]]:
+    """The calls of pip that the Dockerfile makes, each RUN executed with an echo for a pip."""
+    calls = []
+    for word, rest in instructions():
+        if word == "RUN" and "pip install" in rest:
+            _, script = rest.split(" ", 1)
+            assert rest.startswith("--mount=type=cache,target=/root/.cache/pip ")
+            script = script.replace("python3 -m venv /opt/studio", "true")
+            script = script.replace("/opt/studio/bin/pip", "echo pip")
+            script = script.replace("/tmp/", f"{ROOT}/")
+            out = subprocess.run(
+                ["sh", "-ec", script],
+                env={"PATH": os.environ["PATH"], "TORCH_INDEX": index},
+                capture_output=True,
+                text=True,
+                check=True,
+            )
+            calls += [line.split() for line in out.stdout.splitlines()]
+    return calls
+
+
+def test_packages_are_those_of_the_locks_and_nothing_else() -> None:
+    rest = [*LOCKED, "-r", f"{ROOT}/requirements.lock"]
+    assert installs("") == [rest, [*LOCKED, "-r", f"{ROOT}/requirements-torch.lock"]]
+    (torch,) = re.findall(r"^torch==\S+", (ROOT / "requirements.txt").read_text(), re.MULTILINE)
+    from_index = ["--only-binary=:all:", "--index-url", "https://x/cu126", torch]
+    assert installs("https://x/cu126") == [rest, ["pip", "install", *from_index]]
+    files = {"requirements.txt", "requirements.lock", "requirements-torch.lock"}
+    (into_build,) = [rest.split() for word, rest in instructions() if rest.endswith(" /tmp/")]
+    assert set(into_build) == {*files, "/tmp/"}
+    assert files <= {source for source, _ in copied()}, "launch.py reads them, too"
 
 
 def test_the_image_has_every_package_of_the_studio() -> None:

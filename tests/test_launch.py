@@ -5,10 +5,14 @@ few hundred bytes. pip really runs, against a folder of wheels or an index serve
 """
 
 import ast
+import hashlib
+import io
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import tarfile
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -96,7 +100,7 @@ def test_second_start_runs_no_pip_and_says_nothing(ready):
 
 def test_start_from_another_folder_and_through_a_link_finds_its_own_place(ready, tmp_path):
     (tmp_path / "link").symlink_to(ready.root, target_is_directory=True)
-    through = Studio(root=tmp_path / "link", variables=ready.variables)
+    through = Studio(root=tmp_path / "link", wheels=ready.wheels, variables=ready.variables)
     ended = through.start()
     assert (ended.code, ended.err) == (0, "")
 
@@ -152,7 +156,7 @@ def test_broken_interpreter_is_replaced_and_its_packages_kept(ready, harm):
 
 def test_changed_requirements_are_installed_by_the_next_start(ready):
     before = ready.stamp
-    ready.require("tinything==2.0\notherthing==1.0\n")
+    ready.require("tinything==2.0", "otherthing==1.0")
     ended = ready.start("gallery")
     assert ended.code == 0
     assert "Successfully installed otherthing-1.0 tinything-2.0" in ready.log
@@ -160,8 +164,69 @@ def test_changed_requirements_are_installed_by_the_next_start(ready):
     assert ready.stamp["torch"] == before["torch"], "the build that was chosen once stays chosen"
 
 
+def test_changed_lock_is_installed_by_the_next_start_although_all_pins_are_there(ready):
+    ready.lock("tinything==1.0", "otherthing==1.0")
+    assert ready.start("gallery").code == 0
+    assert (ready.packages / "otherthing-1.0.dist-info").is_dir()
+    log = ready.log
+    ended = ready.start("gallery", PIP_FIND_LINKS="")
+    assert (ended.code, ended.err) == (0, "")
+    assert ready.log == log
+
+
+def test_file_with_another_hash_is_one_sentence_and_nothing_is_installed(ready, tmp_path, wheels):
+    forged = tmp_path / "forged"
+    build_wheel(forged, "tinything", "2.0", {"tinything/__init__.py": "stolen = True\n"})
+    shutil.copy(wheels / "otherthing-1.0-py3-none-any.whl", forged)
+    ready.require("otherthing==1.0", "tinything==2.0")
+    ended = ready.start(PIP_FIND_LINKS=str(forged))
+    assert (ended.code, ended.out) == (2, "")
+    sentence = ended.err.splitlines()[-1]
+    assert (
+        "sent a file for tinything==2.0 that is not the one PixArt Studio is locked to" in sentence
+    )
+    assert "-m pip cache purge' and start again" in sentence
+    names = {path.name for path in ready.packages.glob("*thing*")}
+    assert names == {"tinything", "tinything-1.0.dist-info"}
+    assert "1.0" in (ready.packages / "tinything" / "__init__.py").read_text()
+    assert ready.stamp["requirements"] == "", "it is marked as unfinished"
+    assert ready.start().code == 0, "the next start with the right file mends it"
+    assert "2.0" in (ready.packages / "tinything" / "__init__.py").read_text()
+
+
+def test_source_is_not_built(ready, tmp_path):
+    """Building one would run tools that no lock names."""
+    source = tmp_path / "sources" / "tinything-2.0.tar.gz"
+    source.parent.mkdir()
+    with tarfile.open(source, "w:gz") as archive:
+        setup = tarfile.TarInfo("tinything-2.0/setup.py")
+        code = f"open({str(tmp_path / 'ran')!r}, 'w')\n".encode()
+        setup.size = len(code)
+        archive.addfile(setup, io.BytesIO(code))
+    ready.require("tinything==2.0")
+    digest = hashlib.sha256(source.read_bytes()).hexdigest()
+    (ready.root / "requirements.lock").write_text(f"tinything==2.0 --hash=sha256:{digest}\n")
+    ended = ready.start(PIP_FIND_LINKS=str(source.parent))
+    assert ended.code == 2
+    assert "The package registry has no tinything==2.0" in ended.err
+    assert not (tmp_path / "ran").exists()
+
+
+def test_pin_without_a_new_lock_is_one_sentence_and_changes_nothing(ready):
+    stamp, log = ready.stamp, ready.log
+    (ready.root / "requirements.txt").write_text("tinything==2.0\n")
+    ended = ready.start()
+    assert (ended.code, ended.out) == (2, "")
+    assert ended.err == (
+        "The requirements ask for tinything==2.0, and the lock files have 1.0: get a complete copy "
+        "of PixArt Studio, or, if you changed that pin, run 'python -m app.relock' with the Python "
+        "of .venv (CONTRIBUTING.md) and start again.\n"
+    )
+    assert (ready.stamp, ready.log) == (stamp, log)
+
+
 def test_no_network_is_one_sentence(ready):
-    ready.require("tinything==2.0\n")
+    ready.require("tinything==2.0")
     refused = {
         "PIP_NO_INDEX": "0",
         "PIP_FIND_LINKS": "",
@@ -177,7 +242,7 @@ def test_no_network_is_one_sentence(ready):
 
 
 def test_package_that_does_not_exist_is_one_sentence(ready):
-    ready.require("tinything==3.0\n")
+    ready.require("tinything==3.0")
     ended = ready.start()
     assert ended.code == 2
     assert "The package registry has no tinything==3.0" in ended.err.splitlines()[-1]
@@ -211,18 +276,22 @@ def test_wrong_torch_value_is_one_sentence_and_changes_nothing(tmp_path, wheels,
     assert not studio.venv.exists()
 
 
-def test_incomplete_copy_of_the_project_is_one_sentence(tmp_path, wheels):
-    studio = copy_project(tmp_path / "studio", wheels)
-    (studio.root / "requirements.txt").unlink()
-    ended = studio.start()
+@pytest.mark.parametrize(
+    "name", ["requirements.txt", "requirements.lock", "requirements-torch.lock"]
+)
+def test_incomplete_copy_of_the_project_is_one_sentence(ready, name):
+    (ready.root / name).unlink()
+    ended = ready.start()
     assert ended.code == 2
+    assert f"{name} cannot be read" in ended.err
     assert "get a complete copy of PixArt Studio" in ended.err
+    assert ended.err.count("\n") == 1
 
 
 @POSIX_ONLY
 def test_second_start_at_once_waits_for_the_first(ready, index, wheels, tmp_path):
     serve(tmp_path / "index" / "simple", wheels / "tinything-2.0-py3-none-any.whl")
-    ready.require("tinything==2.0\n")
+    ready.require("tinything==2.0")
     one = ready.begin("one", **from_index(index))
     assert index.asked.wait(30)
     two = ready.begin("two", **from_index(index))
@@ -237,7 +306,7 @@ def test_second_start_at_once_waits_for_the_first(ready, index, wheels, tmp_path
 @POSIX_ONLY
 def test_start_that_was_killed_blocks_nobody(ready, index, wheels, tmp_path):
     serve(tmp_path / "index" / "simple", wheels / "tinything-2.0-py3-none-any.whl")
-    ready.require("tinything==2.0\n")
+    ready.require("tinything==2.0")
     killed = ready.begin(**from_index(index))
     assert index.asked.wait(30)
     killed.kill()
@@ -253,7 +322,7 @@ def test_start_that_was_killed_blocks_nobody(ready, index, wheels, tmp_path):
 @pytest.mark.parametrize("whole_group", [True, False], ids=["terminal", "kill"])
 def test_ctrl_c_during_set_up_is_one_sentence(ready, index, wheels, tmp_path, whole_group):
     serve(tmp_path / "index" / "simple", wheels / "tinything-2.0-py3-none-any.whl")
-    ready.require("tinything==2.0\n")
+    ready.require("tinything==2.0")
     process = ready.begin(**from_index(index))
     assert index.asked.wait(30)
     if whole_group:
@@ -284,22 +353,23 @@ def test_ctrl_c_in_the_studio_is_one_sentence(ready):
 def test_torch_build_is_chosen_switched_and_replaced_where_it_cannot_be_had(ready, index, tmp_path):
     served = tmp_path / "index"
     made = tmp_path / "made"
-    serve(
-        served / "simple", build_wheel(made, "torch", "9.9"), build_wheel(made, "nvidia_x", "1.0")
-    )
+    in_registry = [build_wheel(made, "torch", "9.9"), build_wheel(made, "nvidia_x", "1.0")]
+    serve(served / "simple", *in_registry)
     serve(served / "whl" / "cpu", build_wheel(made, "torch", "9.9+cpu"))
     index.open.set()
-    ready.require("tinything==1.0\ntorch==9.9\n")
+    ready.require("tinything==1.0", torch=["nvidia_x==1.0", "torch==9.9"], wheels=served / "simple")
     variables = from_index(index) | {"PIXART_STUDIO_TORCH_INDEX": f"{index.url}/whl"}
 
     assert ready.start("--torch", "cpu", **variables).code == 0
     assert (ready.packages / "torch-9.9+cpu.dist-info").is_dir()
+    assert not (ready.packages / "nvidia_x-1.0.dist-info").exists(), "only CUDA needs it"
     log = ready.log
     assert ready.start("--torch", "cpu", **variables).err == "", "it is there already"
     assert ready.log == log
 
     assert ready.start("--torch", "cuda", **variables).code == 0
     assert (ready.packages / "torch-9.9.dist-info").is_dir()
+    assert (ready.packages / "nvidia_x-1.0.dist-info").is_dir()
     assert not (ready.packages / "torch-9.9+cpu.dist-info").exists()
     assert ready.stamp["torch"] == "cuda"
 

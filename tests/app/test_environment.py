@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from app import environment, torch_build
+from app import environment, setup_plan, torch_build
 from app.environment import SetupError, Stamp
 from app.installer import StatusLine
+from app.pins import read_wanted
 from app.torch_build import Machine
 
 Usage = namedtuple("Usage", "total used free")
@@ -138,7 +139,7 @@ def test_making_anew_keeps_the_packages_of_the_same_python(root, monkeypatch, ve
         write_settings(folder, own if kept else version, root / "gone")
     (folder / "lib" / "python" / "site-packages").mkdir(parents=True)
     (folder / "old").touch()
-    wanted = environment.read_wanted(root, with_tests=False)
+    wanted = read_wanted(root, with_tests=False)
     line = StatusLine(sys.stderr)
     environment.make(wanted, None, line)
     assert environment.can_start(folder)
@@ -165,26 +166,66 @@ def test_stamp_that_makes_no_sense_is_none(tmp_path, text):
     assert environment.read_stamp(tmp_path) is None
 
 
+@pytest.fixture
+def finished(root: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The project with its lock files and an environment that was made from them."""
+    monkeypatch.setattr(environment, "missing_pins", lambda pins: [])
+    for name in ("requirements.lock", "requirements-torch.lock", "requirements-dev.lock"):
+        (root / name).write_text(f"{name.replace('.', '-')}==1\n")
+    (root / ".venv").mkdir()
+    assert is_complete(root)
+    return root
+
+
+def is_complete(root: Path, *, with_tests: bool = False) -> bool:
+    wanted = read_wanted(root, with_tests=with_tests)
+    return environment.is_complete(wanted, None, BARE_LINUX)
+
+
+@pytest.mark.parametrize("name", ["requirements.lock", "requirements-torch.lock"])
+def test_environment_of_other_locks_is_not_complete(finished, name):
+    (finished / name).write_text("unpinned==1.0.1\n")
+    before = environment.read_stamp(finished / ".venv")
+    assert not is_complete(finished)
+    assert environment.read_stamp(finished / ".venv") == before
+
+
+def test_line_ends_of_a_lock_make_no_difference(finished):
+    path = finished / "requirements.lock"
+    path.write_bytes(path.read_bytes().replace(b"\n", b"\r\n"))
+    assert is_complete(finished)
+
+
+def test_lock_of_the_tests_counts_where_they_are_asked_for(finished):
+    assert not is_complete(finished, with_tests=True), "they were never installed"
+    (finished / "requirements-dev.lock").write_text("other==1\n")
+    assert is_complete(finished)
+
+
 def pretend_installed(monkeypatch: pytest.MonkeyPatch, **versions: str) -> None:
-    monkeypatch.setattr(environment, "installed_version", versions.get)
+    monkeypatch.setattr(setup_plan, "installed_version", versions.get)
     monkeypatch.setattr(
-        environment, "missing_pins", lambda pins: [n for n in pins if versions.get(n) is None]
+        setup_plan, "missing_pins", lambda pins: [n for n in pins if versions.get(n) is None]
     )
 
 
 def commands(root: Path, source: torch_build.Source, *, with_tests: bool = False) -> list[str]:
-    wanted = environment.read_wanted(root, with_tests=with_tests)
-    steps = environment.plan_steps(wanted, source, BARE_LINUX)
+    wanted = read_wanted(root, with_tests=with_tests)
+    steps = setup_plan.plan_steps(wanted, source, BARE_LINUX)
     return [" ".join(step.command).partition(" -m ")[2] for step in steps]
+
+
+LOCKED = "--require-hashes --no-deps --only-binary=:all:"
 
 
 def test_plan_for_a_bare_environment(root, monkeypatch):
     pretend_installed(monkeypatch)
     index = torch_build.Source(build="cpu", index="https://x/cpu")
-    pip, torch, packages = commands(root, index, with_tests=True)
+    pip, packages, torch = commands(root, index, with_tests=True)
     assert pip == "ensurepip --default-pip"
-    assert torch.endswith("torch==99.0 --index-url https://x/cpu")
-    assert packages.endswith(f"-r {root}/requirements.txt -r {root}/requirements-dev.txt")
+    files = f"-r {root}/requirements.lock -r {root}/requirements-dev.lock"
+    assert packages.endswith(f"{LOCKED} {files}")
+    assert torch.endswith("torch==99.0 --index-url https://x/cpu --only-binary=:all: --no-deps")
 
 
 def test_plan_takes_torch_with_the_rest_where_the_registry_has_it(root, monkeypatch):
@@ -192,16 +233,38 @@ def test_plan_takes_torch_with_the_rest_where_the_registry_has_it(root, monkeypa
     (packages,) = commands(root, torch_build.Source(build="cuda"))
     assert packages.startswith("pip install ")
     assert "--progress-bar raw" in packages
+    files = f"-r {root}/requirements.lock -r {root}/requirements-torch.lock"
+    assert packages.endswith(f"{LOCKED} {files}")
 
 
-def test_plan_leaves_the_right_torch_alone(root, monkeypatch):
-    pretend_installed(monkeypatch, pip="25.3", torch="99.0+cpu")
-    assert len(commands(root, torch_build.Source(build="cpu", index="https://x/cpu"))) == 1
+def test_plan_lets_the_index_say_what_its_cuda_needs(root, monkeypatch):
+    pretend_installed(monkeypatch, pip="25.3")
+    _, torch = commands(root, torch_build.Source(build="cuda", index="https://x/cu126"))
+    assert torch.endswith("torch==99.0 --index-url https://x/cu126 --only-binary=:all:")
 
 
-def test_plan_takes_another_build_off_first(root, monkeypatch):
+@pytest.mark.parametrize(("build", "there"), [("cpu", "99.0+cpu"), ("cuda", "99.0+cu126")])
+def test_plan_leaves_the_right_torch_of_another_index_alone(root, monkeypatch, build, there):
+    pretend_installed(monkeypatch, pip="25.3", torch=there)
+    (packages,) = commands(root, torch_build.Source(build=build))
+    assert packages.endswith(f"-r {root}/requirements.lock")
+
+
+def test_plan_keeps_what_the_torch_of_the_registry_needs_as_locked(root, monkeypatch):
+    pretend_installed(monkeypatch, pip="25.3", torch="99.0")
+    (packages,) = commands(root, torch_build.Source(build="cuda"))
+    assert packages.endswith(f"-r {root}/requirements-torch.lock")
+
+
+def test_plan_takes_another_build_off_once_all_else_is_there(root, monkeypatch):
     pretend_installed(monkeypatch, pip="25.3", torch="99.0+cpu")
     monkeypatch.setattr(torch_build, "torch_packages", lambda names: ["torch", "triton"])
-    old, torch, _ = commands(root, torch_build.Source(build="rocm", index="https://x/rocm7.2"))
+    packages, old, torch = commands(
+        root, torch_build.Source(build="rocm", index="https://x/rocm7.2")
+    )
+    assert packages.endswith(f"-r {root}/requirements.lock")
     assert old == "pip uninstall --yes torch triton"
-    assert torch.endswith("torch==99.0 --index-url https://x/rocm7.2")
+    assert torch.endswith("torch==99.0 --index-url https://x/rocm7.2 --only-binary=:all:")
+    _, old, torch = commands(root, torch_build.Source(build="cuda"))
+    assert old == "pip uninstall --yes torch triton"
+    assert torch.endswith(f"{LOCKED} -r {root}/requirements-torch.lock")

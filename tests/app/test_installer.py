@@ -104,6 +104,10 @@ def test_percentage_replaces_the_one_before():
         ("ERROR: Could not install packages due to an OSError: [Errno 13] Permission denied: 'x'",
          "A file could not be written"),
         ("ERROR: ResolutionImpossible: for help visit x", "failed (step): ResolutionImpossible"),
+        ("ERROR: THESE PACKAGES DO NOT MATCH THE HASHES FROM THE REQUIREMENTS FILE. If you have\n"
+         "    torch==9 from http://x/torch-9.whl (from -r r.lock (line 3)):\n"
+         "        Expected sha256 aa\n             Got        bb\n",
+         "sent a file for torch==9 that"),
         ("Killed", "Set-up failed (step): pip gave no reason"),
     ],
 )  # fmt: skip
@@ -121,17 +125,22 @@ def test_progress_is_asked_of_the_pip_that_can_tell_it(version, bar):
 
 def test_steps_run_in_order_and_are_logged(tmp_path, monkeypatch):
     monkeypatch.setenv("PIP_TARGET", "/elsewhere")
+    monkeypatch.setenv("PIP_REQUIRE_HASHES", "1")
     stream = io.StringIO()
     installer.run_steps(
         [
-            python("one", "import os; print(os.getcwd(), os.environ.get('PIP_TARGET'))"),
+            python(
+                "one",
+                "import os; print(os.getcwd(), os.environ.get('PIP_TARGET'), "
+                "os.environ['PIP_REQUIRE_HASHES'])",
+            ),
             python("two", "import sys; print('Progress 1 of 2'); print('oh', file=sys.stderr)"),
         ],
         folder=tmp_path,
         line=StatusLine(stream),
     )
     log = (tmp_path / "install.log").read_text()
-    assert f"{tmp_path} None\n" in log
+    assert f"{tmp_path} None 0\n" in log
     assert "oh\n" in log
     assert "\nProgress" not in log
     assert "step 1 of 2, one" in stream.getvalue()
@@ -146,6 +155,18 @@ def test_clock_goes_on_while_a_step_is_silent(tmp_path):
         line=StatusLine(stream, every=0.4),
     )
     assert len(stream.getvalue().splitlines()) >= 3
+
+
+def test_hundreds_of_right_hashes_do_not_hide_which_package_is_wrong(tmp_path):
+    code = "print('ERROR: THESE PACKAGES DO NOT MATCH THE HASHES FROM THE REQUIREMENTS FILE.')\n"
+    code += "print('    a-b==1.0 from http://x/a_b-1.0.whl:')\n"
+    code += "for n in range(300): print(f'             or {n:064x}')\n"
+    code += "print('             Got        ' + 64 * 'f'); raise SystemExit(1)"
+    with pytest.raises(SetupError, match=r"a file for a-b==1\.0 that is not .*\(packages\)"):
+        installer.run_steps(
+            [python("packages", code)], folder=tmp_path, line=StatusLine(io.StringIO())
+        )
+    assert f"or {299:064x}" in (tmp_path / "install.log").read_text(), "the log has all of it"
 
 
 def test_failed_step_ends_the_rest(tmp_path):

@@ -20,14 +20,14 @@ VERSIONS = st.lists(st.integers(0, 999), min_size=1, max_size=4).map(
 
 @pytest.mark.parametrize("name", ["requirements.txt", "requirements-dev.txt"])
 def test_own_files_are_read_and_every_line_says_its_licence(name):
-    file = pins.read_pin_file(ROOT / name)
+    found = pins.read_pin_file(ROOT / name)
     lines = [line for line in (ROOT / name).read_text().splitlines() if not line.startswith("#")]
-    assert len(file.pins) == len(lines)
+    assert len(found) == len(lines)
     assert all("  # " in line and ": " in line for line in lines)
 
 
 def test_both_files_agree():
-    run, dev = (pins.read_pin_file(ROOT / name).pins for name in
+    run, dev = (pins.read_pin_file(ROOT / name) for name in
                 ("requirements.txt", "requirements-dev.txt"))  # fmt: skip
     assert not set(run) & set(dev)
 
@@ -82,12 +82,11 @@ def test_pin_for_another_system_is_left_out():
     assert pins.read_pins(text, "x") == {"b": "2"}
 
 
-def test_digest_changes_with_the_text(tmp_path):
-    path = tmp_path / "r.txt"
-    path.write_text("a==1\n")
-    first = pins.read_pin_file(path).digest
-    path.write_text("a==2\n")
-    assert pins.read_pin_file(path).digest != first
+def test_what_is_wanted_has_the_test_tools_where_they_are_asked_for(tmp_path):
+    (tmp_path / "requirements.txt").write_text("a==1\n")
+    (tmp_path / "requirements-dev.txt").write_text("b==2\n")
+    assert pins.read_wanted(tmp_path, with_tests=False).pins == {"a": "1"}
+    assert pins.read_wanted(tmp_path, with_tests=True).pins == {"a": "1", "b": "2"}
 
 
 def install(folder: Path, name: str, version: str) -> Path:
