@@ -54,7 +54,7 @@ def require_fit(pins: Mapping[str, str], paths: Iterable[Path]) -> None:
     """Raise SetupError unless these lock files hold every pin."""
     versions = locked_versions("".join(read_lock(path) for path in paths))
     for name, version in pins.items():
-        locked = versions.get(name, set())
+        locked = versions.get(re.sub(r"[-_.]+", "-", name), set())
         if version not in locked:
             have = " or ".join(sorted(locked)) if locked else "none"
             raise SetupError(

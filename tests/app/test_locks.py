@@ -6,6 +6,7 @@ these files: a lock that was forgotten, or made for this machine only, is found 
 
 import re
 from collections.abc import Iterator, Mapping
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 
@@ -46,6 +47,7 @@ def text_of(name: str) -> str:
     return locks.read_lock(ROOT / name)
 
 
+@cache
 def entries(name: str) -> list[tuple[str, str, str]]:
     """The (name, version, marker) of each package in a lock file."""
     found = re.findall(r"^([\w.-]+)==(\S+)(?: ; (.*?))? \\$", text_of(name), re.MULTILINE)
@@ -64,14 +66,19 @@ def locked(files: tuple[str, ...], environment: Mapping[str, str]) -> dict[str, 
     return versions
 
 
-def needs(name: str, extras: frozenset[str], environment: Mapping[str, str]) -> list[Requirement]:
-    """What an installed package needs in an environment; nothing for one that is not installed."""
+@cache
+def all_needs(name: str) -> list[Requirement]:
+    """What an installed package needs on one system or another; of others nothing is known."""
     try:
-        lines = metadata.requires(name) or []
+        return [Requirement(line) for line in metadata.requires(name) or []]
     except metadata.PackageNotFoundError:
         return []
+
+
+def needs(name: str, extras: frozenset[str], environment: Mapping[str, str]) -> list[Requirement]:
+    """What an installed package needs in an environment."""
     found = []
-    for requirement in map(Requirement, lines):
+    for requirement in all_needs(name):
         marker = requirement.marker
         values = [dict(environment) | {"extra": extra} for extra in extras | {""}]
         if marker is None or any(map(marker.evaluate, values)):
@@ -172,6 +179,8 @@ def test_pin_that_no_lock_holds_is_refused(tmp_path):
     paths = [tmp_path / "a.lock", tmp_path / "b.lock"]
     locks.require_fit({"a": "1", "b": "3"}, paths)
     locks.require_fit({"a": "2"}, paths)
+    (tmp_path / "c.lock").write_text("long-name==1 \\\n    --hash=sha256:00\n")
+    locks.require_fit({"long_name": "1"}, [tmp_path / "c.lock"])
     with pytest.raises(SetupError, match=r"a==3, and the lock files have 1 or 2: .*app\.relock"):
         locks.require_fit({"a": "3"}, paths)
     with pytest.raises(SetupError, match=r"c==1, and the lock files have none"):
