@@ -6,12 +6,11 @@ import hashlib
 import hmac
 import ipaddress
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from http.cookies import CookieError, SimpleCookie
 from urllib.parse import parse_qsl, urlencode
 
 from starlette.datastructures import Headers
-from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.responses import HTMLResponse, PlainTextResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -19,8 +18,6 @@ from app import hosting
 from pipelines.errors import RequestError
 
 COOKIE = "pixart-studio-access"
-# Where the platform's own proxies and replicas ask for a Space.
-_SPACES = "*.hf.space"
 # What proxies and tunnels add: the person is elsewhere, though the proxy may be here.
 _FORWARDED = (
     "forwarded",
@@ -78,40 +75,10 @@ def check(host: str, share_token: str | None) -> None:
     )
 
 
-def allowed_hosts(host: str, share_token: str | None) -> list[str]:
-    """The names under which the page may be asked for: the answer to DNS rebinding."""
-    names = ["localhost", "127.0.0.1", "[::1]", *hosting.space_hosts()]
-    if hosting.on_space():
-        # Nothing but its names guards a Space, which is open to all and bound to every address.
-        return list(dict.fromkeys([*names, _SPACES]))
-    if host in ("0.0.0.0", "::", "[::]"):
-        # Bound to every address, the machine has names that it cannot know; the token guards it.
-        return ["*"]
-    return list(dict.fromkeys([*names, f"[{host}]" if ":" in host.strip("[]") else host]))
-
-
-class KnownHosts:
-    """ASGI middleware: the page is asked for by names that are its own, or by a bare address.
-
-    A page of somebody else can give its own name the address of this machine, and so make a browser
-    ask here (DNS rebinding); it cannot do that without a name. Health checks use the address.
-    """
-
-    def __init__(self, app: ASGIApp, allowed: Sequence[str]) -> None:
-        self._app = app
-        self._named = TrustedHostMiddleware(app, allowed_hosts=allowed, www_redirect=False)
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Passes the request on, or answers 400."""
-        known = scope["type"] in ("http", "websocket") and _is_number(Headers(scope=scope))
-        await (self._app if known else self._named)(scope, receive, send)
-
-
-def _is_number(headers: Headers) -> bool:
-    host = headers.get("host", "")
-    name = host.rpartition(":")[0] if host.rpartition(":")[2].isdigit() else host
+def is_address(host: str) -> bool:
+    """True for a bare IP address, in brackets where it is one of IPv6."""
     try:
-        ipaddress.ip_address(name.strip("[]"))
+        ipaddress.ip_address(host.removeprefix("[").removesuffix("]"))
     except ValueError:
         return False
     return True

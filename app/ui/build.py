@@ -76,11 +76,10 @@ def launch_arguments(
     prepare(studio.settings)
     from starlette.middleware import Middleware
 
-    from app.ui import routes, shell, theme
+    from app.ui import guards, routes, shell, theme
+    from app.ui.origins import Names
 
-    guards = [Middleware(access.KnownHosts, allowed=access.allowed_hosts(host, share_token))]
-    if share_token:
-        guards.append(Middleware(access.TokenGate, token=share_token))
+    around = guards.guards(names=Names.of(host), share_token=share_token)
     return {
         "theme": theme.theme(),
         "server_name": host,
@@ -96,10 +95,12 @@ def launch_arguments(
         "pwa": False,
         "quiet": True,
         "allowed_paths": [],
-        "app_kwargs": {
-            "middleware": [*guards, Middleware(shell.Shell)],
-            "routes": [*routes.routes(studio), *shell.routes()],
-        },
+        # Not `app_kwargs`: what gradio makes of them lies inside of its own middleware.
+        "_app": guards.GuardedApp(
+            around,
+            middleware=[Middleware(shell.Shell)],
+            routes=[*routes.routes(studio), *shell.routes()],
+        ),
     }
 
 

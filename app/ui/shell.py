@@ -8,14 +8,18 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from functools import cache
 from html import escape
 from pathlib import Path
 
+from starlette.datastructures import MutableHeaders
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from app.ui.headers import NONCE, page_policy
 
 ASSETS = Path(__file__).resolve().parent.parent.parent / "assets"
 STATIC = "studio/static"
@@ -26,6 +30,7 @@ _SERVED = {
     "logo.svg": ("logo.svg", "image/svg+xml"),
 }
 _SHEETS = ("base", "controls", "create", "canvas", "models", "gallery")
+_INLINE_SCRIPT = re.compile(rb"<script((?: (?!src)[a-z-]+(?:=\"[^\"]*\")?)*)>")
 NO_SNIFF = {"X-Content-Type-Options": "nosniff"}
 
 
@@ -114,11 +119,15 @@ class Shell:
             body += message.get("body", b"")
             if message.get("more_body"):
                 return
+            nonce = scope[NONCE]
             page = body.replace(b"</head>", head() + b"</head>", 1)
+            # gradio's inline scripts and ours; those with a source need no leave but 'self'.
+            page = _INLINE_SCRIPT.sub(rf'<script nonce="{nonce}"\1>'.encode(), page)
             if start is not None:
-                length = (b"content-length", str(len(page)).encode())
-                kept = [h for h in start["headers"] if h[0].lower() != b"content-length"]
-                await send({**start, "headers": [*kept, length]})
+                headers = MutableHeaders(raw=list(start["headers"]))
+                headers["content-length"] = str(len(page))
+                headers["content-security-policy"] = page_policy(nonce)
+                await send({**start, "headers": headers.raw})
             await send({"type": "http.response.body", "body": page})
 
         await self._app(scope, receive, collect)

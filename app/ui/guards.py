@@ -1,0 +1,48 @@
+"""Every guard between the network and gradio, in order. The only place where they are mounted.
+
+They lie around gradio's whole application: what is given to it as middleware lies inside of its
+own, which answers preflight requests itself and adds headers to whatever leaves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from gradio.routes import App, ORJSONResponse
+from starlette.types import ASGIApp
+
+from app.ui.access import TokenGate
+from app.ui.headers import SafeHeaders
+from app.ui.origins import Names, Origins
+from app.ui.refusals import Refusals
+
+Guard = Callable[[ASGIApp], ASGIApp]
+
+
+def guards(*, names: Names, share_token: str | None) -> list[Guard]:
+    """From the network inwards."""
+    refusals = Refusals()
+    around: list[Guard] = [
+        SafeHeaders,
+        partial(Origins, names=names, refusals=refusals),
+    ]
+    if share_token:
+        around.append(partial(TokenGate, token=share_token))
+    return around
+
+
+class GuardedApp(App):
+    """gradio's application inside the guards; there is no way in that does not pass them."""
+
+    def __init__(self, around: list[Guard], **arguments: Any) -> None:
+        self._around = around
+        super().__init__(default_response_class=ORJSONResponse, **arguments)
+
+    def build_middleware_stack(self) -> ASGIApp:
+        """The stack of gradio and starlette, with every guard around it."""
+        stack = super().build_middleware_stack()
+        for guard in reversed(self._around):
+            stack = guard(stack)
+        return stack
