@@ -19,7 +19,7 @@ from typing import Annotated, Any
 import typer
 from typer.exceptions import TyperException
 
-from app import convert_cli, hosting, metadata
+from app import convert_cli, hosting, metadata, tokens
 from app.bench_cli import bench
 from app.doctor_cli import doctor
 from app.gallery import Gallery, PictureFile
@@ -39,7 +39,7 @@ from pipelines.progress import Progress, Stage
 from pipelines.request import GenerationRequest, complete
 
 DEBUG_VARIABLE = "PIXART_STUDIO_DEBUG"
-TOKEN_VARIABLE = "PIXART_STUDIO_SHARE_TOKEN"
+PUBLIC_URL_VARIABLE = "PIXART_STUDIO_PUBLIC_URL"
 _INTERRUPTED = 130
 
 app = typer.Typer(
@@ -131,19 +131,37 @@ def studio(
     share_token: Annotated[
         str | None,
         typer.Option(
-            envvar=TOKEN_VARIABLE, help="Secret that visitors must give; needed for other hosts."
+            envvar=tokens.SHARE_VARIABLE,
+            help="Secret that visitors must give; needed for other hosts; “auto” makes one.",
+        ),
+    ] = None,
+    admin_token: Annotated[
+        str | None,
+        typer.Option(
+            envvar=tokens.ADMIN_VARIABLE,
+            help="Second secret, for models, deletion and imports; default: made and said.",
+        ),
+    ] = None,
+    public_url: Annotated[
+        str | None,
+        typer.Option(
+            envvar=PUBLIC_URL_VARIABLE,
+            help="Address that a proxy or tunnel gives the page, as https://studio.example.org.",
         ),
     ] = None,
     browser: Annotated[bool, typer.Option(help="Open the browser.")] = True,
     version: Annotated[bool, typer.Option("--version", help="Say the version.")] = False,
 ) -> None:
     """Opens the studio in the browser."""
+    # Whatever is started from here on has no need of the secrets.
+    tokens.forget()
     if version:
         print(f"PixArt Studio {VERSION}")
         return
     if context.invoked_subcommand is not None:
         context.obj = workspace
         return
+    chosen = tokens.choose(share_token, admin_token)
     settings = Settings(workspace=workspace_path(workspace))
     make_folder(settings.outputs)
     number = _port(port)
@@ -157,7 +175,8 @@ def studio(
         Studio(settings),
         host=host or hosting.default_host(),
         port=number,
-        share_token=share_token,
+        tokens=chosen,
+        public_url=public_url,
         open_browser=browser,
     )
 

@@ -31,6 +31,9 @@ UNWANTED_SETTINGS = (
     "PIP_DRY_RUN",
     "PIP_REPORT",
     "PIP_QUIET",
+    # Secrets of the page, which no package has to know.
+    "PIXART_STUDIO_SHARE_TOKEN",
+    "PIXART_STUDIO_ADMIN_TOKEN",
 )
 # Set against pip's own files of settings. Hashes are demanded where they are locked, nowhere else.
 SETTINGS = {

@@ -242,7 +242,7 @@ def test_the_page_with_a_token_is_healthy_and_asks_for_it(image: Path, tmp_path:
     process = subprocess.Popen(
         [sys.executable, "launch.py", *command],
         cwd=image,
-        env=surroundings(tmp_path, PIXART_STUDIO_SHARE_TOKEN="open sesame"),
+        env=surroundings(tmp_path, PIXART_STUDIO_SHARE_TOKEN="open sesame 12345"),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -253,7 +253,7 @@ def test_the_page_with_a_token_is_healthy_and_asks_for_it(image: Path, tmp_path:
         assert f":{port}" in line, line
         with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60) as web:
             assert web.get("/").status_code == 401
-            assert web.get("/", params={"token": "open sesame"}).status_code == 303
+            assert web.get("/", params={"token": "open sesame 12345"}).status_code == 303
             assert web.get("/").status_code == 200
         assert health(port) == 0
         # As `docker stop` does.

@@ -9,6 +9,7 @@ import logging
 import os
 import shutil
 import signal
+import sys
 import threading
 import warnings
 import webbrowser
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from app import hosting
 from app.settings import DEFAULT_PORT, Settings, make_folder
+from app.tokens import Tokens
 from app.ui import access, serving
 from pipelines.errors import RequestError
 
@@ -70,16 +72,18 @@ def launch_arguments(
     *,
     host: str = "127.0.0.1",
     port: int | None = None,
-    share_token: str | None = None,
+    tokens: Tokens | None = None,
+    public_url: str | None = None,
 ) -> dict[str, Any]:
     """Every argument of `Blocks.launch`, but for what only a test or `serve` needs."""
     prepare(studio.settings)
     from starlette.middleware import Middleware
 
-    from app.ui import guards, routes, shell, theme
+    from app.ui import guards, origins, routes, shell, theme
     from app.ui.origins import Names
 
-    around = guards.guards(names=Names.of(host), share_token=share_token)
+    names = Names.of(host, origins.public_url(public_url) if public_url else None)
+    around = guards.guards(names=names, tokens=tokens or Tokens())
     return {
         "theme": theme.theme(),
         "server_name": host,
@@ -109,11 +113,12 @@ def serve(
     *,
     host: str,
     port: int | None,
-    share_token: str | None,
+    tokens: Tokens,
+    public_url: str | None = None,
     open_browser: bool,
 ) -> None:
     """Serves the page until Ctrl+C or SIGTERM. Raises StudioError where it cannot be served."""
-    access.check(host, share_token)
+    access.check(host, tokens.share)
     stopped = threading.Event()
     engine: threading.Timer | None = None
     # Until the page is up, SIGTERM ends the start as Ctrl+C does.
@@ -124,7 +129,9 @@ def serve(
         with serving.uncollected():
             demo = build(studio)
             logging.getLogger("httpx").setLevel(logging.WARNING)
-            arguments = launch_arguments(studio, host=host, port=chosen, share_token=share_token)
+            arguments = launch_arguments(
+                studio, host=host, port=chosen, tokens=tokens, public_url=public_url
+            )
             with serving.without_code_server():
                 demo.launch(prevent_thread_lock=True, **arguments)
         # Before the address is said: who reads it may already end us.
@@ -135,7 +142,10 @@ def serve(
         engine.daemon = True
         engine.start()
         address = serving.address(host, chosen)
-        print(f"PixArt Studio is at {address}  (Ctrl+C ends it)", flush=True)
+        print(f"PixArt Studio is at {public_url or address}  (Ctrl+C ends it)")
+        for line in serving.invitations(public_url or address, tokens):
+            print(line)
+        sys.stdout.flush()
         if open_browser and serving.has_desktop():
             threading.Thread(target=webbrowser.open, args=(address,), daemon=True).start()
         # Waiting in slices: on Windows a wait without end cannot be interrupted.

@@ -27,7 +27,7 @@ BUSY_SECONDS = 0.5
 IDLE_SECONDS = 2.5
 # Looking for new pictures must not keep the page waiting: what is left is read at the next look.
 _FIRST_LOOK, _LOOK = 1.0, 0.3
-_REFUSED = "Pictures are starred and deleted on the computer that the studio runs on."
+_ADMINISTERED = "Pictures are starred and deleted"
 _GONE = "That picture was deleted meanwhile."
 
 
@@ -120,7 +120,7 @@ class Gallery:
         """Does what was pressed; what changes outside of the tab. Raises StudioError."""
         only = self._only(seat, request)
         if press.do in ("star", "unstar", "ask-delete", "delete") and only is not None:
-            raise RecipeError(_REFUSED)
+            raise RecipeError(access.refusal(_ADMINISTERED, request))
         match press.do:
             case "use" | "start" | "create":
                 entry = self._entry(only, press.name) if press.name else None
@@ -226,7 +226,7 @@ class Gallery:
         raise RecipeError("There is no such picture.")
 
     def _only(self, seat: Seat, request: gr.Request) -> str | None:
-        return None if _may(request) else seat.owner
+        return None if access.may_administer(request) else seat.owner
 
     def _listed(self, browse: Browse, only: str | None, limit: int) -> tuple[Found, int]:
         def ask(limit: int, offset: int) -> Found:
@@ -299,13 +299,6 @@ class Gallery:
                 browse.sent[name] = hash(value)
                 fresh[place] = gr.Timer(value, active=True) if name == "wait" else value
         return fresh
-
-
-def _may(request: gr.Request | None) -> bool:
-    client = getattr(request, "client", None)
-    if request is None or client is None:
-        return False
-    return access.may_administer(client.host, request.headers)
 
 
 def places(tab: GalleryTab) -> list[Any]:

@@ -13,7 +13,8 @@ from typing import Any
 from gradio.routes import App, ORJSONResponse
 from starlette.types import ASGIApp
 
-from app.ui.access import TokenGate
+from app.tokens import Tokens
+from app.ui.gate import Gate
 from app.ui.headers import SafeHeaders
 from app.ui.origins import Names, Origins
 from app.ui.refusals import Refusals
@@ -21,16 +22,14 @@ from app.ui.refusals import Refusals
 Guard = Callable[[ASGIApp], ASGIApp]
 
 
-def guards(*, names: Names, share_token: str | None) -> list[Guard]:
+def guards(*, names: Names, tokens: Tokens) -> list[Guard]:
     """From the network inwards."""
     refusals = Refusals()
-    around: list[Guard] = [
+    return [
         SafeHeaders,
         partial(Origins, names=names, refusals=refusals),
+        partial(Gate, tokens=tokens, refusals=refusals),
     ]
-    if share_token:
-        around.append(partial(TokenGate, token=share_token))
-    return around
 
 
 class GuardedApp(App):

@@ -43,6 +43,12 @@ def page_policy(nonce: str) -> str:
     )
 
 
+def form_policy() -> str:
+    """The policy of the page that asks for a token: a style, and a form that leads here."""
+    rules = ("default-src 'none'", "style-src 'unsafe-inline'", "form-action 'self'")
+    return "; ".join((*rules, "base-uri 'none'", _frame_ancestors()))
+
+
 class SafeHeaders:
     """ASGI middleware, the outermost: no answer is for other pages."""
 

@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 
 BUSY_SECONDS = 0.5
 IDLE_SECONDS = 3.0
-_REFUSED = "Models are downloaded, imported and removed on the computer that the studio runs on."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,8 +91,8 @@ class Models:
             chosen = self._create.choose(values, name)
             return told({self._session.rail: gr.Tabs(selected="create"), **chosen})
         visit.notice = visit.removing = visit.care_notice = ""
-        if not _may(request):
-            visit.notice = _REFUSED
+        if not access.may_administer(request):
+            visit.notice = access.refusal(model_cards.ADMINISTERED, request)
         else:
             try:
                 self._do(visit, str(data.get("do")), name)
@@ -107,8 +106,8 @@ class Models:
         """Import was pressed."""
         visit.notice = visit.removing = visit.care_notice = ""
         visit.import_error = None
-        if not _may(request):
-            visit.notice = _REFUSED
+        if not access.may_administer(request):
+            visit.notice = access.refusal(model_cards.ADMINISTERED, request)
         else:
             try:
                 values = dict(zip(self._tab.form, raw, strict=True))
@@ -156,9 +155,9 @@ class Models:
         job, importing = self._studio.models.job, self._studio.imports.job
         busy = any(work is not None and work.active for work in (job, importing))
         wait = BUSY_SECONDS if busy else IDLE_SECONDS
-        admin = _may(request)
+        admin = access.may_administer(request)
         parts = {
-            "shelf": (self._tab.shelf, self._shelf(visit, str(model), admin=admin)),
+            "shelf": (self._tab.shelf, self._shelf(visit, str(model), request)),
             "hardware": (self._tab.hardware, self._hardware(str(model))),
             "care": (self._tab.care, self._care(visit) if admin else ""),
             "imported": (self._tab.imported, self._imported(visit) if admin else ""),
@@ -213,7 +212,8 @@ class Models:
         what = "its " + ", ".join(names) if names else "only its entry in the list"
         return f"Delete {what}? What other models read, your own too, stays."
 
-    def _shelf(self, visit: Visit, model: str, *, admin: bool) -> str:
+    def _shelf(self, visit: Visit, model: str, request: gr.Request) -> str:
+        admin = access.may_administer(request)
         jobs, catalog = self._studio.models, self._studio.catalog
         usable = frozenset(spec.id for spec in catalog)
         question = ""
@@ -229,6 +229,8 @@ class Models:
                 usable=usable,
                 chosen=model if model in usable else "",
                 admin=admin,
+                read_only=access.refusal(model_cards.ADMINISTERED, request),
+                entrance=access.ENTER if access.has_entrance(request) else "",
                 folder=str(jobs.store.root),
                 free=jobs.free(),
                 removing=visit.removing,
@@ -261,13 +263,6 @@ class Models:
         size = model.default_size
         plan = self._studio.forecast(model.id, Wish(width=size.width, height=size.height))
         return model_cards.hardware(self._studio.hardware(), model.title, str(size), plan)
-
-
-def _may(request: gr.Request | None) -> bool:
-    client = getattr(request, "client", None)
-    if request is None or client is None:
-        return False
-    return access.may_administer(client.host, request.headers)
 
 
 def places(tab: ModelsTab) -> list[Any]:

@@ -30,10 +30,7 @@ _KINDS = {
     "controlnet": "A ControlNet, in the original format. It is kept; Create cannot use one yet.",
     "lora": "A LoRA: once it is here, Create offers it for the model that it was made for.",
 }
-_READ_ONLY = (
-    "Models are downloaded, imported and removed on the computer that the studio runs on;"
-    " from here they can be used."
-)
+ADMINISTERED = "Models are downloaded, imported and removed"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +41,7 @@ class Shelf:
     the id of the model whose removal is asked about, `question` says what would be deleted. `needs`
     are the memory that models which may be downloaded would take, `samples` pictures that a model
     painted, both by its id. `admin` is False for visitors, who see no button that changes
-    anything.
+    anything but `read_only`, the reason, and the address of the `entrance` where there is one.
     """
 
     rows: Sequence[Row]
@@ -60,13 +57,15 @@ class Shelf:
     notice: str = ""
     samples: Mapping[str, Samples] = field(default_factory=dict)
     problems: Sequence[str] = ()
+    read_only: str = ""
+    entrance: str = ""
 
 
 def shelf(view: Shelf) -> str:
     """Both lists: what is here, and what can be downloaded."""
     here = [row for row in view.rows if row.state != "known"]
     others = [row for row in view.rows if row.state == "known"]
-    said = "" if view.admin else f'<p class="shelf-note">{_READ_ONLY}</p>'
+    said = "" if view.admin else f'<p class="shelf-note">{_read_only(view)}</p>'
     notice = f'<p class="shelf-note" role="status">{escape(view.notice)}</p>'
     problems = "".join(f'<p class="shelf-note bad">{escape(text)}</p>' for text in view.problems)
     return (
@@ -74,6 +73,12 @@ def shelf(view: Shelf) -> str:
         f"{_cards(here, view)}<h2>To download</h2>"
         f'<p class="shelf-note">{escape(_shared(others))}</p>{_cards(others, view)}</div>'
     )
+
+
+def _read_only(view: Shelf) -> str:
+    """Why there are no buttons, and where the admin token is given, if there is one."""
+    link = f' <a href="{view.entrance}">Give it</a>.' if view.entrance else ""
+    return f"{escape(view.read_only)}{link} From here they can be used."
 
 
 def _cards(rows: Sequence[Row], view: Shelf) -> str:

@@ -7,7 +7,6 @@ was (`Origin`, `Sec-Fetch-Site`) and by which name it found us (`Host`). Pages c
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 from starlette.datastructures import Headers
@@ -198,8 +197,3 @@ class Origins:
             return True
         space = self._names.space
         return space is not None and (said.host in space or said.host.endswith(_SPACES))
-
-
-def served_over_https(scope: Scope, headers: Mapping[str, str]) -> bool:
-    """True where the browser at the other end speaks https, as a proxy says or as we know."""
-    return headers.get("x-forwarded-proto", scope.get("scheme", "http")) == "https"

@@ -14,7 +14,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import Any
+from urllib.parse import urlencode
 
+from app.tokens import Tokens
+from app.ui import access
 from pipelines.errors import RequestError
 
 TRIES = 50
@@ -62,6 +65,23 @@ def address(host: str, port: int) -> str:
     if name in ("0.0.0.0", "::"):
         name = "127.0.0.1"
     return f"http://[{name}]:{port}" if ":" in name else f"http://{name}:{port}"
+
+
+def invitations(address: str, tokens: Tokens) -> list[str]:
+    """Who needs which secret; those that the studio made are said, as links."""
+    lines = []
+    if tokens.share is not None:
+        link = f" with {_link(address, tokens.share)}" if "share" in tokens.made else ""
+        lines.append(f"Visitors open it{link or ' with the share token'}")
+    if tokens.admin is not None:
+        made = _link(address, tokens.admin) if "admin" in tokens.made else ""
+        way = f"with {made}" if made else f"at {address}/{access.ENTER}, with the admin token"
+        lines.append(f"To administer it, open it {way}" if made else f"It is administered {way}")
+    return lines
+
+
+def _link(address: str, token: str) -> str:
+    return f"{address}/?{urlencode({'token': token})}"
 
 
 def has_desktop() -> bool:

@@ -28,7 +28,7 @@ from app.model_store import ModelStore
 from app.runner import Keep
 from app.settings import Settings
 from app.studio import Studio
-from app.ui import serving
+from app.ui import access, serving
 from app.ui.build import build, launch_arguments
 from app.worker import EngineState
 from pipelines.catalog import Catalog
@@ -40,6 +40,11 @@ from pipelines.request import GenerationRequest
 MACHINE = Machine(
     device="cpu", name="CPU", bf16=False, ram_total=16_000_000_000, ram_free=11_200_000_000
 )
+
+
+# What gradio hands to a handler, for somebody at the computer and for a visitor.
+HERE = SimpleNamespace(request=SimpleNamespace(scope={access.ADMIN: True}))
+ELSEWHERE = SimpleNamespace(request=SimpleNamespace(scope={access.ADMIN: False}))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -21,8 +21,8 @@ from app.ui import care, import_form
 from app.worker import EngineState
 from pipelines.errors import ModelError, RequestError, StudioError
 from pipelines.progress import ShouldStop
-from tests.app.ui.fake_studio import FakeStudio
-from tests.app.ui.test_models_tab import ELSEWHERE, HERE, Page, card, tick
+from tests.app.ui.fake_studio import ELSEWHERE, HERE, FakeStudio
+from tests.app.ui.test_models_tab import Page, card, tick
 from tests.tiny import NANO
 
 FORM = {"path": "", "title": "", "id": "", "parts": "", "files": "copy"}

@@ -10,6 +10,7 @@ from typing import Any
 import httpx
 import pytest
 
+from app.tokens import Tokens
 from app.ui import fields, serving
 from app.ui.build import build, launch_arguments, prepare, serve
 from pipelines.errors import StudioError
@@ -235,13 +236,13 @@ def test_vibe_mode_is_refused(studio: FakeStudio, monkeypatch: pytest.MonkeyPatc
 def test_a_token_guards_every_route(tmp_path: Path) -> None:
     studio = FakeStudio(tmp_path)
     with (
-        served(studio, share_token="open sesame") as address,
+        served(studio, tokens=Tokens(share="open sesame 12345")) as address,
         httpx.Client(base_url=address) as web,
     ):
         for path in ("/", "/config", "/gradio_api/info", "/studio/static/studio.css", "/theme.css"):
             assert web.get(path).status_code == 401, path
         assert web.post("/gradio_api/upload", files={"files": b"x"}).status_code == 401
-        assert web.get("/?token=open%20sesame").status_code == 303
+        assert web.get("/?token=open%20sesame%2012345").status_code == 303
         assert web.get("/").status_code == 200
         assert web.get("/studio/static/studio.css").status_code == 200
 
@@ -266,7 +267,7 @@ def test_an_open_host_is_refused_before_anything_starts(
     monkeypatch.delenv("SPACE_ID", raising=False)
     studio = FakeStudio(tmp_path)
     with pytest.raises(StudioError, match="--share-token"):
-        serve(studio, host="0.0.0.0", port=None, share_token=None, open_browser=False)
+        serve(studio, host="0.0.0.0", port=None, tokens=Tokens(), open_browser=False)
     studio.close()
 
 

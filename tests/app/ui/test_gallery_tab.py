@@ -23,10 +23,8 @@ from app.ui.gallery_browse import Browse
 from app.ui.gallery_cards import PAGE
 from app.ui.watch import Seat
 from tests.app.test_gallery_index import put
-from tests.app.ui.fake_studio import FakeStudio, served
+from tests.app.ui.fake_studio import ELSEWHERE, HERE, FakeStudio, served
 
-HERE = SimpleNamespace(client=SimpleNamespace(host="127.0.0.1"), headers={})
-ELSEWHERE = SimpleNamespace(client=SimpleNamespace(host="192.0.2.7"), headers={})
 ME, OTHER = "m" * 20, "o" * 20
 FOX, OWL = "2025-01-01/000000-1-000000.png", "2025-01-02/000000-2-000000.png"
 

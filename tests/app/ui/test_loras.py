@@ -10,8 +10,8 @@ import pytest
 from app.ui import access, choices, fields, lora_cards
 from lora_manager.library import LoraLibrary
 from pipelines.errors import BusyError, ModelError
-from tests.app.ui.fake_studio import FakeStudio
-from tests.app.ui.test_models_tab import ELSEWHERE, HERE, Page
+from tests.app.ui.fake_studio import ELSEWHERE, HERE, FakeStudio
+from tests.app.ui.test_models_tab import Page
 from tests.small_loras import NANO, lora
 
 
@@ -102,7 +102,7 @@ def test_a_damaged_one_is_told_and_can_be_removed(studio: FakeStudio, tmp_path: 
 
 
 def test_visitors_remove_nothing(studio: FakeStudio) -> None:
-    assert access.may_administer(HERE.client.host, HERE.headers)
+    assert access.may_administer(HERE)
     page = Page(studio)
     shelf = str(page.open(ELSEWHERE)["shelf"])
     assert "rank 4" in shelf
