@@ -21,6 +21,8 @@ FLAGS = [
     "--disable-background-networking",
     "--disable-component-update",
     "--disable-sync",
+    # Names of other sites, which lead here as names of an attacker would.
+    "--host-resolver-rules=MAP *.example 127.0.0.1, MAP *.example.org 127.0.0.1",
 ]
 # What gradio itself writes to the console, and why it is no fault of the page.
 NOISE = ("WebSocket", "iframe-resizer", "Method not implemented")
