@@ -101,6 +101,8 @@ async ([studio, picture, calls]) => {
   return seen;
 }
 """
+
+
 @pytest.fixture(scope="module")
 def foreign() -> Iterator[int]:
     """A server of somebody else; its port."""
