@@ -19,7 +19,7 @@ from typing import Annotated, Any
 import typer
 from typer.exceptions import TyperException
 
-from app import convert_cli, hosting, metadata, tokens
+from app import convert_cli, hosting, metadata, streams, tokens
 from app.bench_cli import bench
 from app.doctor_cli import doctor
 from app.gallery import Gallery, PictureFile
@@ -28,7 +28,7 @@ from app.loras_cli import app as loras
 from app.models_cli import app as models
 from app.options import WorkspaceOption
 from app.runner import LocalRunner
-from app.settings import VERSION, Settings, make_folder, user_path, workspace_path
+from app.settings import DEBUG_VARIABLE, VERSION, Settings, make_folder, user_path, workspace_path
 from app.status import Status
 from app.train_cli import app as train
 from pipelines import forecast, pictures, samplers
@@ -38,7 +38,6 @@ from pipelines.memory import before_torch
 from pipelines.progress import Progress, Stage
 from pipelines.request import GenerationRequest, complete
 
-DEBUG_VARIABLE = "PIXART_STUDIO_DEBUG"
 PUBLIC_URL_VARIABLE = "PIXART_STUDIO_PUBLIC_URL"
 _INTERRUPTED = 130
 
@@ -67,6 +66,11 @@ def main(argv: list[str]) -> int:
         # A pipe of another encoding must not fail over a path or a prompt after the painting.
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
+    with streams.escaped_output():
+        return _run(argv)
+
+
+def _run(argv: list[str]) -> int:
     try:
         code = app(args=argv, prog_name="launch.py", standalone_mode=False)
         if code == _INTERRUPTED:

@@ -16,6 +16,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
+from app import streams
 from app.gallery import Gallery, PictureFile
 from app.runner import LocalRunner
 from app.settings import Settings
@@ -187,5 +188,5 @@ def log_to(file: Path) -> None:
         stream = open(os.devnull, "w", encoding="utf-8")
     os.dup2(stream.fileno(), 1)
     os.dup2(stream.fileno(), 2)
-    sys.stdout = sys.stderr = stream
-    logging.basicConfig(stream=stream, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    sys.stdout = sys.stderr = streams.escaping(stream)
+    logging.basicConfig(stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s")

@@ -6,6 +6,7 @@ import shutil
 import sys
 from typing import TextIO
 
+from app import streams
 from pipelines.errors import RequestError
 from pipelines.progress import Progress
 
@@ -14,7 +15,7 @@ class Status:
     """The status line of a command."""
 
     def __init__(self, stream: TextIO) -> None:
-        self._stream = stream
+        self._stream = streams.bare(stream)
         self._width = 0
         self.is_live = stream.isatty()
 
@@ -26,7 +27,7 @@ class Status:
         """Shows a line in place of the one before, cut to the terminal."""
         if not self.is_live:
             return
-        line = line[: shutil.get_terminal_size().columns - 1]
+        line = streams.escape(line)[: shutil.get_terminal_size().columns - 1]
         print("\r" + line.ljust(self._width), end="", file=self._stream, flush=True)
         self._width = len(line)
 
@@ -34,7 +35,7 @@ class Status:
         """Leaves a line behind, on a terminal only."""
         if self.is_live:
             self.clear()
-            print(line, file=self._stream, flush=True)
+            print(streams.escape(line), file=self._stream, flush=True)
 
     def clear(self) -> None:
         """Takes the line away."""

@@ -128,6 +128,7 @@ def serve(
         _empty(studio.settings.cache / "gradio")
         with serving.uncollected():
             demo = build(studio)
+            serving.plain_log()
             logging.getLogger("httpx").setLevel(logging.WARNING)
             arguments = launch_arguments(
                 studio, host=host, port=chosen, tokens=tokens, public_url=public_url

@@ -26,7 +26,7 @@ def guards(*, names: Names, tokens: Tokens) -> list[Guard]:
     """From the network inwards."""
     refusals = Refusals()
     return [
-        SafeHeaders,
+        partial(SafeHeaders, refusals=refusals),
         partial(Origins, names=names, refusals=refusals),
         partial(Gate, tokens=tokens, refusals=refusals),
     ]

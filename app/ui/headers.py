@@ -5,14 +5,17 @@ from __future__ import annotations
 import secrets
 
 from starlette.datastructures import MutableHeaders
+from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app import hosting
+from app.ui.refusals import Refusals
 
 NONCE = "pixart.nonce"
 # The frame in which Hugging Face shows a Space.
 _PLATFORM = "https://huggingface.co"
 # Whatever is no page loads nothing: pictures, files that somebody uploaded, JSON.
+_FAULT = "The studio could not answer this request; its log says more."
 _NO_PAGE = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
 
 
@@ -50,10 +53,11 @@ def form_policy() -> str:
 
 
 class SafeHeaders:
-    """ASGI middleware, the outermost: no answer is for other pages."""
+    """ASGI middleware, the outermost: no answer is for other pages, and none is a traceback."""
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, *, refusals: Refusals) -> None:
         self._app = app
+        self._refusals = refusals
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Passes everything on and dresses the answer."""
@@ -62,13 +66,22 @@ class SafeHeaders:
             return
         scope[NONCE] = secrets.token_urlsafe(16)
 
+        started = False
+
         async def dressed(message: Message) -> None:
+            nonlocal started
             if message["type"] == "http.response.start":
+                started = True
                 message = {**message, "headers": list(message.get("headers", []))}
                 _dress(MutableHeaders(raw=message["headers"]), scope)
             await send(message)
 
-        await self._app(scope, receive, dressed)
+        try:
+            await self._app(scope, receive, dressed)
+        except Exception as error:
+            self._refusals.fault(error, scope)
+            if not started:
+                await PlainTextResponse(_FAULT, 500)(scope, receive, dressed)
 
 
 def _dress(headers: MutableHeaders, scope: Scope) -> None:

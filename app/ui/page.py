@@ -8,6 +8,7 @@ import gradio as gr
 
 from app.ui import api, canvas, watch
 from app.ui.answers import Session
+from app.ui.refusals import Refusals
 from app.ui.shell import logo
 from app.ui.tabs import create, gallery, models
 from app.ui.watch import Seat
@@ -23,14 +24,37 @@ _THEME = (
 )
 
 
+_NO_USE = "This call has a value that the page would not send; it is refused."
+
+
 class _Page(gr.Blocks):
-    """Blocks that refuse a call with too few values in one sentence, and not in the server's log.
+    """Blocks that refuse a call with values of no use in one sentence, and one line of the log.
 
     gradio prints a traceback, and answers with the names of its own classes.
     """
 
+    def __init__(self, **arguments: Any) -> None:
+        super().__init__(**arguments)
+        self._refusals = Refusals()
+
+    async def preprocess_data(
+        self, block_fn: Any, inputs: list[Any], state: Any, explicit_call: bool = False
+    ) -> Any:
+        """The values as the function takes them. Raises gr.Error for those that a browser with
+        this page would not send: files that nobody uploaded, texts in the place of numbers."""
+        try:
+            return await super().preprocess_data(block_fn, inputs, state, explicit_call)
+        except gr.Error as error:
+            error.print_exception = False
+            raise
+        except Exception as error:
+            self._refusals.call(block_fn.api_name or block_fn.name, error)
+            raise gr.Error(_NO_USE, print_exception=False) from None
+
     def validate_inputs(self, block_fn: Any, inputs: list[Any]) -> None:
         """Raises gr.Error where values are missing at the end; more than enough are cut off."""
+        if block_fn.fn is None:
+            raise gr.Error("This happens in the browser alone.", print_exception=False)
         wanted = len(block_fn.inputs)
         if len(inputs) < wanted:
             raise gr.Error(

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import logging
+import os
 import threading
 import time
+import traceback
+from pathlib import Path
 
 from starlette.responses import PlainTextResponse
 from starlette.types import Receive, Scope, Send
 
+from app.settings import DEBUG_VARIABLE
 from pipelines.errors import printable
 
 log = logging.getLogger(__name__)
@@ -27,9 +31,21 @@ class Refusals:
 
     def note(self, reason: str, scope: Scope) -> None:
         """Writes a line: who asked for what, and why it is refused."""
-        client = (scope.get("client") or ("?",))[0]
-        asked = f"{scope.get('method', 'WebSocket')} {scope.get('path', '')}"
-        line = f"refused {printable(asked, 120)} from {printable(client)}: {printable(reason, 200)}"
+        self._line(f"refused {_asked(scope)}: {printable(reason, 200)}")
+
+    def fault(self, error: Exception, scope: Scope) -> None:
+        """Writes a line about what fell over a request; all of it where somebody looks for it."""
+        frames = traceback.extract_tb(error.__traceback__)
+        place = f" at {Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else ""
+        self._line(f"a fault in {_asked(scope)}: {printable(repr(error), 200)}{place}")
+        if os.environ.get(DEBUG_VARIABLE):
+            traceback.print_exception(error)
+
+    def call(self, name: object, error: Exception) -> None:
+        """Writes a line about a call of the page's functions whose values are of no use."""
+        self._line(f"refused a call of {printable(name)}: {printable(repr(error), 200)}")
+
+    def _line(self, line: str) -> None:
         with self._lock:
             minute = int(time.monotonic() // 60)
             skipped = max(0, self._lines - LINES_A_MINUTE)
@@ -50,3 +66,9 @@ class Refusals:
             return
         answer = PlainTextResponse(_FORBIDDEN.format(reason=reason), 403)
         await answer(scope, receive, send)
+
+
+def _asked(scope: Scope) -> str:
+    client = (scope.get("client") or ("?",))[0]
+    asked = f"{scope.get('method', 'WebSocket')} {scope.get('path', '')}"
+    return f"{printable(asked, 120)} from {printable(client)}"

@@ -18,7 +18,7 @@ from urllib.parse import urlencode
 
 from app.tokens import Tokens
 from app.ui import access
-from pipelines.errors import RequestError
+from pipelines.errors import RequestError, printable
 
 TRIES = 50
 _STUBS = "gradio.component_meta"
@@ -36,7 +36,11 @@ def _is_free(host: str, port: int) -> bool:
             if error.errno in (errno.EADDRINUSE, errno.EACCES):
                 return False
             raise RequestError(
-                "host", f"The studio cannot listen on {host} ({error.strerror})."
+                "host", f"The studio cannot listen on {printable(host)} ({error.strerror})."
+            ) from None
+        except (TypeError, UnicodeError):
+            raise RequestError(
+                "host", f"“{printable(host)}” is no name and no address of this computer."
             ) from None
     return True
 
@@ -132,6 +136,13 @@ def without_code_server() -> Iterator[None]:
         yield
     finally:
         http_server.get_space = kept
+
+
+def plain_log() -> None:
+    """Lets the server write its log without colours: escaped they would be noise."""
+    from uvicorn.config import LOGGING_CONFIG
+
+    LOGGING_CONFIG["formatters"]["default"]["use_colors"] = False
 
 
 def without_stub_files() -> None:

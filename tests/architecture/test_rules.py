@@ -114,6 +114,8 @@ BROAD_EXCEPT = {
     "pipelines/residual.py": "compilers and fresh kernels fail in ways of their own",
     "pipelines/loader.py": "libraries raise nearly anything for a damaged file",
     "pipelines/engine.py": "lack of memory comes as several types, told apart by their words",
+    "app/ui/headers.py": "a fault of gradio or ours is a line in the log and an answer",
+    "app/ui/page.py": "gradio raises nearly anything for a value that somebody forged",
     "app/cli.py": "a fault of ours becomes one sentence",
     "pipelines/weights.py": "torch raises nearly anything for a damaged checkpoint",
     "training/loop.py": "lack of memory comes as several types, told apart by their words",
