@@ -26,7 +26,12 @@ from app.gallery import Gallery, PictureFile
 from app.gallery_cli import app as gallery_app
 from app.loras_cli import app as loras
 from app.models_cli import app as models
-from app.options import WorkspaceOption
+from app.options import (
+    AdminTokenOption,
+    PublicUrlOption,
+    ShareTokenOption,
+    WorkspaceOption,
+)
 from app.runner import LocalRunner
 from app.settings import DEBUG_VARIABLE, VERSION, Settings, make_folder, user_path, workspace_path
 from app.status import Status
@@ -38,7 +43,6 @@ from pipelines.memory import before_torch
 from pipelines.progress import Progress, Stage
 from pipelines.request import GenerationRequest, complete
 
-PUBLIC_URL_VARIABLE = "PIXART_STUDIO_PUBLIC_URL"
 _INTERRUPTED = 130
 
 app = typer.Typer(
@@ -132,27 +136,9 @@ def studio(
     port: Annotated[
         str | None, typer.Option(help="Port; default: the first free one from 7860.")
     ] = None,
-    share_token: Annotated[
-        str | None,
-        typer.Option(
-            envvar=tokens.SHARE_VARIABLE,
-            help="Secret that visitors must give; needed for other hosts; “auto” makes one.",
-        ),
-    ] = None,
-    admin_token: Annotated[
-        str | None,
-        typer.Option(
-            envvar=tokens.ADMIN_VARIABLE,
-            help="Second secret, for models, deletion and imports; default: made and said.",
-        ),
-    ] = None,
-    public_url: Annotated[
-        str | None,
-        typer.Option(
-            envvar=PUBLIC_URL_VARIABLE,
-            help="Address that a proxy or tunnel gives the page, as https://studio.example.org.",
-        ),
-    ] = None,
+    share_token: ShareTokenOption = None,
+    admin_token: AdminTokenOption = None,
+    public_url: PublicUrlOption = None,
     browser: Annotated[bool, typer.Option(help="Open the browser.")] = True,
     version: Annotated[bool, typer.Option("--version", help="Say the version.")] = False,
 ) -> None:

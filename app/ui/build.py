@@ -143,8 +143,9 @@ def serve(
         engine.daemon = True
         engine.start()
         address = serving.address(host, chosen)
-        print(f"PixArt Studio is at {public_url or address}  (Ctrl+C ends it)")
-        for line in serving.invitations(public_url or address, tokens):
+        shown = public_url.strip().rstrip("/") if public_url else address
+        print(f"PixArt Studio is at {shown}  (Ctrl+C ends it)")
+        for line in serving.invitations(shown, tokens):
             print(line)
         sys.stdout.flush()
         if open_browser and serving.has_desktop():

@@ -115,7 +115,8 @@ class Names:
 
     def _is_space(self, host: str) -> bool:
         # The platform's own proxies use names of theirs, and its health checks bare addresses.
-        return host in (self.space or ()) or host.endswith(_SPACES) or access.is_address(host)
+        named = host == "localhost" or host in (self.space or ()) or host.endswith(_SPACES)
+        return named or access.is_address(host)
 
     def is_own(self, origin: str, asked: Authority) -> bool:
         """True where `origin` is the page that was asked for as `asked`."""

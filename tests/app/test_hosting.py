@@ -9,7 +9,7 @@ import pytest
 
 from app import hosting
 from app.settings import workspace_path
-from app.ui import access
+from app.ui.origins import Authority, Names
 from pipelines.catalog import Catalog
 from pipelines.errors import RequestError
 from pipelines.request import MAX_COUNT, GenerationRequest, complete
@@ -77,10 +77,12 @@ def test_at_home_the_storage_of_spaces_means_nothing(
 
 @pytest.mark.usefixtures("space")
 def test_a_space_that_listens_to_all_still_knows_its_names() -> None:
-    names = access.allowed_hosts("0.0.0.0", None)
-    assert "*" not in names
-    assert {"me-studio.hf.space", "paint.example", "*.hf.space", "127.0.0.1"} <= set(names)
+    names = Names.of("0.0.0.0")
+    for host in ("me-studio.hf.space", "paint.example", "any.hf.space", "127.0.0.1", "10.1.2.3"):
+        assert names.knows(Authority(host=host, port=None), 7860), host
+    for host in ("evil.example", "evilhf.space", "hf.space.evil.example"):
+        assert not names.knows(Authority(host=host, port=None), 7860), host
 
 
 def test_elsewhere_the_token_guards_an_open_host() -> None:
-    assert access.allowed_hosts("0.0.0.0", "secret") == ["*"]
+    assert Names.of("0.0.0.0").knows(Authority(host="studio.lan", port=80), 7860)

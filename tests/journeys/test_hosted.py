@@ -142,8 +142,7 @@ def space(
     finally:
         process.kill()
     assert process.returncode == 0, out
-    # gradio itself writes one where a program names a file that nobody uploaded.
-    assert out.count("Traceback") == out.count("Cannot move /etc/passwd"), out
+    assert "Traceback" not in out, out
     assert "RELOAD" not in out
 
 
@@ -200,11 +199,11 @@ def test_it_listens_to_the_platform(space: Space) -> None:
         ("me-studio-replica.hf.space", 200),
         ("10.1.2.3:7860", 200),
         ("localhost", 200),
-        ("evil.example", 400),
-        ("me-studio.hf.space.evil.example", 400),
-        ("evilhf.space", 400),
-        ("10.1.2.3.evil.example", 400),
-        ("", 400),
+        ("evil.example", 403),
+        ("me-studio.hf.space.evil.example", 403),
+        ("evilhf.space", 403),
+        ("10.1.2.3.evil.example", 403),
+        ("", 403),
     ],
 )
 def test_only_names_of_the_space_are_answered(space: Space, host: str, status: int) -> None:

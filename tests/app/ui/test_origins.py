@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from starlette.applications import Starlette
@@ -192,7 +193,7 @@ def test_a_request_without_a_name_is_foreign() -> None:
 
 def _asked(names: Names, headers: list[tuple[bytes, bytes]], port: int = PORT) -> int:
     """The status of a GET with exactly these headers."""
-    scope = {
+    scope: dict[str, Any] = {
         "type": "http",
         "method": "GET",
         "path": "/x",
@@ -203,7 +204,7 @@ def _asked(names: Names, headers: list[tuple[bytes, bytes]], port: int = PORT) -
     return _answer(names, scope)[0]
 
 
-def _answer(names: Names, scope: dict[str, object]) -> tuple[int, dict[str, str]]:
+def _answer(names: Names, scope: dict[str, Any]) -> tuple[int, dict[str, str]]:
     """The status, and the headers that came through."""
     import anyio
 
@@ -313,7 +314,7 @@ def test_a_space_is_shown_in_the_frame_of_the_platform(monkeypatch: pytest.Monke
     monkeypatch.setenv("SPACE_ID", "me/space")
     monkeypatch.setenv("SPACE_HOST", "me-space.hf.space")
     framed = LINK | {"Sec-Fetch-Dest": "iframe", "Host": "me-space.hf.space"}
-    scope = {
+    scope: dict[str, Any] = {
         "type": "http",
         "method": "GET",
         "path": "/",
@@ -330,7 +331,7 @@ def test_a_space_is_shown_in_the_frame_of_the_platform(monkeypatch: pytest.Monke
 )
 def test_what_a_proxy_says_of_our_address_counts_only_if_we_know_it(said: str, kept: bool) -> None:
     names = Names.of("127.0.0.1", public_url("https://studio.example"))
-    scope = {
+    scope: dict[str, Any] = {
         "type": "http",
         "method": "GET",
         "path": "/",
