@@ -58,6 +58,7 @@ HEAVY_MODULES = {
         "forecast",
         "learning",
         "loop",
+        "methods.adversary",
         "methods.class_to_image",
         "methods.latent_data",
         "methods.span_loss",
