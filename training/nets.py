@@ -2,10 +2,14 @@
 
 DiT (arXiv 2212.09748): every modulation starts at zero, so each block starts as the identity.
 PixArt-α (arXiv 2310.00426): cross-attention and output start at zero.
+
+Both papers' code keeps query, key and value in one matrix and draws that one (Xavier); diffusers
+keeps them apart, so each is drawn here with the bound of the matrix that it is a part of.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -45,6 +49,9 @@ def dit(net: Mapping[str, Any], *, channels: int, sample_size: int, classes: int
     for block in model.transformer_blocks:
         block.norm1.emb = shared
     _xavier(model)
+    for block in model.transformer_blocks:
+        _stacked(block.attn1.to_q, block.attn1.to_k, block.attn1.to_v)
+    _zero_bias(model.pos_embed.proj)
     _embedder(shared.timestep_embedder)
     nn.init.normal_(shared.class_embedder.embedding_table.weight, std=_EMBEDDER_STD)
     for block in model.transformer_blocks:
@@ -67,14 +74,37 @@ def pixart(
         use_additional_conditions=shape["micro_conditions"],
     )
     _xavier(model)
-    start_text_side(model)
+    for block in model.transformer_blocks:
+        _stacked(block.attn1.to_q, block.attn1.to_k, block.attn1.to_v)
+        _stacked(block.attn2.to_k, block.attn2.to_v)
+        _zero(block.attn2.to_out[0])
+    _convolution_bias(model.pos_embed.proj)
+    for layer in (model.caption_projection.linear_1, model.caption_projection.linear_2):
+        nn.init.normal_(layer.weight, std=_EMBEDDER_STD)
     time = model.adaln_single
     _embedder(time.emb.timestep_embedder)
     nn.init.normal_(time.linear.weight, std=_EMBEDDER_STD)
     if shape["micro_conditions"]:
-        start_size_side(model)
+        for embedder in _size_side(model):
+            _embedder(embedder)
     _zero(model.proj_out)
     return model
+
+
+def silence_size_side(model: PixArtTransformer2DModel) -> None:
+    """Lets the embedders of size and aspect ratio add nothing yet.
+
+    For a net that gets them late: it then starts as exactly the net that it goes on from.
+    """
+    for embedder in _size_side(model):
+        _zero(embedder.linear_2)
+
+
+def _size_side(model: PixArtTransformer2DModel) -> tuple[Any, ...]:
+    time = model.adaln_single.emb
+    if not time.use_additional_conditions:
+        return ()
+    return (time.resolution_embedder, time.aspect_ratio_embedder)
 
 
 def _arguments(shape: Mapping[str, Any], channels: int, sample_size: int) -> dict[str, Any]:
@@ -92,35 +122,28 @@ def _arguments(shape: Mapping[str, Any], channels: int, sample_size: int) -> dic
     }
 
 
-def start_text_side(model: PixArtTransformer2DModel) -> None:
-    """What reads the text starts small, and cross-attention adds nothing yet."""
-    for layer in (model.caption_projection.linear_1, model.caption_projection.linear_2):
-        nn.init.normal_(layer.weight, std=_EMBEDDER_STD)
-    for block in model.transformer_blocks:
-        _zero(block.attn2.to_out[0])
-
-
-def start_size_side(model: PixArtTransformer2DModel) -> None:
-    """The embedders of size and aspect ratio add nothing yet, so that a model can get them late."""
-    for embedder in (
-        model.adaln_single.emb.resolution_embedder,
-        model.adaln_single.emb.aspect_ratio_embedder,
-    ):
-        nn.init.normal_(embedder.linear_1.weight, std=_EMBEDDER_STD)
-        _zero(embedder.linear_2)
-
-
 def _xavier(model: nn.Module) -> None:
     for module in model.modules():
         if isinstance(module, nn.Linear):
             nn.init.xavier_uniform_(module.weight)
-            if module.bias is not None:
-                nn.init.zeros_(module.bias)
+            _zero_bias(module)
         elif isinstance(module, nn.Conv2d):
             # The patch embedding is a matrix over flattened patches.
             nn.init.xavier_uniform_(module.weight.view(module.weight.shape[0], -1))
-            if module.bias is not None:
-                nn.init.zeros_(module.bias)
+
+
+def _stacked(*layers: nn.Linear) -> None:
+    """Draws matrices as if they were one, stacked over their outputs."""
+    fan_out = sum(layer.out_features for layer in layers)
+    for layer in layers:
+        bound = math.sqrt(6 / (layer.in_features + fan_out))
+        nn.init.uniform_(layer.weight, -bound, bound)
+
+
+def _convolution_bias(layer: nn.Conv2d) -> None:
+    """PixArt leaves this bias as a convolution draws it (DiT sets it to zero)."""
+    bound = 1 / math.sqrt(layer.weight[0].numel())
+    nn.init.uniform_(layer.bias, -bound, bound)
 
 
 def _embedder(embedder: Any) -> None:
@@ -131,5 +154,10 @@ def _embedder(embedder: Any) -> None:
 @torch.no_grad()
 def _zero(layer: nn.Linear) -> None:
     layer.weight.zero_()
+    _zero_bias(layer)
+
+
+@torch.no_grad()
+def _zero_bias(layer: nn.Linear | nn.Conv2d) -> None:
     if layer.bias is not None:
         layer.bias.zero_()

@@ -210,6 +210,7 @@ def build(
             "interpolation_scale": dit.pos_embed.interpolation_scale,
         }
         model = nets.pixart(shape | net, **sizes)
+        nets.silence_size_side(model)
         reparametrize(dit, model)
         return model
     return _grown(net, folder, sizes)
@@ -232,6 +233,7 @@ def _grown(net: dict[str, Any], folder: Path, sizes: Mapping[str, int]) -> PixAr
         "micro_conditions": old.config.use_additional_conditions,
     }
     model = nets.pixart(shape | net, **sizes)
+    nets.silence_size_side(model)
     try:
         report = model.load_state_dict(old.state_dict(), strict=False)
     except RuntimeError as error:
