@@ -213,6 +213,13 @@ def generate(
     eta: Annotated[
         str | None, typer.Option(help="SA-Solver: 0 (no noise) to 1.", metavar="F")
     ] = None,
+    tau_at_start: Annotated[
+        bool | None,
+        typer.Option(
+            "--tau-at-start/--no-tau-at-start",
+            help="SA-Solver: noise is decided where a step begins (diffusers), not where it ends.",
+        ),
+    ] = None,
     lora: Annotated[
         list[str] | None,
         typer.Option(help="LoRA to add, by name, with its weight.", metavar="NAME[:WEIGHT]"),
@@ -280,7 +287,7 @@ def _like(request: GenerationRequest, values: dict[str, Any]) -> dict[str, Any]:
     if "size" in values:
         dropped |= {"width", "height"}
     if {"sampler", "model"} & set(values):
-        dropped |= {"steps", "guidance"}
+        dropped |= {"steps", "guidance", "tau_at_start"}
     if "model" in values:
         dropped |= {"width", "height", "sampler", "original_size"}
     return {k: v for k, v in request.model_dump().items() if k not in dropped} | values
@@ -293,8 +300,11 @@ def _without_effect(request: GenerationRequest, given: set[str], catalog: Catalo
         yield "The negative prompt has no effect: guidance is off."
     if "strength" in given and request.init is None:
         yield "--strength has no effect without --init."
-    if {"predictor_order", "corrector_order", "eta"} & given and not row.orders:
-        yield f"--predictor-order, --corrector-order and --eta have no effect on {row.label}."
+    if {"predictor_order", "corrector_order", "eta", "tau_at_start"} & given and not row.orders:
+        yield (
+            "--predictor-order, --corrector-order, --eta and --tau-at-start have no effect on"
+            f" {row.label}."
+        )
     distilled = model.distilled or catalog.distilled_by(request.loras)
     if row.distilled != distilled and row.distilled:
         yield f"{row.label} is made for models distilled to it, which “{model.id}” is not."
@@ -315,6 +325,7 @@ _REQUEST_OPTIONS = (
     "predictor_order",
     "corrector_order",
     "eta",
+    "tau_at_start",
     "original_size",
     "approximate",
 )

@@ -8,7 +8,7 @@ estimates the clean latents for previews.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,9 +20,10 @@ from pipelines import samplers
 from pipelines.request import GenerationRequest
 from pipelines.transformer import Predict
 
-# SA-Solver paints stochastically only in the middle of the trajectory (its paper, section 6;
-# timesteps of 1000).
+# SA-Solver adds noise only in the middle of the trajectory (its paper, section 6). The authors
+# count time from 0.001 to 1 for the timesteps 0 to 999, diffusers counts timesteps.
 _SA_STOCHASTIC = (200, 800)
+_LAST_TIMESTEP = 999
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,14 +77,13 @@ def make_schedule(
         learned_variance=learned_variance,
     )
     scheduler = getattr(diffusers, row.scheduler)(**betas, **arguments)
-    if row.orders:
-        low, high = _SA_STOCHASTIC
-        # An attribute and not an argument: a function in the config could not be saved.
-        scheduler.tau_func = lambda t: request.eta if low <= t <= high else 0
     if row.timesteps is not None:
         scheduler.set_timesteps(timesteps=list(row.timesteps))
     else:
         scheduler.set_timesteps(request.steps)
+    if row.orders:
+        # An attribute and not an argument: a function in the config could not be saved.
+        scheduler.tau_func = _tau(request, scheduler.timesteps.tolist())
     first = 0
     if request.init is not None:
         kept = max(1, min(request.steps, int(request.steps * request.strength)))
@@ -91,6 +91,24 @@ def make_schedule(
     if hasattr(scheduler, "set_begin_index"):
         scheduler.set_begin_index(first)
     return Schedule(scheduler=scheduler, timesteps=scheduler.timesteps[first:], first=first)
+
+
+def _tau(request: GenerationRequest, timesteps: list[int]) -> Callable[[Any], float]:
+    """How much noise a step of SA-Solver adds, by the timestep at which it begins.
+
+    The authors decide by the time at which a step ends, before it is rounded to a timestep; the
+    last step ends without noise.
+    """
+    low, high = _SA_STOCHASTIC
+    if request.tau_at_start:
+        return lambda timestep: request.eta if low <= timestep <= high else 0
+    steps = len(timesteps)
+    ends = [_LAST_TIMESTEP * (1 - done / steps) for done in range(1, steps + 1)]
+    noisy = {
+        begin: request.eta if low <= end + 1 <= high else 0
+        for begin, end in zip(timesteps, ends, strict=True)
+    }
+    return lambda timestep: noisy[int(timestep)]
 
 
 def start_latents(

@@ -38,6 +38,7 @@ MAX_SEED = 2**64 - 1
 """The largest seed of a torch generator."""
 MIN_ORIGINAL, MAX_ORIGINAL = 16, 16_384
 """Pixels that an original picture may be said to have per side."""
+_ETA = 1.0
 NEW_SEED_BITS = 32
 """New seeds are drawn from this range: short enough to read aloud."""
 
@@ -77,7 +78,10 @@ class GenerationRequest(BaseModel):
     `approximate` allows what changes the picture a little, where memory does not suffice
     otherwise. `loras` are added to the model with their weights. `original_size` ("WxH" in pixels)
     is what a model with size conditions is told about the picture that it imagines, None for the
-    size that is painted.
+    size that is painted. `clean_caption` cleans the texts as the authors do (`captions`) instead
+    of only putting them in lower case. `tau_at_start` is SA-Solver's: its noise is decided where a
+    step begins, as diffusers does, instead of where it ends, as the authors do. A recipe that does
+    not say was painted by a studio that could do neither as the authors.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -95,12 +99,20 @@ class GenerationRequest(BaseModel):
     count: int = Field(default=1, ge=1, le=MAX_COUNT)
     predictor_order: int = Field(default=2, ge=1, le=samplers.MAX_ORDER)
     corrector_order: int = Field(default=2, ge=1, le=samplers.MAX_ORDER)
-    eta: float = Field(default=1.0, ge=0, le=1, allow_inf_nan=False)
+    eta: float = Field(default=_ETA, ge=0, le=1, allow_inf_nan=False)
+    tau_at_start: bool = False
     init: str | None = Field(default=None, pattern=r"^[0-9a-f]{16}\.png$")
     strength: float = Field(default=0.6, gt=0, le=1, allow_inf_nan=False)
     approximate: bool = False
     loras: Annotated[tuple[LoraUse, ...], BeforeValidator(_uses)] = ()
     original_size: str | None = Field(default=None, pattern=r"^[1-9]\d{1,4}x[1-9]\d{1,4}$")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _as_it_was_painted(cls, values: Any) -> Any:
+        if not isinstance(values, Mapping) or "tau_at_start" in values:
+            return values
+        return {**values, "tau_at_start": _tau_matters(values)}
 
     @model_validator(mode="after")
     def _seeds_fit(self) -> Self:
@@ -132,11 +144,19 @@ class GenerationRequest(BaseModel):
         values = self.model_dump(mode="json")
         if not self.loras:
             del values["loras"]
+        if self.tau_at_start == _tau_matters(values):
+            del values["tau_at_start"]
         return values
 
     def single(self, index: int) -> GenerationRequest:
         """The request that paints picture `index` of this one alone."""
         return self.model_copy(update={"seed": self.seed + index, "count": 1})
+
+
+def _tau_matters(values: Mapping[str, Any]) -> bool:
+    """Whether SA-Solver adds noise, so that the pixels depend on where tau is read."""
+    row = samplers.SAMPLERS.get(str(values.get("sampler")))
+    return row is not None and row.orders and values.get("eta", _ETA) != 0
 
 
 def new_seed() -> int:
@@ -161,6 +181,7 @@ def complete(values: Mapping[str, Any], catalog: Catalog) -> GenerationRequest:
     defaults: dict[str, Any] = {
         "steps": model.steps if own and model.steps is not None else row.steps,
         "guidance": model.guidance if own and model.guidance is not None else row.guidance,
+        "tau_at_start": False,
     }
     seed = given.get("seed", "")
     given["seed"] = new_seed() if isinstance(seed, str) and not seed.strip() else seed

@@ -143,7 +143,8 @@ def _stacked(*layers: nn.Linear) -> None:
 def _convolution_bias(layer: nn.Conv2d) -> None:
     """PixArt leaves this bias as a convolution draws it (DiT sets it to zero)."""
     bound = 1 / math.sqrt(layer.weight[0].numel())
-    nn.init.uniform_(layer.bias, -bound, bound)
+    if layer.bias is not None:
+        nn.init.uniform_(layer.bias, -bound, bound)
 
 
 def _embedder(embedder: Any) -> None:

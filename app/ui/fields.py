@@ -34,6 +34,7 @@ FIELDS: dict[str, Kind] = {
     "predictor_order": "number",
     "corrector_order": "number",
     "eta": "number",
+    "tau_at_start": "switch",
     "size": "choice",
     "count": "number",
     "seed": "text",
@@ -47,7 +48,7 @@ FIELDS: dict[str, Kind] = {
 """Every widget of the form; each name but `new_seed` is a field of the request."""
 
 _NAMED = ("choice", "start")
-_ORDERS = ("predictor_order", "corrector_order", "eta")
+_ORDERS = ("predictor_order", "corrector_order", "eta", "tau_at_start")
 _OF_MODEL = ("sampler", "size", "steps", "guidance", "original_size")
 
 

@@ -74,6 +74,8 @@ def test_final_latents_equal_the_stock_pipeline(
             "steps": 8,
             "seed": 7,
             "size": size,
+            # As diffusers: test_sa_solver.py holds the authors' way.
+            "tau_at_start": True,
         },
         catalog,
     )

@@ -145,6 +145,13 @@ def _method(form: dict[str, Any], studio: Studio, start: Form) -> None:
                 ("eta", "Eta", 0, 1, 0.05),
             ):
                 form[name] = _slider(name, label, low, high, step, start, **allowed[name])
+            form["tau_at_start"] = gr.Checkbox(
+                label="Tau where a step begins",
+                info="As diffusers does, and as older pictures were painted.",
+                value=start["tau_at_start"],
+                elem_id="tau_at_start",
+                **allowed["tau_at_start"],
+            )
 
 
 def _slider(
