@@ -28,8 +28,6 @@ from lora_manager.layouts import Change
 from lora_manager.sources import weights_file
 
 _FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
-# Rounding to float16 costs at most 2⁻¹¹ of a number, unless that is too small for the type.
-_HALF_LOSS = 1e-3
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -190,7 +188,7 @@ def _not_finite(source: _Source, key: str) -> LoraError:
 
 
 def write(file: Path, lora: Lora, metadata: Mapping[str, str], *, replace: bool = True) -> None:
-    """Writes `lora` in diffusers' layout, as float16 where that holds its numbers, else float32.
+    """Writes `lora` in diffusers' layout, as float16 where that loses nothing, else float32.
 
     `metadata` goes into the file besides what diffusers and PEFT need to build the layers. The file
     is there whole or not at all. Raises LoraError where it cannot be written, and without `replace`
@@ -199,7 +197,7 @@ def write(file: Path, lora: Lora, metadata: Mapping[str, str], *, replace: bool 
     if not lora.pairs:
         raise LoraError("This LoRA changes nothing, so there is nothing to write.")
     pairs = {path: lora.pairs[path] for path in sorted(lora.pairs)}
-    dtype = torch.float16 if all(map(_fits_half, pairs.values())) else torch.float32
+    dtype = torch.float16 if all(map(_is_half, pairs.values())) else torch.float32
     tensors: dict[str, Tensor] = {}
     for path, pair in pairs.items():
         # Copies: pieces of one fused layer may share memory, which the format does not know.
@@ -230,12 +228,9 @@ def _save(stream: BinaryIO, tensors: Mapping[str, Tensor], metadata: Mapping[str
         stream.write(tensor.view(-1).view(torch.uint8).numpy().data)
 
 
-def _fits_half(pair: Pair) -> bool:
-    for value in (pair.down, pair.up):
-        half = value.half().float()
-        if not half.isfinite().all() or (half - value).norm() > _HALF_LOSS * value.norm():
-            return False
-    return True
+def _is_half(pair: Pair) -> bool:
+    """Whether float16 holds every number as it is."""
+    return all(torch.equal(value.half().float(), value) for value in (pair.down, pair.up))
 
 
 def _adapter(pairs: Mapping[str, Pair]) -> str:

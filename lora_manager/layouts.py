@@ -21,9 +21,9 @@ from lora_manager.errors import LoraError, printable
 Shape = tuple[int, ...]
 Family = Literal["diffusers", "bare", "peft", "script", "underscored", "comfy", "stacked"]
 """Who names layers so: diffusers (`transformer.`), nobody in particular (no prefix), PEFT folders
-(`base_model.model.`), PixArt's own LoRA script (`unet.base_model.model.`), kohya and OneTrainer
-(underscores), ComfyUI (`diffusion_model.`), and ComfyUI_ExtraModels, which stacks the halves of
-several layers (whatever the prefix)."""
+(`base_model.model.`), PixArt's own LoRA script (`unet.base_model.model.`), kohya, OneTrainer and
+LyCORIS (underscores), ComfyUI (`diffusion_model.`), and ComfyUI_ExtraModels, which stacks the
+halves of several layers (whatever the prefix)."""
 _PREFIXES: tuple[tuple[str, Family], ...] = (
     ("unet.base_model.model.", "script"),
     ("transformer.base_model.model.", "script"),
@@ -34,6 +34,7 @@ _PREFIXES: tuple[tuple[str, Family], ...] = (
     ("unet.", "diffusers"),
     ("lora_transformer_", "underscored"),
     ("lora_unet_", "underscored"),
+    ("lycoris_", "underscored"),
     ("", "bare"),
 )
 _KEY = re.compile(
@@ -49,7 +50,7 @@ _OTHER_WAYS = (
     (r"(^|[._])lokr_", "a LoKr (LyCORIS)"),
     (r"(^|[._])(hada|loha)_", "a LoHa (LyCORIS)"),
     (r"(^|[._])b?oft_", "an OFT (LyCORIS)"),
-    (r"^lycoris_|lora_mid\.", "a LyCORIS"),
+    (r"lora_mid\.", "a LoCon with a middle (LyCORIS)"),
     (r"\.(diff|diff_b|w_norm|b_norm)$", "a file of whole differences"),
     (r"lora_(B|up)\.[A-Za-z0-9_.-]{0,64}bias$", "a LoRA that changes biases, too"),
 )

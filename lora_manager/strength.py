@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import math
 import re
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -205,6 +206,14 @@ def _guessed(layout: Layout) -> tuple[dict[str, float], tuple[str, ...]]:
             "It does not say its strength (alpha): taken as 8, which the training script of PixArt"
             " never changes. Try other weights if it is too strong or too weak."
         )
+        if family == "script":
+            # An option of that script leaves no trace in its files.
+            weak = math.sqrt(Counter(ranks.values()).most_common(1)[0][0])
+            note = (
+                "It does not say its strength (alpha): taken as 8, as PixArt's script has it, and"
+                f" without rsLoRA. If it was trained with --use_rslora it is {weak:.3g} times too"
+                " weak: docs/loras.md says what to do."
+            )
         return {name: PEFT_ALPHA / rank for name, rank in ranks.items()}, (note,)
     if family in ("peft", "underscored"):
         where = f" ({CONFIG} is missing)" if family == "peft" else ""

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 WIDE, RANK, ALPHA = 48, 4, 3.0
@@ -196,6 +196,29 @@ def f6(reference: dict[str, Reference], folder: Path) -> Path:
     return folder / "kohya.safetensors"
 
 
+def lycoris(reference: dict[str, Reference], folder: Path) -> Path:
+    """A plain LoRA of LyCORIS around diffusers' net: OneTrainer's names behind another word."""
+    file = f5(reference, folder)
+    tensors = {
+        key.replace("lora_transformer_", "lycoris_"): value
+        for key, value in load_file(file).items()
+        if key.startswith("lora_transformer_")
+    }
+    file.unlink()
+    save_file(tensors, folder / "lycoris.safetensors")
+    return folder / "lycoris.safetensors"
+
+
+def lycoris_original(reference: dict[str, Reference], folder: Path) -> Path:
+    """The same around the original net."""
+    file = f6(reference, folder)
+    tensors = {
+        key.replace("lora_unet_", "lycoris_"): value for key, value in load_file(file).items()
+    }
+    save_file(tensors, file)
+    return file
+
+
 def f7(reference: dict[str, Reference], folder: Path, prefix: str = "") -> Path:
     found: Tensors = {}
     for name, one in originals(reference).items():
@@ -232,6 +255,8 @@ FAMILIES: dict[str, Maker] = {
     "F3 rslora": f3_rslora,
     "F5": f5,
     "F6": f6,
+    "LyCORIS": lycoris,
+    "LyCORIS, original": lycoris_original,
     "F7": f7,
     "F8": f8,
     "F9": f9,

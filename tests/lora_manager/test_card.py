@@ -105,7 +105,7 @@ def test_a_card_counts_what_a_file_changes(family: str, tmp_path: Path) -> None:
     source = made.FAMILIES[family](made.reference(), tmp_path)
     file = source / "adapter_model.safetensors" if source.is_dir() else source
     found = card.read(file, "dog")
-    fused = 3 if family in ("F6", "F7", "F8") else 1
+    fused = 3 if family in ("F6", "F7", "F8", "LyCORIS, original") else 1
     assert (found.name, found.file, found.size) == ("dog", file, file.stat().st_size)
     assert (found.rank, found.modules, found.width) == (made.RANK * fused, 27, made.WIDE)
     assert (found.title, found.base, found.trigger, found.licence) == ("", "", "", "")

@@ -213,12 +213,72 @@ def equal(one: Lora, other: Lora, dtype: torch.dtype) -> None:
         assert torch.equal(pair.up.to(dtype).float(), other.pairs[path].up)
 
 
+def halved(lora: Lora) -> Lora:
+    """Numbers that float16 holds."""
+    return Lora(
+        pairs={
+            path: Pair(down=pair.down.half().float(), up=pair.up.half().float())
+            for path, pair in lora.pairs.items()
+        }
+    )
+
+
+def dtypes(file: Path) -> set[torch.dtype]:
+    return {tensor.dtype for tensor in load_file(file).values()}
+
+
+def test_a_file_of_float32_loses_nothing(tmp_path: Path) -> None:
+    lora = files.read(made.f1(made.reference(alpha=4.0), tmp_path))
+    files.write(tmp_path / "a.safetensors", lora, {})
+    assert dtypes(tmp_path / "a.safetensors") == {torch.float32}
+    written = files.read(tmp_path / "a.safetensors")
+    for path, one in made.reference(alpha=4.0).items():
+        assert torch.equal(written.pairs[path].down, one.a)
+        assert torch.equal(written.pairs[path].up, one.b)
+
+
+@pytest.mark.parametrize(("alpha", "kept"), [(2.0, torch.float16), (3.0, torch.float32)])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_a_file_of_float16_stays_one_where_its_strength_can_be_held(
+    dtype: torch.dtype, alpha: float, kept: torch.dtype, tmp_path: Path
+) -> None:
+    file = made.f5(only_attention(), tmp_path)
+    tensors = {key: value.to(dtype) for key, value in load_file(file).items()}
+    tensors |= {k: torch.tensor(alpha) for k in tensors if k.endswith("alpha")}
+    tensors = {k: v for k, v in tensors.items() if k.endswith("alpha") or v.abs().max() < 2**9}
+    # Below 2^-14 float16 has fewer digits than bfloat16.
+    tensors = {k: torch.where(v.abs() < 2**-10, 0, v) for k, v in tensors.items()}
+    save_file(tensors, file)
+    lora = files.read(file)
+    files.write(tmp_path / "a.safetensors", lora, {})
+    # A factor of 3/4 takes float16 two more digits; bfloat16's eight leave room for them.
+    held = torch.float16 if dtype is torch.bfloat16 else kept
+    assert dtypes(tmp_path / "a.safetensors") == {held}
+    equal(lora, files.read(tmp_path / "a.safetensors"), torch.float32)
+
+
+def test_an_import_says_what_it_took_for_granted(tmp_path: Path) -> None:
+    """PixArt's script notes neither alpha nor rsLoRA; with a configuration both are known."""
+    reference = made.reference(rank=16)
+    file = made.f4(reference, tmp_path)
+    (note,) = files.read(file).notes
+    assert "taken as 8" in note
+    assert "--use_rslora it is 4 times too weak" in note
+    assert card.short(note) == note
+    (tmp_path / "adapter_config.json").write_text('{"r": 16, "use_rslora": true}')
+    lora = files.read(file)
+    assert lora.notes == ()
+    # As the documentation says: alpha 8 over the root of 16.
+    check(lora, reference, 8 * 4)
+
+
 def test_what_is_written_comes_back(tmp_path: Path) -> None:
     lora = files.read(made.f6(made.reference(), tmp_path))
     lora = Lora(pairs=dict(sorted(lora.pairs.items())))
+    lora = halved(lora)
     files.write(tmp_path / "a.safetensors", lora, {"modelspec.title": "Dog"})
     again = files.read(tmp_path / "a.safetensors")
-    equal(lora, again, torch.float16)
+    equal(lora, again, torch.float32)
     assert again.notes == ()
     files.write(tmp_path / "b.safetensors", again, {"modelspec.title": "Dog"})
     assert (tmp_path / "a.safetensors").read_bytes() == (tmp_path / "b.safetensors").read_bytes()
@@ -248,7 +308,7 @@ def test_pieces_that_share_memory_are_written(tmp_path: Path) -> None:
     pairs = {p: Pair(down=down, up=b) for p, b in zip(paths, up.chunk(3), strict=True)}
     pairs = dict(sorted(pairs.items()))
     files.write(tmp_path / "a.safetensors", Lora(pairs=pairs), {})
-    equal(Lora(pairs=pairs), files.read(tmp_path / "a.safetensors"), torch.float16)
+    equal(Lora(pairs=pairs), files.read(tmp_path / "a.safetensors"), torch.float32)
 
 
 def test_the_names_and_the_metadata_are_those_of_diffusers(tmp_path: Path) -> None:

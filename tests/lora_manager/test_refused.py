@@ -52,7 +52,14 @@ OTHERS: dict[str, tuple[dict[str, tuple[int, ...]], str]] = {
     "LoHa": ({f"{FLAT}.hada_w1_a": (4, 4)}, "is a LoHa"),
     "OFT": ({f"{FLAT}.oft_blocks": (4, 4)}, "is an OFT"),
     "BOFT": ({f"transformer.{Q}.boft_R": (4, 4)}, "is an OFT"),
-    "LoCon": ({"lycoris_blocks_0_attn_qkv.lora_down.weight": (4, 48)}, "is a LyCORIS"),
+    "LoCon with a middle": (
+        {
+            "lycoris_pos_embed_proj.lora_down.weight": (4, 4, 1, 1),
+            "lycoris_pos_embed_proj.lora_mid.weight": (4, 4, 2, 2),
+            "lycoris_pos_embed_proj.lora_up.weight": (48, 4, 1, 1),
+        },
+        "is a LoCon with a middle",
+    ),
     "whole differences": ({f"diffusion_model.{Q}.diff": (48, 48)}, "of whole differences"),
     "biases": ({**PAIR, f"transformer.{Q}.lora_B.bias": (48,)}, "changes biases, too"),
     "Stable Diffusion": (
