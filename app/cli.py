@@ -215,14 +215,15 @@ def generate(
     ] = None,
     tau_at_start: Annotated[
         bool | None,
-        typer.Option(
-            "--tau-at-start/--no-tau-at-start",
-            help="SA-Solver: noise is decided where a step begins (diffusers), not where it ends.",
-        ),
+        typer.Option("--tau-at-start/--no-tau-at-start", help="SA-Solver: noise as diffusers."),
     ] = None,
     lora: Annotated[
         list[str] | None,
         typer.Option(help="LoRA to add, by name, with its weight.", metavar="NAME[:WEIGHT]"),
+    ] = None,
+    clean_caption: Annotated[
+        bool | None,
+        typer.Option("--clean-caption/--no-clean-caption", help="Clean as in training."),
     ] = None,
     original_size: Annotated[
         str | None,
@@ -289,7 +290,7 @@ def _like(request: GenerationRequest, values: dict[str, Any]) -> dict[str, Any]:
     if {"sampler", "model"} & set(values):
         dropped |= {"steps", "guidance", "tau_at_start"}
     if "model" in values:
-        dropped |= {"width", "height", "sampler", "original_size"}
+        dropped |= {"width", "height", "sampler", "original_size", "clean_caption"}
     return {k: v for k, v in request.model_dump().items() if k not in dropped} | values
 
 
@@ -326,6 +327,7 @@ _REQUEST_OPTIONS = (
     "corrector_order",
     "eta",
     "tau_at_start",
+    "clean_caption",
     "original_size",
     "approximate",
 )

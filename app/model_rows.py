@@ -73,8 +73,11 @@ def values_of(
         "learned_variance": design.sizes.out_channels == 2 * design.sizes.in_channels
         and distilled is None,
     }
-    if source.is_dir():
-        values |= _own_row(source)
+    own = _own_row(source) if source.is_dir() else {}
+    if not own and not design.is_sigma:
+        # No studio's own: the released models, or trained from them.
+        values["cleaning"] = "authors"
+    values |= own
     if distilled is not None:
         row = samplers.find(distilled)
         values |= {"distilled": distilled, "sampler": row.id}

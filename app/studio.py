@@ -142,15 +142,20 @@ class Studio:
         """The model called `model_id`. Raises UnknownNameError."""
         return self.catalog.find(model_id)
 
-    def count(self, model_id: str, prompt: str, style: str = styles.NO_STYLE) -> Tokens:
-        """The prompt, inside its style, as the model reads it. Raises StudioError."""
+    def count(
+        self, model_id: str, prompt: str, style: str = styles.NO_STYLE, *, cleaned: bool = False
+    ) -> Tokens:
+        """The prompt, inside its style, as the model reads it. Raises StudioError.
+
+        `cleaned`: after the cleaning of the authors.
+        """
         if len(prompt) > MAX_PROMPT:
             raise RequestError(
                 "prompt",
                 f"The prompt has {len(prompt):,} characters; the limit is {MAX_PROMPT:,}.",
             )
         text, _ = styles.find(style).apply(prompt, "")
-        return tokens.tokenize(text, self.model(model_id))
+        return tokens.tokenize(text, self.model(model_id), "authors" if cleaned else "lower")
 
     def request(self, values: Mapping[str, Any]) -> GenerationRequest:
         """A checked request from the values of a form. Raises RequestError with the field."""
@@ -289,7 +294,8 @@ class Studio:
         for model in self.catalog:
             with suppress(StudioError):
                 for text in texts:
-                    prompt_files.forget(self.settings.prompts, tokens.tokenize(text, model).ids)
+                    ids = tokens.tokenize(text, model, "lower").ids
+                    prompt_files.forget(self.settings.prompts, ids)
 
     def recipe(self, file: Path) -> GenerationRequest:
         """The request inside a picture of this studio. Raises RecipeError."""
@@ -298,7 +304,7 @@ class Studio:
 
 def _read_texts(request: GenerationRequest) -> set[str]:
     """What a model reads of it, as far as models agree on that. Raises UnknownNameError."""
-    return {tokens.clean(text, "lower") for text in request.texts}
+    return {tokens.clean(text, request.cleaning) for text in request.texts}
 
 
 def _runner(settings: Settings) -> WorkerRunner | ZeroRunner:

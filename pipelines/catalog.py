@@ -21,6 +21,7 @@ from pipelines.progress import plain_size
 _NOWHERE = Path("/nonexistent")
 ROOT = Path(__file__).resolve().parent.parent
 ROW_FILE = "model.toml"
+Cleaning = Literal["lower", "authors"]
 PARTS = ("transformer", "vae", "text_encoder", "tokenizer", "scheduler")
 
 
@@ -29,6 +30,7 @@ class ModelSpec(BaseModel):
 
     `tokens` is the text length it was trained with; `bins` names a table of presets/sizes.toml;
     `learned_variance` says whether the second half of the output channels was trained;
+    `cleaning` is how the captions of its training were cleaned (`tokens.clean`);
     `distilled` names the sampler that the weights were distilled to. `places` says where parts lie
     that are not in `folder`, as a T5 that several models share. `sources` says where the parts of
     a released model come from, `family` which of PixArt's it belongs to.
@@ -50,7 +52,7 @@ class ModelSpec(BaseModel):
     guidance: float | None = Field(default=None, ge=0, le=30, allow_inf_nan=False)
     learned_variance: bool = True
     distilled: Literal["lcm", "dmd"] | None = None
-    cleaning: Literal["lower"] = "lower"
+    cleaning: Cleaning = "lower"
     examples: tuple[str, ...] = ()
     embedded: bool = False
     family: Literal["alpha", "sigma"] = "alpha"

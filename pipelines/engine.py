@@ -169,7 +169,7 @@ class Engine:
         """Raises OutOfMemoryError where the system would end the process without a word."""
         with torch.inference_mode():
             loaded = self._open(request.model, way, report, request.loras)
-        known = loaded.text.knows(*request.texts)
+        known = loaded.text.knows(*request.texts, cleaning=request.cleaning)
         mapped = text_loader.maps(loaded.model, way)
         if not memory.lacks_main_memory(self.machine, way, reads_text=not known, maps_text=mapped):
             return
@@ -324,17 +324,17 @@ class _Job:
     def _texts(self, report: Report) -> list[Tensor]:
         """The features of [negative, prompt], or [prompt] without guidance."""
         request, loaded = self._request, self._loaded
-        texts = request.texts
-        if not loaded.text.knows(*texts):
+        texts, how = request.texts, request.cleaning
+        if not loaded.text.knows(*texts, cleaning=how):
             report(Progress(stage=Stage.ENCODING, pictures=request.count))
             loaded.before_text(self._way)
             with loader.faults(loaded.model, "text encoder"):
-                found = [loaded.text.features(text) for text in texts]
+                found = [loaded.text.features(text, how) for text in texts]
                 if not self._way.keeps_text:
                     self._look_ahead()
             loaded.after_text()
             return found
-        return [loaded.text.features(text) for text in texts]
+        return [loaded.text.features(text, how) for text in texts]
 
     def _look_ahead(self) -> None:
         """One visit of T5 for the whole queue; whatever fails here is left to its own job."""
@@ -342,7 +342,7 @@ class _Job:
             if self._work.should_stop() or one.model != self._request.model:
                 continue
             try:
-                self._loaded.text.remember(*one.texts)
+                self._loaded.text.remember(*one.texts, cleaning=one.cleaning)
             except Exception as error:
                 if not memory.is_out_of_memory(error) and not isinstance(error, StudioError):
                     raise

@@ -25,7 +25,7 @@ from lora_manager import card
 from lora_manager.card import LoraUse
 from lora_manager.errors import LoraError
 from pipelines import numbers, samplers, sizes, styles
-from pipelines.catalog import Catalog, ModelSpec
+from pipelines.catalog import Catalog, Cleaning, ModelSpec
 from pipelines.errors import RequestError, printable
 
 MAX_PROMPT = 10_000
@@ -101,6 +101,7 @@ class GenerationRequest(BaseModel):
     corrector_order: int = Field(default=2, ge=1, le=samplers.MAX_ORDER)
     eta: float = Field(default=_ETA, ge=0, le=1, allow_inf_nan=False)
     tau_at_start: bool = False
+    clean_caption: bool = False
     init: str | None = Field(default=None, pattern=r"^[0-9a-f]{16}\.png$")
     strength: float = Field(default=0.6, gt=0, le=1, allow_inf_nan=False)
     approximate: bool = False
@@ -134,6 +135,11 @@ class GenerationRequest(BaseModel):
         return told.height, told.width
 
     @property
+    def cleaning(self) -> Cleaning:
+        """How prompt and negative prompt are cleaned."""
+        return "authors" if self.clean_caption else "lower"
+
+    @property
     def texts(self) -> list[str]:
         """What the model reads: [negative, prompt], or [prompt] without guidance."""
         prompt, negative = styles.find(self.style).apply(self.prompt, self.negative)
@@ -144,6 +150,8 @@ class GenerationRequest(BaseModel):
         values = self.model_dump(mode="json")
         if not self.loras:
             del values["loras"]
+        if not self.clean_caption:
+            del values["clean_caption"]
         if self.tau_at_start == _tau_matters(values):
             del values["tau_at_start"]
         return values
@@ -182,6 +190,7 @@ def complete(values: Mapping[str, Any], catalog: Catalog) -> GenerationRequest:
         "steps": model.steps if own and model.steps is not None else row.steps,
         "guidance": model.guidance if own and model.guidance is not None else row.guidance,
         "tau_at_start": False,
+        "clean_caption": model.cleaning == "authors",
     }
     seed = given.get("seed", "")
     given["seed"] = new_seed() if isinstance(seed, str) and not seed.strip() else seed

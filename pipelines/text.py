@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from transformers import T5EncoderModel
 
-from pipelines.catalog import ModelSpec
+from pipelines.catalog import Cleaning, ModelSpec
 from pipelines.prompt_cache import PromptCache
 from pipelines.tokens import tokenize
 
@@ -33,7 +33,7 @@ class TextEncoder:
     """The text side of one model. T5 is loaded by the first text that is not known yet.
 
     `load` gives the encoder, which works on `device`; `identity` names it and its precision for
-    the cache on disk.
+    the cache on disk. Texts are cleaned as `cleaning` says, else as the model's row does.
     """
 
     def __init__(
@@ -58,14 +58,14 @@ class TextEncoder:
         """True while T5 takes memory."""
         return self._encoder is not None
 
-    def knows(self, *texts: str) -> bool:
+    def knows(self, *texts: str, cleaning: Cleaning | None = None) -> bool:
         """True where T5 is not needed for `texts`."""
-        return all(self._known_ids(tokenize(text, self._model).ids) for text in texts)
+        return all(self._known_ids(tokenize(text, self._model, cleaning).ids) for text in texts)
 
-    def remember(self, *texts: str) -> None:
+    def remember(self, *texts: str, cleaning: Cleaning | None = None) -> None:
         """Encodes `texts` for later. Raises ModelError."""
         for text in texts:
-            self.features(text)
+            self.features(text, cleaning)
 
     def _known_ids(self, ids: tuple[int, ...]) -> bool:
         if ids not in self._known and self._on_disk is not None:
@@ -78,9 +78,9 @@ class TextEncoder:
         """Frees T5; what is known stays known."""
         self._encoder = None
 
-    def features(self, text: str) -> Tensor:
+    def features(self, text: str, cleaning: Cleaning | None = None) -> Tensor:
         """The features (T, C) of the tokens that the model reads. Raises ModelError."""
-        ids = tokenize(text, self._model).ids
+        ids = tokenize(text, self._model, cleaning).ids
         if ids not in self._known:
             self._known[ids] = self._found(ids)
             if len(self._known) > MAX_CACHED:

@@ -14,8 +14,8 @@ from pathlib import Path
 
 from tokenizers import Tokenizer
 
-from pipelines import spiece
-from pipelines.catalog import ModelSpec
+from pipelines import captions, spiece
+from pipelines.catalog import Cleaning, ModelSpec
 from pipelines.errors import ModelError, printable
 
 MAX_TOKENIZER_BYTES = 50_000_000
@@ -36,17 +36,21 @@ class Tokens:
     cut: str
 
 
-def clean(text: str, how: str) -> str:
-    """`text` as the captions of the training set were written. "lower": lower case, one space."""
-    if how != "lower":
-        raise ValueError(f"unknown cleaning {how!r}")
-    return " ".join(text.lower().split())
+def clean(text: str, how: Cleaning) -> str:
+    """`text` as the captions of the training set were written.
+
+    "lower": lower case, one space. "authors": as PixArt-α's own code cleans, see `captions`.
+    """
+    return captions.clean(text) if how == "authors" else " ".join(text.lower().split())
 
 
-def tokenize(text: str, model: ModelSpec) -> Tokens:
-    """The tokens of `text` for `model`. Raises ModelError where the tokenizer cannot be read."""
+def tokenize(text: str, model: ModelSpec, cleaning: Cleaning | None = None) -> Tokens:
+    """The tokens of `text` for `model`; without `cleaning`, that of the model.
+
+    Raises ModelError where the tokenizer cannot be read.
+    """
     tokenizer, control = _tokenizer(model.part("tokenizer"))
-    cleaned = clean(text, model.cleaning)
+    cleaned = clean(text, cleaning or model.cleaning)
     # A control token typed by a user ("</s>", "<pad>", "<extra_id_0>") is text. Its characters are
     # kept; a space inside keeps the vocabulary from matching it as a whole.
     inserted = [m.start() + 1 for m in control.finditer(cleaned)] if control else []

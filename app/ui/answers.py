@@ -285,14 +285,21 @@ class Create:
         except StudioError:
             return canvas.forecast("")
 
-    def recount(self, prompt: Any, style: Any, model: Any) -> str:
-        """The prompt, its style or its model changed."""
-        return self._count({"prompt": prompt, "style": style, "model": model})
+    def recount(self, prompt: Any, style: Any, model: Any, cleaned: Any) -> str:
+        """The prompt, its style, its model or its cleaning changed."""
+        return self._count(
+            {"prompt": prompt, "style": style, "model": model, "clean_caption": cleaned}
+        )
 
     def _count(self, values: Form) -> str:
         text = values["prompt"] if isinstance(values["prompt"], str) else ""
         try:
-            tokens = self._studio.count(str(values["model"]), text, str(values["style"]))
+            tokens = self._studio.count(
+                str(values["model"]),
+                text,
+                str(values["style"]),
+                cleaned=values["clean_caption"] is True,
+            )
         except StudioError as error:
             return canvas.sentence(str(error))
         return canvas.token_count(tokens, empty=not is_visible(text))

@@ -41,6 +41,7 @@ FIELDS: dict[str, Kind] = {
     "new_seed": "switch",
     "init": "start",
     "strength": "number",
+    "clean_caption": "switch",
     "original_size": "text",
     "approximate": "switch",
     "loras": "choice",
@@ -49,7 +50,7 @@ FIELDS: dict[str, Kind] = {
 
 _NAMED = ("choice", "start")
 _ORDERS = ("predictor_order", "corrector_order", "eta", "tau_at_start")
-_OF_MODEL = ("sampler", "size", "steps", "guidance", "original_size")
+_OF_MODEL = ("sampler", "size", "steps", "guidance", "clean_caption", "original_size")
 
 
 def form(raw: Sequence[Any]) -> Form:

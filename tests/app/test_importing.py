@@ -273,6 +273,7 @@ def test_defaults_of_the_families(
         *(spec.sampler, spec.steps, spec.guidance, spec.learned_variance),
     )
     assert originals.LATENT_PIXELS * design.sample_size == spec.default_size.width
+    assert spec.cleaning == ("lower" if design.is_sigma else "authors")
 
 
 def edit(name: str, **change: Any) -> Callable[[Path], None]:

@@ -251,3 +251,29 @@ def test_pictures_of_a_batch_equal_single_ones_and_the_stock_pipeline(
             clean_caption=False,
         ).images[0]
         assert np.abs(pixels(picture.image) - pixels(expected)).max() <= 2
+
+
+@pytest.mark.parametrize("cleaned", [True, False])
+def test_a_picture_of_a_cleaned_prompt_is_that_of_the_stock_pipeline(
+    engine: Engine, catalog: Catalog, cleaned: bool
+) -> None:
+    prompt, negative = "a (red) apple & a cat", "[blue] #3"
+    wish = {"prompt": prompt, "negative": negative, "model": "nano", "seed": 5, "steps": 6}
+    request = complete(wish | {"clean_caption": cleaned}, catalog)
+    (picture,) = engine.generate(request, lambda p: None, lambda: False)
+    expected = stock(NANO)(
+        prompt,
+        negative_prompt=negative,
+        num_inference_steps=6,
+        guidance_scale=4.5,
+        width=128,
+        height=128,
+        generator=torch.Generator("cpu").manual_seed(5),
+        use_resolution_binning=False,
+        clean_caption=cleaned,
+        max_sequence_length=24,
+    ).images[0]
+    assert np.abs(pixels(picture.image) - pixels(expected)).max() <= 2
+    other = request.model_copy(update={"clean_caption": not cleaned})
+    (raw,) = engine.generate(other, lambda p: None, lambda: False)
+    assert np.abs(pixels(raw.image) - pixels(expected)).max() > 2

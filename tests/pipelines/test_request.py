@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipelines import samplers, sizes, styles
-from pipelines.catalog import Catalog
+from pipelines import hub_rows, samplers, sizes, styles
+from pipelines.catalog import Catalog, ModelSpec
 from pipelines.errors import RequestError, StudioError, UnknownNameError
 from pipelines.request import (
     MAX_COUNT,
@@ -34,6 +34,33 @@ def test_defaults_come_from_model_and_sampler() -> None:
     for row in samplers.SAMPLERS.values():
         request = complete({"prompt": "x", "sampler": row.id}, CATALOG)
         assert (request.steps, request.guidance) == (row.steps, row.guidance)
+
+
+def test_a_prompt_is_cleaned_as_the_captions_of_the_training_were() -> None:
+    trained: ModelSpec = CATALOG.default.model_copy(update={"cleaning": "authors"})
+    assert not complete({"prompt": "x"}, CATALOG).clean_caption
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(CATALOG, "_rows", {trained.id: trained})
+        request = complete({"prompt": "x"}, CATALOG)
+        assert request.cleaning == "authors"
+        assert complete({"prompt": "x", "clean_caption": False}, CATALOG).cleaning == "lower"
+    # What an earlier studio painted with the same model, it painted without.
+    recipe = request.recipe()
+    assert from_mapping(recipe) == request
+    del recipe["clean_caption"]
+    assert from_mapping(recipe).cleaning == "lower"
+    assert "clean_caption" not in complete({"prompt": "x"}, CATALOG).recipe()
+
+
+def test_the_released_models_say_how_they_were_trained() -> None:
+    ways = {
+        row.id: row.row.get("cleaning", "lower")
+        for row in hub_rows.known().values()
+        if row.kind in ("model", "original")
+    }
+    assert {id for id, way in ways.items() if way == "authors"} == {
+        id for id in ways if not id.startswith("sigma")
+    }
 
 
 def test_new_seeds_differ() -> None:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer
 from transformers import AutoTokenizer
 
-from pipelines.catalog import Catalog, ModelSpec
+from pipelines.catalog import Catalog, Cleaning, ModelSpec
 from pipelines.engine import Engine
 from pipelines.errors import ModelError
 from pipelines.text import batch
@@ -75,13 +75,21 @@ def test_sentinels_of_a_t5_vocabulary_are_text_too(tmp_path: Path) -> None:
     assert sentinel not in tokenize("a <extra_id_0> cat <extra_id_0>", model).ids
 
 
-@given(st.text(max_size=400))
-def test_every_text_is_split_without_loss(text: str) -> None:
-    tokens = tokenize(text, MODEL)
-    assert tokens.kept + tokens.cut == clean(text, MODEL.cleaning)
+@given(st.text(max_size=400), st.sampled_from([None, "lower", "authors"]))
+def test_every_text_is_split_without_loss(text: str, cleaning: Cleaning | None) -> None:
+    tokens = tokenize(text, MODEL, cleaning)
+    assert tokens.kept + tokens.cut == clean(text, cleaning or MODEL.cleaning)
     assert len(tokens.ids) == min(tokens.used, tokens.limit)
     assert 1 not in tokens.ids[:-1]
     assert 0 not in tokens.ids
+
+
+def test_the_row_of_a_model_says_how_its_text_is_cleaned() -> None:
+    trained: ModelSpec = MODEL.model_copy(update={"cleaning": "authors"})
+    cleaned = tokenize("A (red) apple, #12", trained)
+    assert cleaned.ids == tokenize("a red apple", MODEL).ids != tokenize("a (red)", MODEL).ids
+    assert tokenize("A (red) apple, #12", MODEL, "authors") == cleaned
+    assert tokenize("(red)", trained, "lower") == tokenize("(red)", MODEL)
 
 
 def test_hostile_prompts_do_not_hang() -> None:

@@ -132,6 +132,12 @@ def _method(form: dict[str, Any], studio: Studio, start: Form) -> None:
             visible=True if fields.knows_sizes(start, studio) else "hidden",
             elem_id="original_size",
         )
+        form["clean_caption"] = gr.Checkbox(
+            label="Clean the prompt as in training",
+            info="Drops brackets, &, #, web addresses and Chinese characters, as PixArt-α learned.",
+            value=start["clean_caption"],
+            elem_id="clean_caption",
+        )
         form["approximate"] = gr.Checkbox(
             label="Approximate where memory is short",
             info="T5 in 8 bits or decoding in tiles: the picture may change a little.",
@@ -207,9 +213,9 @@ def _wire_form(tab: CreateTab, session: Session, on: Create, shown: list[Any]) -
         **raw,
         **latest,
     )
-    words = [field["prompt"], field["style"], field["model"]]
+    words = [field["prompt"], field["style"], field["model"], field["clean_caption"]]
     gr.on(
-        [field["prompt"].change, field["style"].change],
+        [field["prompt"].change, field["style"].change, field["clean_caption"].change],
         on.recount,
         words,
         tab.count,

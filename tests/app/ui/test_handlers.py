@@ -225,11 +225,18 @@ def test_another_sampler_brings_its_defaults(page: Page) -> None:
 
 def test_tokens_are_counted_and_escaped(page: Page) -> None:
     found: Any = next(f for f in page.demo.fns.values() if f.api_name == "recount")
-    html = found.fn("<b>castle</b> " * 40, "None", "nano")
+    html = found.fn("<b>castle</b> " * 40, "None", "nano", False)
     assert "<del>" in html
     assert "<b>castle" not in html
-    assert "characters" in found.fn("x" * 20_000, "None", "nano")
-    assert "no model called" in found.fn("x", "None", "nope")
+    assert "characters" in found.fn("x" * 20_000, "None", "nano", False)
+    assert "no model called" in found.fn("x", "None", "nope", False)
+
+
+def test_tokens_are_counted_after_the_cleaning(page: Page) -> None:
+    found: Any = next(f for f in page.demo.fns.values() if f.api_name == "recount")
+    plain = found.fn("a red apple", "None", "nano", False)
+    assert found.fn("a (red) apple", "None", "nano", True) == plain
+    assert found.fn("a (red) apple", "None", "nano", False) != plain
 
 
 def test_a_seat_takes_only_a_plausible_owner() -> None:
