@@ -94,11 +94,9 @@ class Trainer:
         if self._is_main:
             checkpoint.remove_drafts(self._run.checkpoints)
         self._accelerator.wait_for_everyone()
-        self._resume()
+        resumed = self._resume()
         self._dry_step()
-        if self._state.step == 0:
-            self._save()
-            self._after_update(first=True)
+        self._after_update(again=resumed)
         reason = "finished"
         while self._state.step < self._config.steps:
             reason = self._walk(should_stop)
@@ -264,7 +262,8 @@ class Trainer:
             self._run.event("checkpoint", step=self._state.step)
         self._accelerator.wait_for_everyone()
 
-    def _resume(self) -> None:
+    def _resume(self) -> bool:
+        """Goes back to the newest whole checkpoint, if there is one. Raises TrainingError."""
         found, told = checkpoint.newest(self._run.checkpoints)
         for fault in told:
             self._event("damaged", sentence=fault)
@@ -278,6 +277,7 @@ class Trainer:
                 f"No checkpoint in {self._run.checkpoints} is whole ({told[0]})",
                 "Take that folder away to begin anew.",
             )
+        return found is not None
 
     def _load(self, saved: Checkpoint) -> None:
         self._learning.restore(saved)
@@ -285,6 +285,9 @@ class Trainer:
         known = State.__dataclass_fields__
         before = saved.state["trainer"]
         self._state = State(**{name: value for name, value in before.items() if name in known})
+        if "validated" not in before and not self._is_saved_first(saved.step):
+            # Earlier versions did not write it: a checkpoint of a stop came behind the validation.
+            self._state.validated = saved.step
         if self._state.world != self._accelerator.num_processes:
             self._event("world", before=self._state.world, now=self._accelerator.num_processes)
             self._state.world = self._accelerator.num_processes
@@ -308,18 +311,30 @@ class Trainer:
         # The checkpoint of this step knows nothing of the rollback yet.
         self._saved = -1
         self._event("rollback", step=found.step, lr_scale=self._state.lr_scale)
+        self._after_update(again=True)
 
-    def _after_update(self, *, first: bool = False) -> None:
+    def _after_update(self, *, again: bool = False) -> None:
+        """What is due behind this update.
+
+        `again` after a checkpoint was loaded, for what it does not hold: it was written before its
+        own validation, which comes to the same numbers whenever it is done, as its noise is keyed.
+        """
         step, config = self._state.step, self._config
-        last = step >= config.steps
+        ends = step in (0, config.steps)
         # First, so that nothing that takes long can lose it.
-        if _is_due(step, config.checkpoints.every):
+        if self._is_saved_first(step) and not again:
             self._save()
-        if first or _is_due(step, config.validation.every) or (last and config.validation.every):
+        every = config.validation.every
+        if self._state.validated < step and (not step or (every and (ends or not step % every))):
             self._validate()
-        if self._task.preview is not None and config.preview.every:
-            if first or last or _is_due(step, config.preview.every):
+        if self._task.preview is not None and (every := config.preview.every):
+            painted = again and self._run.preview(step).exists()
+            if (ends or not step % every) and not self._someone(painted):
                 self._preview()
+
+    def _is_saved_first(self, step: int) -> bool:
+        every = self._config.checkpoints.every
+        return step == 0 or (every > 0 and step % every == 0)
 
     def _validate(self) -> None:
         """The loss on held-out pictures with fixed noise at fixed timesteps, averaged weights."""
@@ -336,6 +351,7 @@ class Trainer:
             state.best, state.best_step, state.waited = value, state.step, 0
         else:
             state.waited += 1
+        state.validated = state.step
         shown = [round(v, 6) if math.isfinite(v) else None for v in per_timestep]
         loss = round(value, 6) if math.isfinite(value) else None
         self._event("validation", step=state.step, loss=loss, by_timestep=shown)
@@ -350,13 +366,10 @@ class Trainer:
         if paint is None:
             return
         with self._learning.finished(here=self._is_main):
-            if not self._is_main:
-                return
-            sheet = self._painted(paint)
+            sheet = self._painted(paint) if self._is_main else None
         if sheet is None:
             return
-        data = png(sheet)
-        files.write(self._run.previews / f"step-{self._state.step:08d}.png", data)
+        files.write(self._run.preview(self._state.step), png(sheet))
         self._run.event("preview", step=self._state.step)
 
     def _painted(self, paint: Callable[[], Image.Image]) -> Image.Image | None:
@@ -384,7 +397,3 @@ class Trainer:
                 files.write(self._run.result / "training.json", data)
                 self._run.event("end", **facts)
         self._accelerator.wait_for_everyone()
-
-
-def _is_due(step: int, every: int) -> bool:
-    return bool(every) and step % every == 0

@@ -49,6 +49,10 @@ class Run:
         """Folder of the sample pictures."""
         return self.folder / "previews"
 
+    def preview(self, step: int) -> Path:
+        """The file of the sample pictures of an update."""
+        return self.previews / f"step-{step:08d}.png"
+
     @property
     def result(self) -> Path:
         """Folder of the trained parts."""

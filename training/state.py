@@ -8,7 +8,10 @@ from dataclasses import dataclass
 
 @dataclass(kw_only=True)
 class State:
-    """What a checkpoint remembers besides tensors."""
+    """What a checkpoint remembers besides tensors.
+
+    `validated` is the last update whose validation `best`, `best_step` and `waited` know of.
+    """
 
     step: int = 0
     bad: int = 0
@@ -18,6 +21,7 @@ class State:
     best: float = math.inf
     best_step: int = -1
     waited: int = 0
+    validated: int = -1
     world: int = 1
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import signal
 import subprocess
 import sys
 import time
@@ -143,6 +144,27 @@ def test_random_kills_lose_nothing(tmp_path: Path) -> None:
         kill(process)
     wait(start(tmp_path / "cut", "steps=60"))
     toy.assert_same(straight, whole(tmp_path / "cut", steps=60))
+
+
+@pytest.mark.parametrize("validation", [2, 4])
+def test_kill_9_behind_a_checkpoint_keeps_the_patience(tmp_path: Path, validation: int) -> None:
+    """As a validation begins, the checkpoint of that update is just there and does not hold it."""
+    straight, outcome = toy.go(
+        tmp_path / "straight",
+        toy.config(steps=60, optimizer={"lr": 1e-12}, validation={"every": 5, "patience": 3}),
+    )
+    assert (outcome.reason, outcome.step) == ("patience", 15)
+    settings = ("steps=60", "patience=3")
+    process = start(tmp_path / "cut", *settings, f"die={validation}")
+    process.communicate(timeout=120)
+    assert process.returncode == -signal.SIGKILL
+    run = Run(tmp_path / "cut", straight.config)
+    newest, _ = checkpoint.newest(run.checkpoints)
+    assert newest is not None
+    assert newest.step == 5 * (validation - 1)
+    wait(start(tmp_path / "cut", *settings))
+    assert run.events("end")[-1]["step"] == outcome.step
+    toy.assert_same(straight, run)
 
 
 def test_a_stop_signal_is_obeyed_within_one_step(tmp_path: Path) -> None:

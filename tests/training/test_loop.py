@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
+import json
 import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 
 from pipelines.errors import BusyError, RequestError, SaveError, TrainingError
 from pipelines.progress import Progress, Stage
 from tests.training import toy
 from training import checkpoint, forecast
+from training.config import RunConfig
+from training.loop import Trainer
 from training.order import Pick
-from training.run import only_one, open_run
+from training.run import Run, only_one, open_run
 from training.task import Samples
 
 
@@ -199,6 +204,135 @@ def test_patience_ends_a_run_that_gets_no_better(tmp_path: Path) -> None:
     # Once it has run out, not one update more.
     _, again = toy.go(tmp_path / "run", config)
     assert (again.reason, again.step) == ("patience", outcome.step)
+
+
+class Killed(BaseException):
+    """Stands for SIGKILL, so that every moment can be tried in one process."""
+
+
+def _killed_at(step: int, folder: Path, config: RunConfig, kind: str) -> None:
+    """Trains until the validation, or the save, of `step` begins, or has just ended."""
+    begins, what = kind.split()
+    name = {"validation": "_validate", "save": "_save"}[what]
+    real = getattr(Trainer, name)
+
+    def then_killed(self: Trainer) -> None:
+        here = self._state.step == step
+        if here and begins == "before":
+            raise Killed
+        real(self)
+        if here:
+            raise Killed
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Trainer, name, then_killed)
+        with pytest.raises(Killed):
+            toy.go(folder, config)
+
+
+def _end(run: Run) -> dict[str, Any]:
+    """The state with which a finished run ended, validations included."""
+    told = [e for e in run.events("validation") if e["loss"] is not None]
+    return {"step": run.events("end")[-1]["step"], "curve": {e["step"]: e["loss"] for e in told}}
+
+
+@pytest.mark.parametrize("kind", ["after save", "before validation", "after validation"])
+@pytest.mark.parametrize("validated", [5, 10])
+def test_patience_survives_a_kill_beside_every_checkpoint(
+    tmp_path: Path, kind: str, validated: int
+) -> None:
+    """The checkpoint is written before its own validation, which a resumed run makes up for."""
+    config = toy.config(
+        steps=60, optimizer={"lr": 1e-12}, validation={"every": validated, "patience": 3}
+    )
+    straight, outcome = toy.go(tmp_path / "straight", config)
+    assert (outcome.reason, outcome.step) == ("patience", 3 * validated)
+    for step in range(0, outcome.step + 1, validated):
+        cut = tmp_path / f"cut-{step}"
+        _killed_at(step, cut, config, kind)
+        run, again = toy.go(cut, config)
+        assert again == outcome, step
+        toy.assert_same(straight, run)
+        assert _end(run) == _end(straight)
+
+
+def test_best_and_waited_are_those_of_an_undisturbed_run(tmp_path: Path) -> None:
+    """Where some validations are better and some are not, after every single one a kill."""
+    config = toy.config(
+        steps=30, optimizer={"lr": 0.3}, schedule={"warmup": 0}, validation={"every": 5}
+    )
+    straight, _ = toy.go(tmp_path / "straight", config)
+    curve = [e["loss"] for e in straight.events("validation")]
+    assert any(b > a for a, b in itertools.pairwise(curve))
+    for step in range(0, 30, 5):
+        _killed_at(step, tmp_path / "cut", config, "after save")
+    run, _ = toy.go(tmp_path / "cut", config)
+    toy.assert_same(straight, run)
+    states = [checkpoint.newest(one.checkpoints)[0] for one in (straight, run)]
+    assert states[0] is not None
+    assert states[1] is not None
+    assert states[0].state["trainer"] == states[1].state["trainer"]
+    assert states[0].state["trainer"]["best_step"] >= 0
+
+
+def test_a_rollback_repeats_the_validation_that_its_checkpoint_does_not_hold(
+    tmp_path: Path,
+) -> None:
+    config = toy.config(steps=12, checkpoints={"every": 4, "keep": 2}, validation={"every": 4})
+    poisoned = toy.task(config)
+    bad = {"left": 3}
+    forward = poisoned.net.forward
+
+    def sometimes(batch: Any, seed: int, timestep: int | None) -> Any:
+        losses = forward(batch, seed, timestep)
+        if torch.is_grad_enabled() and counted["updates"] > 2 * 6 and bad["left"]:
+            bad["left"] -= counted["updates"] % 2 == 0
+            losses = {"loss": losses["loss"] * torch.nan}
+        counted["updates"] += torch.is_grad_enabled()
+        return losses
+
+    counted = {"updates": 0}
+    poisoned.net.forward = sometimes  # type: ignore[method-assign]
+    run, outcome = toy.go(tmp_path / "run", config, toy=poisoned)
+    assert outcome.reason == "finished"
+    (back,) = run.events("rollback")
+    told = [event["step"] for event in run.events("validation")]
+    assert told.count(back["step"]) == 2
+    losses = {e["loss"] for e in run.events("validation") if e["step"] == back["step"]}
+    assert len(losses) == 1
+
+
+def test_a_checkpoint_of_an_earlier_version_keeps_its_count(tmp_path: Path) -> None:
+    """A stop wrote it behind its validation, which must not be counted twice."""
+    config = toy.config(steps=60, optimizer={"lr": 1e-12}, validation={"every": 3, "patience": 5})
+    _, outcome = toy.go(tmp_path / "straight", config)
+    cut, stopped = toy.go(tmp_path / "cut", config, should_stop=After(6))
+    file = cut.checkpoints / f"step-{stopped.step:08d}" / "manifest.json"
+    told = json.loads(file.read_text())
+    assert told["state"]["trainer"].pop("validated") == 6
+    file.write_text(json.dumps(told))
+    _, again = toy.go(tmp_path / "cut", config)
+    assert again == outcome
+
+
+def test_a_sample_sheet_that_a_kill_prevented_is_painted_by_the_next_start(tmp_path: Path) -> None:
+    config = toy.config(steps=10, preview={"every": 5})
+    painted: list[int] = []
+
+    def paint() -> Image.Image:
+        painted.append(1)
+        return Image.new("RGB", (8, 8))
+
+    task = dataclasses.replace(toy.task(config), preview=paint)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Trainer, "_preview", lambda self: (_ for _ in ()).throw(Killed()))
+        with pytest.raises(Killed):
+            toy.go(tmp_path / "run", config, toy=task)
+    run, _ = toy.go(tmp_path / "run", config, toy=task)
+    names = ["step-00000000.png", "step-00000005.png", "step-00000010.png"]
+    assert sorted(file.name for file in run.previews.iterdir()) == names
+    toy.go(tmp_path / "run", config, toy=task)
+    assert len(painted) == 3
 
 
 def test_validation_is_a_curve_and_not_noise(tmp_path: Path) -> None:
