@@ -18,16 +18,16 @@ from datetime import datetime
 from pathlib import Path
 from typing import Literal
 
-from app import export
+from app import export, scratch
 from app.export import Exported
 from app.gallery_index import Entry
+from lora_manager import drafts
 from pipelines.errors import BusyError, RecipeError, StudioError, printable
 from pipelines.progress import Progress
 
 log = logging.getLogger(__name__)
 Phase = Literal["running", "stopping", "done", "stopped", "failed"]
 MAX_RUNNING = 4
-_KEPT_SECONDS = 86_400
 # How long, and how many, exports lie in the cache that nobody closed.
 _ENDED_SECONDS, _MAX_ENDED = 3600.0, 64
 _CLOSE_SECONDS = 10.0
@@ -67,7 +67,7 @@ class ExportJobs:
         self._folder = folder
         self._entries: dict[str, _Entry] = {}
         self._lock = threading.Lock()
-        _sweep(folder)
+        drafts.sweep_folders(folder)
 
     def job(self, owner: str) -> ExportJob | None:
         """A snapshot of the owner's last export, or None."""
@@ -85,7 +85,7 @@ class ExportJobs:
     ) -> None:
         """Exports what `choose` gives, which is asked in the thread: there may be very many.
 
-        Raises BusyError, RequestError for an unknown format.
+        Raises BusyError, SaveError, RequestError for an unknown format.
         """
         # A browser fetches one file: a training set comes in an archive.
         suffix = next(filter(None, export.find(format).suffixes))
@@ -96,7 +96,8 @@ class ExportJobs:
             if sum(entry.job.active for entry in self._entries.values()) >= MAX_RUNNING:
                 raise BusyError("Others are exporting already.", "Try again in a minute.")
             token = secrets.token_hex(16)
-            new = _Entry(job=ExportJob(token=token, format=format), folder=self._folder / token)
+            folder = scratch.folder(self._folder) / token
+            new = _Entry(job=ExportJob(token=token, format=format), folder=folder)
             self._entries[owner] = new
             target = new.folder / f"pictures-{datetime.now():%Y%m%d-%H%M%S}{suffix}"
             new.thread = threading.Thread(
@@ -181,13 +182,3 @@ class ExportJobs:
     def _update(self, entry: _Entry, **changes: object) -> None:
         with self._lock:
             entry.job = replace(entry.job, **changes)  # type: ignore[arg-type]
-
-
-def _sweep(folder: Path) -> None:
-    """Deletes what a studio that was killed has left; a second studio may use the newest."""
-    try:
-        for old in folder.iterdir():
-            if _TOKEN.fullmatch(old.name) and time.time() - old.stat().st_mtime > _KEPT_SECONDS:
-                shutil.rmtree(old, ignore_errors=True)
-    except OSError:
-        return

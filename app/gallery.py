@@ -74,9 +74,7 @@ class Gallery:
 
     def check_writable(self) -> None:
         """Raises SaveError before a long job whose pictures could not be written."""
-        probe = make_folder(self._root) / f".{secrets.token_hex(8)}"
-        files.write(probe, b"")
-        probe.unlink(missing_ok=True)
+        files.check_writable(make_folder(self._root))
 
     def path(self, name: str) -> Path:
         """Where the picture "YYYY-MM-DD/....png" is, or was. Raises RecipeError for other names."""

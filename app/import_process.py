@@ -25,7 +25,7 @@ from app import importing
 from app.model_rows import Wanted
 from app.painting import log_to
 from app.settings import Settings, make_folder
-from pipelines import files
+from lora_manager import drafts
 from pipelines.catalog import Catalog
 from pipelines.errors import (
     LoraFileError,
@@ -93,7 +93,7 @@ def run(
             process.join()
         # A process that was killed could not do so itself.
         for folder in (models, settings.loras):
-            files.sweep(folder, process.pid or 0)
+            drafts.sweep(folder)
     if last is None or last["event"] == "stopped":
         # The end may come when the model has its name already.
         if (models / model_id).is_dir():

@@ -5,7 +5,6 @@ The models that ship have no folder there, and what was downloaded is the matter
 
 from __future__ import annotations
 
-import secrets
 import shutil
 import stat
 import tomllib
@@ -14,6 +13,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from lora_manager import drafts
 from pipelines import hub_store
 from pipelines.catalog import PARTS, ROW_FILE, Catalog
 from pipelines.errors import ModelError, SaveError, printable
@@ -109,7 +109,7 @@ def remove(models: Path, model_id: str) -> int:
             own.folder.unlink()
             return 0
         # Out of the list in one step: nobody meets half of a model.
-        gone = own.folder.with_name(f".{model_id}.{secrets.token_hex(4)}.gone")
+        gone = drafts.beside(own.folder, "gone")
         own.folder.rename(gone)
         place = gone
         shutil.rmtree(gone)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from app import doctor, hardware, hosting, metadata, own_models, thumbs
+from app import doctor, hardware, hosting, metadata, own_models, sweeping, thumbs
 from app.doctor import Finding
 from app.export_jobs import ExportJobs
 from app.gallery import Gallery
@@ -69,8 +69,9 @@ class Studio:
         self._jobs = JobQueue(self._worker, LastJobs(settings.cache / "jobs", self.gallery))
 
     def start(self) -> None:
-        """Starts the painting process behind the page."""
+        """Starts the painting process behind the page; drafts of dead processes go."""
         self._worker.start(preload=self.catalog.default.id)
+        sweeping.sweep(self.settings)
 
     def close(self) -> None:
         """Stops what runs for the page, and ends the painting process."""

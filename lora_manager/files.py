@@ -11,7 +11,6 @@ import errno
 import io
 import json
 import os
-import secrets
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -22,7 +21,7 @@ from typing import BinaryIO
 import torch
 from torch import Tensor
 
-from lora_manager import headers, layouts, pickles, strength
+from lora_manager import drafts, headers, layouts, pickles, strength
 from lora_manager.errors import LoraError, printable
 from lora_manager.layouts import Change
 from lora_manager.sources import weights_file
@@ -255,8 +254,7 @@ def _adapter(pairs: Mapping[str, Pair]) -> str:
 @contextmanager
 def _whole(file: Path, replace: bool) -> Iterator[BinaryIO]:
     """A stream to a draft beside `file`, which gets that name once it is on the disk."""
-    # With the number of the process: whoever outlives it knows what it has left.
-    part = file.with_name(f".{file.name}.{os.getpid()}-{secrets.token_hex(4)}.part")
+    part = drafts.beside(file)
     try:
         with open(part, "xb") as stream:
             yield stream

@@ -4,37 +4,47 @@ from __future__ import annotations
 
 import errno
 import os
-import re
-import secrets
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from lora_manager import drafts
 from pipelines.errors import SaveError, printable
 
 _SPARE_BYTES = 32_000_000
-# What `whole` makes at first: .<name>.<process>-<dice>.part, and .old for what it replaces.
-_DRAFT = re.compile(r"\.(?P<target>.+)\.(?P<process>\d+)-[0-9a-f]{8}\.(?P<kind>part|old)")
 
 
 def write(file: Path, data: bytes) -> None:
     """Writes `file` so that nobody ever sees half of it. Raises SaveError."""
-    part = file.with_name(f".{file.name}.{secrets.token_hex(4)}.part")
+    part = drafts.beside(file)
+    with _written(part, data, file):
+        part.replace(file)
+
+
+def check_writable(folder: Path) -> None:
+    """Writes a file into `folder` and takes it away again. Raises SaveError where that fails."""
+    with _written(drafts.beside(folder / "probe"), b"\0", folder):
+        return
+
+
+@contextmanager
+def _written(part: Path, data: bytes, told: Path) -> Iterator[None]:
+    """A draft that is on the disk during the block, and gone after it. Raises SaveError."""
     try:
         with open(part, "xb") as stream:
             stream.write(data)
             stream.flush()
             os.fsync(stream.fileno())
-        part.replace(file)
+        yield
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise SaveError(
-                f"There is no space left on the disk for {file}.",
+                f"There is no space left on the disk for {told}.",
                 "Free some space; the pictures painted before are kept.",
             ) from None
         raise SaveError(
-            f"{file} cannot be written ({error.strerror}).", "Choose another folder."
+            f"{told} cannot be written ({error.strerror}).", "Choose another folder."
         ) from None
     finally:
         # Also after Ctrl+C; where the folder itself refuses, the first error is the one to tell.
@@ -49,12 +59,12 @@ def whole(target: Path, needed: int, *, replaces: bool = True) -> Iterator[Path]
     `needed` bytes are looked for on the disk first. What is made is synced before it gets its
     name; after any failure nothing of it is left and `target` is as it was. The block's own
     OSErrors become SaveError, too, and without `replaces` whatever came to `target` meanwhile,
-    but for an empty folder.
+    but for an empty folder. What processes that were killed have left beside `target` goes first.
     """
-    draft = target.with_name(f".{target.name}.{os.getpid()}-{secrets.token_hex(4)}.part")
-    old = draft.with_suffix(".old")
+    draft, old = drafts.beside(target), drafts.beside(target, "old")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
+        drafts.sweep(target.parent)
         if shutil.disk_usage(target.parent).free < needed + _SPARE_BYTES:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         yield draft
@@ -111,25 +121,6 @@ def _take(draft: Path, target: Path) -> None:
         if os.path.lexists(target):
             raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST)) from None
         draft.rename(target)
-
-
-def sweep(folder: Path, process: int) -> None:
-    """Takes away what `whole` was making in `folder` when that process was killed.
-
-    What it was replacing comes back. Never raises: what stays only takes room.
-    """
-    with suppress(OSError):
-        for path in list(folder.iterdir()):
-            draft = _DRAFT.fullmatch(path.name)
-            if draft is None or int(draft["process"]) != process:
-                continue
-            target = folder / draft["target"]
-            if draft["kind"] == "old" and not target.exists():
-                path.rename(target)
-            elif path.is_dir() and not path.is_symlink():
-                shutil.rmtree(path, ignore_errors=True)
-            else:
-                path.unlink()
 
 
 def sync(path: Path) -> None:

@@ -26,6 +26,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from lora_manager import drafts
 from pipelines.errors import SaveError, printable
 from pipelines.files import sync
 
@@ -65,7 +66,7 @@ def save(
 ) -> Checkpoint:
     """Writes the checkpoint of `step`. Raises SaveError and leaves the others as they were."""
     folder = root / f"{_PREFIX}{step:08d}"
-    draft = root / f"{_DRAFT}{step:08d}-{os.getpid()}"
+    draft, before = drafts.beside(folder), drafts.beside(folder, "old")
     needed = sum(t.numel() * t.element_size() for part in parts.values() for t in part.values())
     try:
         free = shutil.disk_usage(root).free
@@ -84,7 +85,6 @@ def save(
         (draft / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n", "utf-8")
         sync(draft / MANIFEST)
         sync(draft)
-        before = root / f"{_DRAFT}old-{step:08d}"
         if folder.exists():
             folder.rename(before)
         draft.rename(folder)
@@ -92,6 +92,8 @@ def save(
         shutil.rmtree(before, ignore_errors=True)
     except (OSError, SafetensorError) as error:
         shutil.rmtree(draft, ignore_errors=True)
+        if before.exists() and not folder.exists():
+            before.rename(folder)
         raise _save_error(root, error, needed) from None
     return Checkpoint(folder=folder, step=step, state=dict(state))
 
@@ -176,6 +178,8 @@ def newest(root: Path) -> tuple[Checkpoint | None, list[str]]:
 
 def remove_drafts(root: Path) -> None:
     """Takes away what a killed process left half-written, and puts back what it had put aside."""
+    drafts.sweep(root)
+    # The names of earlier versions; nobody else trains in this folder now.
     for draft in root.glob(f"{_DRAFT}*"):
         number = draft.name.removeprefix(f"{_DRAFT}old-")
         if number.isdigit() and not (root / f"{_PREFIX}{number}").exists():

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,6 +13,7 @@ from diffusers import AutoencoderKL, DPMSolverMultistepScheduler, PixArtTransfor
 from safetensors import SafetensorError
 from transformers import T5EncoderModel
 
+from lora_manager import drafts
 from pipelines import files
 from pipelines.catalog import ROW_FILE
 from pipelines.errors import SaveError, TrainingError, printable
@@ -42,9 +42,8 @@ def publish(recipe: Recipe, results: Mapping[str, Path], models: Path) -> Path |
             "Give the recipe another publish.id.",
         )
     last = recipe.stages[-1]
-    draft = models / f".{row.id}.draft-{os.getpid()}"
-    for left in [*models.glob(f".{row.id}.draft-*"), *models.glob(f".{row.id}.old-*")]:
-        shutil.rmtree(left, ignore_errors=True)
+    drafts.sweep(models)
+    draft, old = drafts.beside(target), drafts.beside(target, "old")
     try:
         draft.mkdir(parents=True)
         _write_parts(row, results, draft)
@@ -53,7 +52,6 @@ def publish(recipe: Recipe, results: Mapping[str, Path], models: Path) -> Path |
         story = {"recipe": _travelling(recipe)}
         files.write(draft / MADE_BY, (json.dumps(story, indent=1) + "\n").encode())
         sync_folder(draft)
-        old = models / f".{row.id}.old-{os.getpid()}"
         if target.exists():
             target.rename(old)
         draft.rename(target)
@@ -64,6 +62,8 @@ def publish(recipe: Recipe, results: Mapping[str, Path], models: Path) -> Path |
             "Free some space and give the same command again.",
         ) from None
     finally:
+        if old.exists() and not target.exists():
+            old.rename(target)
         shutil.rmtree(draft, ignore_errors=True)
     return target
 

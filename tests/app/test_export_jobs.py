@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import threading
 import time
 import zipfile
@@ -12,9 +14,10 @@ from typing import Any
 
 import pytest
 
-from app import export
+from app import export, scratch
 from app.export_jobs import MAX_RUNNING, ExportJob, ExportJobs
 from app.gallery_index import Entry, GalleryIndex
+from pipelines.catalog import ROOT
 from pipelines.errors import BusyError, RecipeError, RequestError
 from tests.app.test_gallery_index import put
 
@@ -72,7 +75,7 @@ def test_an_export_is_fetched_by_its_token_and_goes_with_its_note(
             jobs.file(token)
     jobs.dismiss("me")
     assert jobs.job("me") is None
-    assert list((tmp_path / "exports").iterdir()) == []
+    assert list(scratch.folder(tmp_path / "exports").iterdir()) == []
     with pytest.raises(RecipeError, match="not there any more"):
         jobs.file(job.token)
 
@@ -96,7 +99,7 @@ def test_a_new_export_takes_the_place_of_the_last(
     first = ended(jobs, "me")
     jobs.start(entries, "html", "me")
     second = ended(jobs, "me")
-    assert len(list((tmp_path / "exports").iterdir())) == 1
+    assert len(list(scratch.folder(tmp_path / "exports").iterdir())) == 1
     assert jobs.file(second.token).suffix == ".html"
     with pytest.raises(RecipeError):
         jobs.file(first.token)
@@ -159,20 +162,27 @@ def test_closing_stops_and_sweeps(
     jobs.start(entries, "zip", "me")
     jobs.close()
     assert ended(jobs, "me").phase == "stopped"
-    assert not list(folder.rglob("*"))
+    assert not list(scratch.folder(folder).rglob("*"))
 
 
-def test_a_killed_studio_leaves_nothing_for_ever(tmp_path: Path) -> None:
-    old, new, other = (tmp_path / name for name in ("a" * 32, "b" * 32, "mine"))
-    for path in (old, new, other):
-        path.mkdir()
+def test_a_killed_studio_leaves_nothing(tmp_path: Path) -> None:
+    """What lies in its own folder goes at the next start, what others have put there by its age."""
+    script = "from pathlib import Path; from app import scratch; import os, sys;"
+    script += "print(scratch.folder(Path(sys.argv[1])), flush=True); os.kill(os.getpid(), 9)"
+    command = [sys.executable, "-c", script, str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
+    killed = Path(done.stdout.strip())
+    assert killed.parent == tmp_path
+    mine = scratch.folder(tmp_path)
+    new, old = tmp_path / ("b" * 32), tmp_path / ("a" * 32)
+    for path in (killed, mine, new, old):
+        path.mkdir(exist_ok=True)
         (path / "pictures.zip").write_bytes(b"x")
-    for path in (old, other):
+    for path in (old / "pictures.zip", old):
         os.utime(path, (0, 0))
     ExportJobs(tmp_path)
-    assert not old.exists()
-    assert new.exists(), "a studio beside this one may use it"
-    assert other.exists()
+    assert sorted(tmp_path.iterdir()) == sorted([mine, new])
+    assert (mine / "pictures.zip").is_file()
 
 
 def test_what_nobody_closed_goes_after_a_while(
@@ -190,4 +200,4 @@ def test_what_nobody_closed_goes_after_a_while(
     jobs.start(entries, "zip", "another")
     assert ended(jobs, "another").phase == "done"
     assert jobs.job("me") is None
-    assert len(list((tmp_path / "exports").iterdir())) == 1
+    assert len(list(scratch.folder(tmp_path / "exports").iterdir())) == 1

@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import hashlib
 import re
-import secrets
 import shutil
 import stat
 import struct
@@ -15,6 +14,7 @@ import zlib
 from collections.abc import Callable
 from pathlib import Path
 
+from lora_manager import drafts
 from pipelines.errors import RequestError, SaveError, printable
 from training.data.manifest import Problem, is_inside
 from training.data.readers import CAPTIONS, PICTURES, TABLES
@@ -53,13 +53,14 @@ def unpack(
     shown = printable(archive.name)
     if into.exists():
         raise RequestError("data", f"The folder {into} is there already.", "Choose another name.")
-    part = into.with_name(f".{into.name}.{secrets.token_hex(4)}.part")
+    part = drafts.beside(into)
     problems: list[Problem] = []
     try:
         _refuse_many(archive, shown)
         with zipfile.ZipFile(archive) as opened:
             members = _chosen(opened, problems)
             into.parent.mkdir(parents=True, exist_ok=True)
+            drafts.sweep(into.parent)
             _check_size(members, min(max_bytes, shutil.disk_usage(into.parent).free), shown)
             part.mkdir()
             for name, member in members.items():
