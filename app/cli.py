@@ -158,11 +158,14 @@ def studio(
     # Here and not above: the other verbs must not wait for the page's libraries.
     from app.studio import Studio
     from app.ui.build import prepare, serve
+    from app.ui.serving import asking_nobody_else
 
     # The package of ZeroGPU imports gradio, which reads these settings once.
     prepare(settings)
+    with asking_nobody_else():
+        made = Studio(settings)
     serve(
-        Studio(settings),
+        made,
         host=host or hosting.default_host(),
         port=number,
         tokens=chosen,

@@ -7,20 +7,18 @@ from __future__ import annotations
 
 import logging
 import os
-import shutil
 import signal
-import sys
 import threading
 import warnings
 import webbrowser
-from pathlib import Path
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from app import hosting
-from app.settings import DEFAULT_PORT, Settings, make_folder
+from app import hosting, scratch
+from app.settings import DEFAULT_PORT, Settings
 from app.tokens import Tokens
 from app.ui import access, serving
-from pipelines.errors import RequestError
+from pipelines.errors import SaveError
 
 if TYPE_CHECKING:
     import gradio as gr
@@ -33,34 +31,26 @@ ENGINE_DELAY = 1.5
 
 
 def prepare(settings: Settings) -> None:
-    """Sets what gradio reads from the environment. Raises RequestError for a setting we refuse."""
-    if os.environ.get("GRADIO_VIBE_MODE"):
-        raise RequestError(
-            "environment",
-            "GRADIO_VIBE_MODE lets visitors edit the code of the page, so the studio does not"
-            " start with it.",
-            "Unset it.",
-        )
-    folder = make_folder(settings.cache / "gradio")
-    folder.chmod(0o700)
-    os.environ["GRADIO_TEMP_DIR"] = str(folder)
+    """Sets what gradio reads from the environment. Raises SaveError where uploads have no place.
+
+    It reads some fifty variables, and some change what the page is: GRADIO_DEBUG never comes back
+    from starting it, GRADIO_ROOT_PATH moves it, GRADIO_VIBE_MODE lets visitors edit its code. What
+    a Space needs of them (an address, a port) the studio knows by itself.
+    """
+    for name in [name for name in os.environ if name.upper().startswith("GRADIO_")]:
+        del os.environ[name]
+    # Uploads, whatever was used is kept elsewhere. A studio beside this one has its own.
+    os.environ["GRADIO_TEMP_DIR"] = str(scratch.folder(settings.cache / "gradio"))
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
     # Analytics of the queue build a table per event; nobody reads it here.
     os.environ["GRADIO_ANALYTICS_CACHE_FREQUENCY"] = "1000000"
-    for name in (
-        "GRADIO_SERVER_PORT",
-        "GRADIO_SERVER_NAME",
-        "GRADIO_SHARE",
-        "GRADIO_ALLOWED_PATHS",
-    ):
-        os.environ.pop(name, None)
     serving.without_stub_files()
 
 
 def build(studio: Studio) -> gr.Blocks:
     """The page of `studio`, not served yet."""
     prepare(studio.settings)
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), serving.asking_nobody_else():
         warnings.simplefilter("ignore", DeprecationWarning)
         from app.ui import page
 
@@ -86,7 +76,7 @@ def launch_arguments(
     around = guards.guards(names=names, tokens=tokens or Tokens())
     return {
         "theme": theme.theme(),
-        "server_name": host,
+        "server_name": serving.bracketed(host),
         "server_port": port,
         "footer_links": [],
         "run_history": False,
@@ -118,6 +108,7 @@ def serve(
     open_browser: bool,
 ) -> None:
     """Serves the page until Ctrl+C or SIGTERM. Raises StudioError where it cannot be served."""
+    host = host.strip("[]")
     access.check(host, tokens.share)
     stopped = threading.Event()
     engine: threading.Timer | None = None
@@ -125,7 +116,6 @@ def serve(
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         chosen = serving.free_port(host, port, DEFAULT_PORT)
-        _empty(studio.settings.cache / "gradio")
         with serving.uncollected():
             demo = build(studio)
             serving.plain_log()
@@ -133,7 +123,7 @@ def serve(
             arguments = launch_arguments(
                 studio, host=host, port=chosen, tokens=tokens, public_url=public_url
             )
-            with serving.without_code_server():
+            with serving.without_code_server(), serving.asking_nobody_else():
                 demo.launch(prevent_thread_lock=True, **arguments)
         # Before the address is said: who reads it may already end us.
         for number in (signal.SIGINT, signal.SIGTERM):
@@ -144,10 +134,7 @@ def serve(
         engine.start()
         address = serving.address(host, chosen)
         shown = public_url.strip().rstrip("/") if public_url else address
-        print(f"PixArt Studio is at {shown}  (Ctrl+C ends it)")
-        for line in serving.invitations(shown, tokens):
-            print(line)
-        sys.stdout.flush()
+        _say_where(shown, serving.invitations(shown, tokens))
         if open_browser and serving.has_desktop():
             threading.Thread(target=webbrowser.open, args=(address,), daemon=True).start()
         # Waiting in slices: on Windows a wait without end cannot be interrupted.
@@ -162,6 +149,14 @@ def serve(
         studio.close()
 
 
-def _empty(folder: Path) -> None:
-    """Uploads of the last run; whatever was used is kept elsewhere."""
-    shutil.rmtree(folder, ignore_errors=True)
+def _say_where(address: str, invitations: Sequence[str]) -> None:
+    """The address, and who needs which secret. Raises SaveError where nobody would ever hear it."""
+    try:
+        print(
+            f"PixArt Studio is at {address}  (Ctrl+C ends it)", *invitations, sep="\n", flush=True
+        )
+    except BrokenPipeError:
+        raise SaveError(
+            "The studio cannot say its address: nobody reads its standard output.",
+            "Start it without a pipe, or with > /dev/null and a --port that you know.",
+        ) from None

@@ -66,9 +66,39 @@ def free_port(host: str, port: int | None, first: int) -> int:
 def address(host: str, port: int) -> str:
     """Where a browser on this machine finds the page."""
     name = host.strip("[]")
-    if name in ("0.0.0.0", "::"):
-        name = "127.0.0.1"
-    return f"http://[{name}]:{port}" if ":" in name else f"http://{name}:{port}"
+    name = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(name, name)
+    return f"http://{bracketed(name)}:{port}"
+
+
+def bracketed(host: str) -> str:
+    """`host` as it stands in an address: IPv6 in brackets."""
+    name = host.strip("[]")
+    return f"[{name}]" if ":" in name else name
+
+
+@contextmanager
+def asking_nobody_else() -> Iterator[None]:
+    """While gradio is imported, and starts, it sends requests to itself: never through a proxy.
+
+    The libraries that it asks with also read the environment when they only make a client, and some
+    values that curl and the desktop understand make them fail. Downloads read it for themselves.
+    """
+    kept = {name: value for name, value in os.environ.items() if _is_outward(name)}
+    for name in kept:
+        del os.environ[name]
+    # Where the environment names none, the system's own settings would be asked.
+    os.environ["no_proxy"] = "*"
+    try:
+        yield
+    finally:
+        del os.environ["no_proxy"]
+        os.environ.update(kept)
+
+
+def _is_outward(name: str) -> bool:
+    """Proxies, and files of certificates and keys, which may be gone."""
+    small = name.lower()
+    return small.endswith("_proxy") or small in ("ssl_cert_file", "ssl_cert_dir", "sslkeylogfile")
 
 
 def invitations(address: str, tokens: Tokens) -> list[str]:

@@ -177,7 +177,7 @@ def test_a_stranger_paints_through_the_api(space: Space) -> None:
         rows = [json.loads(row) for row in (space.folder / "zero.log").read_text().splitlines()]
         first, lent = rows[0], rows[-1]
         assert first["torch"] is False
-        assert first["temp"] == str(space.workspace / "cache" / "gradio")
+        assert Path(first["temp"]).parent == space.workspace / "cache" / "gradio"
         assert lent["visitor"] == VISITOR
         assert lent["fork"] != space.process.pid
 

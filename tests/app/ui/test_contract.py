@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,9 +13,12 @@ from typing import Any
 import httpx
 import pytest
 
+from app.settings import Settings
 from app.tokens import Tokens
 from app.ui import fields, serving
 from app.ui.build import build, launch_arguments, prepare, serve
+from lora_manager import drafts
+from pipelines.catalog import ROOT
 from pipelines.errors import StudioError
 from tests.app.ui.fake_studio import FakeStudio, served
 
@@ -223,14 +229,48 @@ def test_two_pages_share_nothing(tmp_path: Path) -> None:
 
 def test_uploads_land_in_a_private_folder(studio: FakeStudio) -> None:
     prepare(studio.settings)
-    folder = studio.settings.cache / "gradio"
+    folder = Path(os.environ["GRADIO_TEMP_DIR"])
+    assert folder.parent == studio.settings.cache / "gradio"
     assert folder.stat().st_mode & 0o777 == 0o700
 
 
-def test_vibe_mode_is_refused(studio: FakeStudio, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("GRADIO_VIBE_MODE", "1")
-    with pytest.raises(StudioError, match="GRADIO_VIBE_MODE"):
-        prepare(studio.settings)
+def test_a_studio_that_starts_keeps_the_uploads_of_one_that_runs(tmp_path: Path) -> None:
+    settings = Settings(workspace=tmp_path)
+    started = "from app.ui.build import prepare; from app.settings import Settings; import os, sys"
+    started += f"; prepare(Settings(workspace=__import__('pathlib').Path({str(tmp_path)!r})))"
+    started += "; print(os.environ['GRADIO_TEMP_DIR'], flush=True); sys.stdin.read()"
+    other = subprocess.Popen(
+        [sys.executable, "-c", started],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+    )
+    assert other.stdout is not None
+    theirs = Path(other.stdout.readline().strip())
+    assert theirs.parent == settings.cache / "gradio"
+    (theirs / "0123abcd").mkdir()
+    (theirs / "0123abcd" / "picture.png").write_bytes(b"x")
+    drafts.sweep_folders(theirs.parent)
+    assert (theirs / "0123abcd" / "picture.png").is_file()
+    other.kill()
+    other.communicate()
+    drafts.sweep_folders(theirs.parent)
+    assert not theirs.exists()
+
+
+def test_variables_of_gradio_are_not_obeyed(
+    studio: FakeStudio, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("GRADIO_VIBE_MODE", "GRADIO_DEBUG", "GRADIO_ROOT_PATH", "GRADIO_OF_TOMORROW"):
+        monkeypatch.setenv(name, "1")
+    prepare(studio.settings)
+    kept = {name for name in os.environ if name.startswith("GRADIO_")}
+    assert kept == {
+        "GRADIO_TEMP_DIR",
+        "GRADIO_ANALYTICS_ENABLED",
+        "GRADIO_ANALYTICS_CACHE_FREQUENCY",
+    }
 
 
 def test_a_token_guards_every_route(tmp_path: Path) -> None:
