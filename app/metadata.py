@@ -10,6 +10,7 @@ import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from PIL import Image, PngImagePlugin
 
 from app.settings import VERSION
 from lora_manager import card
-from pipelines import samplers, styles
+from pipelines import picture_parts, samplers, styles
 from pipelines.errors import RecipeError, RequestError, printable
 from pipelines.request import GenerationRequest, from_mapping
 
@@ -27,6 +28,8 @@ FORMAT_VERSION = 1
 MAX_RECIPE = 200_000
 """Characters; a request with two prompts of the greatest length stays far below."""
 MAX_FILE_BYTES = 200_000_000
+MAX_CHUNK_BYTES = 2_000_000
+"""A recipe of the greatest length in the widest letters stays below."""
 
 
 def chunks(
@@ -125,8 +128,12 @@ def _chunk(file: Path) -> str:
             raise RecipeError(f"There is no picture at {printable(file, 200)}.")
         if file.stat().st_size > MAX_FILE_BYTES:
             raise RecipeError(f"“{shown}” is too large for a picture of this studio.")
-        with Image.open(file, formats=("PNG",)) as picture:
-            text = picture.info.get(CHUNK)
+        with file.open("rb") as stream:
+            found = picture_parts.png_text(stream, CHUNK, MAX_CHUNK_BYTES)
+        text: object = None
+        if found is not None:
+            with Image.open(BytesIO(found), formats=("PNG",)) as picture:
+                text = picture.info.get(CHUNK)
     # Pillow signals damaged and over-long chunks by several exception types.
     except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError):
         raise RecipeError(f"“{shown}” is not a PNG picture that can be read.") from None

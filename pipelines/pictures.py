@@ -12,9 +12,9 @@ from io import BytesIO
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageCms, UnidentifiedImageError
 
-from pipelines import files
+from pipelines import files, picture_parts
 from pipelines.errors import RecipeError, RequestError, SaveError, printable
 
 MAX_BYTES = 32_000_000
@@ -34,7 +34,16 @@ _DAMAGE = (
     struct.error,
 )
 _NAME = re.compile(r"[0-9a-f]{16}\.png")
-_ROTATION = 0x0112
+_WAYS_UP = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""From how the camera was held, as EXIF numbers it, to what turns the picture upright."""
 # How the files of other kinds begin that people do have among their pictures.
 _OTHER_KINDS = re.compile(
     rb"GIF8|BM.{4}\x00\x00|II\*\x00|MM\x00\*|8BPS|%!PS|%PDF|\x00\x00\x01\x00|\xff\x0a|.{4}ftyp"
@@ -83,8 +92,9 @@ def decode(data: bytes, name: str) -> Decoded:
     if not data:
         raise PictureError("empty", f"“{shown}” is empty.", _WAY_OUT)
     try:
+        lean = picture_parts.lean(data)
         # Only these decoders are tried: the file's name says nothing about what is inside.
-        with Image.open(BytesIO(data), formats=FORMATS) as picture:
+        with Image.open(BytesIO(lean.data), formats=FORMATS) as picture:
             width, height = picture.size
             if width * height > MAX_PIXELS:
                 raise PictureError(
@@ -94,8 +104,9 @@ def decode(data: bytes, name: str) -> Decoded:
                 )
             picture.load()
             notes = _notes(picture, data)
-            upright = _upright(picture)
-            if upright is not picture:
+            upright: Image.Image = picture
+            if lean.turn in _WAYS_UP:
+                upright = picture.transpose(_WAYS_UP[lean.turn])
                 notes = ("rotated", *notes)
             return Decoded(picture=_rgb(upright), notes=notes)
     except UnidentifiedImageError:
@@ -104,6 +115,9 @@ def decode(data: bytes, name: str) -> Decoded:
         raise PictureError(code, message, _WAY_OUT) from None
     except Image.DecompressionBombError:
         raise PictureError("too-many-pixels", f"“{shown}” has too many pixels.") from None
+    except picture_parts.TooManyPartsError as error:
+        message = f"“{shown}” has {error}, which no picture needs."
+        raise PictureError("unreadable", message, _WAY_OUT) from None
     # Pillow's decoders signal damage by many exception types.
     except _DAMAGE as error:
         message = f"“{shown}” is damaged ({printable(error, 80)})."
@@ -135,15 +149,6 @@ def _notes(picture: Image.Image, data: bytes) -> tuple[str, ...]:
         "animated": film,
     }
     return tuple(code for code, is_so in found.items() if is_so)
-
-
-def _upright(picture: Image.Image) -> Image.Image:
-    """`picture` as its camera was held; a damaged note about that is no reason to refuse it."""
-    try:
-        turned = picture.getexif().get(_ROTATION) in range(2, 9)
-        return ImageOps.exif_transpose(picture) if turned else picture
-    except _DAMAGE:
-        return picture
 
 
 def _rgb(picture: Image.Image) -> Image.Image:
