@@ -11,23 +11,21 @@ from collections import OrderedDict
 from collections.abc import Collection
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
-from typing import TypeVar
 
+from app import turns
 from app.gallery import PictureFile
 from app.last_jobs import LastJobs
 from app.runner import Runner
+from app.turns import Claim, Turns, bounded
 from pipelines.errors import BusyError, StudioError
 from pipelines.progress import Progress
 from pipelines.request import GenerationRequest
 
-MAX_WAITING = 64
-MAX_WAITING_EACH = 16
 MAX_KEPT = 200
 MAX_OWNERS, MAX_NAMES = 2000, 5000
 """Of how many people is remembered, until the studio ends, what was painted for them, and how many
 pictures of each."""
 _LOCKS = 64
-T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 
@@ -68,9 +66,28 @@ class Job:
 @dataclass
 class _Entry:
     job: Job
+    client: str = ""
+    # For how long nobody may ask for the job before it is stopped; None where it is never.
+    grace: float | None = None
+    asked: float = field(default_factory=time.monotonic)
     stop: threading.Event = field(default_factory=threading.Event)
     # Who asked, for a runner that has to tell: the visitor's event is a variable of this context.
     context: contextvars.Context | None = None
+
+    @property
+    def claim(self) -> Claim:
+        return Claim(owner=self.job.owner, client=self.client)
+
+    def is_unwanted(self) -> bool:
+        """True where it was stopped, or nobody has asked for it for longer than its grace."""
+        gone = self.grace is not None and time.monotonic() - self.asked > self.grace
+        return self.stop.is_set() or gone
+
+    def end(self) -> None:
+        """Stops it: at once where it waits, else at its next step."""
+        self.stop.set()
+        if self.job.state is JobState.WAITING:
+            self.job = replace(self.job, state=JobState.STOPPED)
 
 
 class JobQueue:
@@ -88,26 +105,44 @@ class JobQueue:
         # `_changed`, never inside it. Owners share a few, so that their number costs nothing.
         self._persisting = [threading.Lock() for _ in range(_LOCKS)]
         self._closed = False
+        self._turns = Turns()
         self._thread = threading.Thread(target=self._work, name="jobs", daemon=True)
         self._thread.start()
 
-    def submit(self, request: GenerationRequest, owner: str) -> Job:
-        """Queues `request`. Raises BusyError when too many jobs wait."""
+    def submit(
+        self,
+        request: GenerationRequest,
+        owner: str,
+        *,
+        client: str = "",
+        grace: float | None = None,
+    ) -> Job:
+        """Queues `request`. Raises BusyError when too many jobs wait.
+
+        `client` is the address that it came from, as far as it is known. With `grace` the job is
+        stopped when its owner has not asked for it for so many seconds.
+        """
         with self._changed:
             if self._closed:
                 raise BusyError("The studio is closing.")
-            waiting = [e for e in self._entries.values() if e.job.state is JobState.WAITING]
-            mine = [e for e in waiting if e.job.owner == owner]
-            if len(waiting) >= MAX_WAITING or len(mine) >= MAX_WAITING_EACH:
-                raise BusyError(
-                    f"{len(waiting)} jobs are waiting already.", "Wait, or stop some of them."
-                )
+            waiting = [entry.claim for entry in self._in_turn()]
+            turns.check_room(waiting, Claim(owner=owner, client=client))
             job = Job(id=uuid.uuid4().hex, owner=owner, request=request)
-            self._entries[job.id] = _Entry(job, context=contextvars.copy_context())
+            context = contextvars.copy_context()
+            self._entries[job.id] = _Entry(job, client=client, grace=grace, context=context)
             self._forget()
             self._changed.notify_all()
         self._remember(owner)
         return job
+
+    def _in_turn(self) -> list[_Entry]:
+        """What waits, the next one first; what nobody wants any more does not. Lock held."""
+        waiting = [e for e in self._entries.values() if e.job.state is JobState.WAITING]
+        for entry in waiting:
+            if entry.is_unwanted():
+                entry.end()
+        wanted = [entry for entry in waiting if entry.job.active]
+        return self._turns.order(wanted, lambda entry: entry.claim)
 
     def stop(self, job_id: str, owner: str) -> None:
         """Asks a job to stop; finished pictures stay. Unknown ids and other owners: nothing."""
@@ -115,16 +150,24 @@ class JobQueue:
             entry = self._entries.get(job_id)
             if entry is None or entry.job.owner != owner or not entry.job.active:
                 return
-            entry.stop.set()
-            if entry.job.state is JobState.WAITING:
-                entry.job = replace(entry.job, state=JobState.STOPPED)
+            entry.end()
             self._changed.notify_all()
+
+    def stop_all(self, owner: str) -> int:
+        """Asks every job of the owner to stop; how many there were."""
+        with self._changed:
+            entries = self._entries.values()
+            mine = [e for e in entries if e.job.owner == owner and e.job.active]
+            for entry in mine:
+                entry.end()
+            self._changed.notify_all()
+        return len(mine)
 
     def drop(self, name: str) -> None:
         """Takes a picture that was deleted out of the jobs, as if never asked for."""
         with self._changed:
             # A job may only now hear that it was finished.
-            _bounded(self._dropped, MAX_NAMES)[name] = None
+            bounded(self._dropped, MAX_NAMES)[name] = None
             for painted in self._painted.values():
                 painted.pop(name, None)
             entries = self._entries.values()
@@ -154,11 +197,15 @@ class JobQueue:
             entry = self._entries.get(job_id)
             if entry is None or entry.job.owner != owner:
                 return None
+            entry.asked = time.monotonic()
             return self._snapshot(entry)
 
     def latest(self, owner: str) -> Job | None:
         """The owner's running job, else the first waiting one, else the last that ended."""
         with self._changed:
+            for one in self._entries.values():
+                if one.job.owner == owner:
+                    one.asked = time.monotonic()
             entry = self._latest(owner)
             if entry is not None:
                 return self._snapshot(entry)
@@ -228,24 +275,17 @@ class JobQueue:
         with self._changed:
             self._closed = True
             for entry in self._entries.values():
-                entry.stop.set()
-                if entry.job.state is JobState.WAITING:
-                    entry.job = replace(entry.job, state=JobState.STOPPED)
+                entry.end()
             self._changed.notify_all()
         self._thread.join(timeout=5)
 
     def _snapshot(self, entry: _Entry) -> Job:
-        job = entry.job
-        if job.state is JobState.RUNNING and job.started is not None:
-            return replace(job, seconds=time.monotonic() - job.started)
-        if job.state is JobState.WAITING:
-            ahead = 0
-            for other in self._entries.values():
-                if other is entry:
-                    break
-                ahead += other.job.active
-            return replace(job, ahead=ahead)
-        return job
+        if entry.job.state is JobState.WAITING and entry in (turn := self._in_turn()):
+            running = sum(e.job.state is JobState.RUNNING for e in self._entries.values())
+            return replace(entry.job, ahead=running + turn.index(entry))
+        if entry.job.state is JobState.RUNNING and entry.job.started is not None:
+            return replace(entry.job, seconds=time.monotonic() - entry.job.started)
+        return entry.job
 
     def _forget(self) -> None:
         ended = [i for i, e in self._entries.items() if not e.job.active]
@@ -255,12 +295,10 @@ class JobQueue:
     def _next(self) -> _Entry | None:
         with self._changed:
             while not self._closed:
-                for entry in self._entries.values():
-                    if entry.job.state is JobState.WAITING:
-                        entry.job = replace(
-                            entry.job, state=JobState.RUNNING, started=time.monotonic()
-                        )
-                        return entry
+                for entry in self._in_turn()[:1]:
+                    self._turns.had(entry.claim)
+                    entry.job = replace(entry.job, state=JobState.RUNNING, started=time.monotonic())
+                    return entry
                 self._changed.wait()
         return None
 
@@ -280,7 +318,7 @@ class JobQueue:
                 entry.job.request,
                 report=lambda progress: self._update(entry, progress=_kept(entry, progress)),
                 keep=lambda file: self._keep(entry, file),
-                should_stop=entry.stop.is_set,
+                should_stop=entry.is_unwanted,
                 upcoming=self._waiting(),
             )
         except StudioError as failure:
@@ -303,14 +341,13 @@ class JobQueue:
                 return
             owner = entry.job.owner
             mine = self._painted.pop(owner, OrderedDict())
-            _bounded(self._painted, MAX_OWNERS)[owner] = _bounded(mine, MAX_NAMES)
+            bounded(self._painted, MAX_OWNERS)[owner] = bounded(mine, MAX_NAMES)
             mine[file.name] = None
         self._update(entry, pictures=(*entry.job.pictures, file))
 
     def _waiting(self) -> list[GenerationRequest]:
         with self._changed:
-            jobs = [entry.job for entry in self._entries.values()]
-        return [job.request for job in jobs if job.state is JobState.WAITING]
+            return [entry.job.request for entry in self._in_turn()]
 
     def _update(self, entry: _Entry, **changes: object) -> None:
         with self._changed:
@@ -337,13 +374,6 @@ class JobQueue:
             self._last_jobs.forget(owner)
         else:
             self._last_jobs.save(owner, job.request, job.pictures)
-
-
-def _bounded(kept: OrderedDict[str, T], most: int) -> OrderedDict[str, T]:
-    """`kept` with room for one more."""
-    while len(kept) >= most:
-        kept.popitem(last=False)
-    return kept
 
 
 def _restored(owner: str, request: GenerationRequest, pictures: tuple[PictureFile, ...]) -> Job:

@@ -162,14 +162,28 @@ class Studio:
         """A checked request from the values of a form. Raises RequestError with the field."""
         return complete(values, self.catalog)
 
-    def submit(self, request: GenerationRequest, owner: str) -> Job:
-        """Queues a request. Raises BusyError; RequestError for more than a Space allows."""
+    def submit(
+        self,
+        request: GenerationRequest,
+        owner: str,
+        *,
+        client: str = "",
+        grace: float | None = None,
+    ) -> Job:
+        """Queues a request, as `JobQueue.submit` does.
+
+        Raises BusyError; RequestError for more than a Space allows.
+        """
         hosting.check(request)
-        return self._jobs.submit(request, owner)
+        return self._jobs.submit(request, owner, client=client, grace=grace)
 
     def stop(self, job_id: str, owner: str) -> None:
         """Asks a job to stop at its next step."""
         self._jobs.stop(job_id, owner)
+
+    def stop_all(self, owner: str) -> int:
+        """Asks every job of the owner to stop; how many there were."""
+        return self._jobs.stop_all(owner)
 
     def job(self, job_id: str, owner: str) -> Job | None:
         """A snapshot of the owner's job, or None."""

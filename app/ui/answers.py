@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 
-from app.ui import canvas, choices, fields, watch
+from app.ui import canvas, choices, clients, fields, watch
+from app.ui.clients import Sender
 from app.ui.fields import FIELDS, Form
 from app.ui.watch import Seat
 from pipelines import numbers
@@ -160,17 +161,17 @@ class Create:
         rows = [(spec.id, spec.title, spec.summary, spec.licence) for spec in catalog]
         return hash((*rows, *catalog.problems, *catalog.loras.cards()))
 
-    def paint(self, seat: Seat, owner: Any, *raw: Any) -> Any:
+    def paint(self, seat: Seat, owner: Any, request: gr.Request, *raw: Any) -> Any:
         """Generate was pressed."""
         seat.sit(owner)
         updates: dict[Any, Any] = {}
         try:
-            request = self._studio.request(fields.request_values(fields.form(raw)))
+            wish = self._studio.request(fields.request_values(fields.form(raw)))
         except StudioError as error:
             seat.complain(error)
         else:
-            if watch.submit(self._studio, seat, request):
-                updates[self._tab.form["seed"]] = str(request.seed)
+            if watch.submit(self._studio, seat, wish, clients.sender(request)):
+                updates[self._tab.form["seed"]] = str(wish.seed)
         return told(updates | self.news(seat))
 
     def stop(self, seat: Seat, owner: Any) -> Any:
@@ -179,7 +180,9 @@ class Create:
         watch.stop(self._studio, seat)
         return told(self.news(seat))
 
-    def act(self, seat: Seat, owner: Any, new_seed: Any, event: gr.EventData) -> Any:
+    def act(
+        self, seat: Seat, owner: Any, new_seed: Any, request: gr.Request, event: gr.EventData
+    ) -> Any:
         """A picture, or a button under the canvas, was pressed."""
         seat.sit(owner)
         data = event._data if isinstance(event._data, dict) else {}
@@ -187,6 +190,7 @@ class Create:
         name = str(data.get("name"))
         file = next((f for f in job.pictures if f.name == name), None) if job else None
         updates: dict[Any, Any] = {}
+        sender = clients.sender(request)
         if file is None:
             return told(self.news(seat))
         seat.deleting = ""
@@ -200,13 +204,13 @@ class Create:
                 case "pick":
                     seat.picked = file.name
                 case "again":
-                    updates = self._repeat(seat, fields.from_request(file.request))
+                    updates = self._repeat(seat, fields.from_request(file.request), sender)
                 case "more":
                     wish = fields.from_request(file.request) | {
                         "new_seed": True,
                         "count": MORE_COUNT,
                     }
-                    updates = self._repeat(seat, wish)
+                    updates = self._repeat(seat, wish, sender)
                 case "start":
                     kept = self._studio.keep_start(file.path)
                     updates = {self._tab.form["init"]: kept.name}
@@ -215,10 +219,10 @@ class Create:
             seat.complain(error)
         return told(updates | self.news(seat))
 
-    def _repeat(self, seat: Seat, values: Form) -> dict[Any, Any]:
+    def _repeat(self, seat: Seat, values: Form, sender: Sender) -> dict[Any, Any]:
         """Paints `values` and, if that can be done, puts them into the form."""
         request = self._studio.request(fields.request_values(values))
-        if not watch.submit(self._studio, seat, request):
+        if not watch.submit(self._studio, seat, request, sender):
             return {}
         return self.fill(values | {"seed": str(request.seed)})
 

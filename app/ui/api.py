@@ -1,8 +1,9 @@
-"""The one public endpoint: `generate`, for programs."""
+"""The public endpoints, for programs: `generate`, and `stop_all`."""
 
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import secrets
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +11,8 @@ import gradio as gr
 
 from app import hosting
 from app.jobs import Job, JobState
+from app.ui import clients
+from app.ui.listener import Listener
 from app.ui.routes import PICTURES
 from pipelines.errors import StudioError
 
@@ -69,30 +72,52 @@ class Api:
             "count": count,
             "style": style or None,
         }
-        return _told(await self._paint(values), _base(request))
+        return _told(await self._paint(values, request), _base(request))
 
-    async def _paint(self, values: dict[str, Any]) -> Job:
-        owner = "api-" + secrets.token_hex(16)
+    async def stop_all(self, request: gr.Request = None) -> int:  # type: ignore[assignment]
+        """Stops every job of this session (`session_hash`), waiting or painted just now.
+
+        Returns:
+            How many there were.
+        """
+        return self._studio.stop_all(_owner(request))
+
+    async def _paint(self, values: dict[str, Any], request: gr.Request | None) -> Job:
+        owner, client = _owner(request), clients.sender(request).client
+        listener = Listener()
         try:
-            job = self._studio.submit(self._studio.request(values), owner)
+            job = self._studio.submit(self._studio.request(values), owner, client=client)
         except StudioError as error:
             raise gr.Error(str(error), print_exception=False) from None
         try:
-            return await _ended(self._studio, job)
-        except asyncio.CancelledError:
-            # Whoever asked has gone.
+            while (now := self._studio.job(job.id, owner)) is not None and now.active:
+                if listener.has_gone():
+                    break
+                # Asking again and again, so that no thread is held.
+                await asyncio.sleep(_POLL_SECONDS)
+            return now or job
+        finally:
+            # Nothing where it has ended; else whoever asked has gone, and nobody can fetch it.
             self._studio.stop(job.id, owner)
-            raise
 
 
 def publish(studio: Studio) -> None:
-    """Adds the endpoint to the Blocks that is open now."""
+    """Adds the endpoints to the Blocks that is open now."""
+    api = Api(studio)
     gr.api(
-        Api(studio).generate,
+        api.generate,
         api_name="generate",
         api_visibility="public",
         concurrency_limit=_AT_ONCE,
     )
+    gr.api(api.stop_all, api_name="stop_all", api_visibility="public")
+
+
+def _owner(request: gr.Request | None) -> str:
+    """The session that calls: what it queues it may stop, and nobody else knows its name."""
+    session = getattr(request, "session_hash", None)
+    name = str(session) if session else secrets.token_hex(16)
+    return "api-" + hashlib.sha256(name.encode("utf-8", "replace")).hexdigest()[:32]
 
 
 def _base(request: gr.Request | None) -> str:
@@ -103,15 +128,6 @@ def _base(request: gr.Request | None) -> str:
     # A Space is behind a proxy that speaks https to the world and http to us.
     secure = hosting.on_space() and "https" in inner.headers.get("x-forwarded-proto", "")
     return str(inner.base_url.replace(scheme="https") if secure else inner.base_url)
-
-
-async def _ended(studio: Studio, job: Job) -> Job:
-    """The job when it has ended; asks again and again, so that no thread is held."""
-    while True:
-        now = studio.job(job.id, job.owner)
-        if now is None or not now.active:
-            return now or job
-        await asyncio.sleep(_POLL_SECONDS)
 
 
 def _told(job: Job, base: str) -> list[dict[str, Any]]:

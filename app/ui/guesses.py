@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import ipaddress
 import math
 import time
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
+
+from app.ui.clients import network
 
 FREE = 5
 LONGEST = 30.0
@@ -31,7 +32,7 @@ class Guesses:
 
     def wait(self, client: str) -> int:
         """Whole seconds until the next guess of `client` is looked at; 0 now."""
-        guesser = self._guessers.get(_network(client))
+        guesser = self._guessers.get(network(client))
         if guesser is None or guesser.wrong < FREE:
             return 0
         delay = min(LONGEST, 2.0 ** (guesser.wrong - FREE))
@@ -39,7 +40,7 @@ class Guesses:
 
     def wrong(self, client: str) -> None:
         """`client` guessed, and was wrong."""
-        name, now = _network(client), self._now()
+        name, now = network(client), self._now()
         guesser = self._guessers.pop(name, None)
         if guesser is None or now - guesser.since > FORGOTTEN_AFTER:
             guesser = _Guesser(wrong=0, since=now)
@@ -48,15 +49,3 @@ class Guesses:
         # Those that guessed longest ago are forgotten first.
         while len(self._guessers) > MOST:
             self._guessers.popitem(last=False)
-
-
-def _network(client: str) -> str:
-    """The address, or of IPv6 the network that one customer has."""
-    try:
-        address = ipaddress.ip_address(client.partition("%")[0])
-    except ValueError:
-        return client
-    if isinstance(address, ipaddress.IPv6Address):
-        mapped = address.ipv4_mapped
-        return str(mapped or ipaddress.ip_network((address, 64), strict=False))
-    return str(address)

@@ -14,6 +14,7 @@ from app.gallery import PictureFile
 from app.jobs import Job
 from app.ui import canvas
 from app.ui.canvas import Notice
+from app.ui.clients import Sender
 from pipelines.errors import RequestError, StudioError
 
 if TYPE_CHECKING:
@@ -97,14 +98,14 @@ def news(view: View, seat: Seat, *, everything: bool = False) -> dict[str, Any]:
     return fresh
 
 
-def submit(studio: Studio, seat: Seat, request: GenerationRequest) -> bool:
+def submit(studio: Studio, seat: Seat, request: GenerationRequest, sender: Sender) -> bool:
     """Queues the request for the seat; False, with a notice, where that is not possible."""
     last = studio.latest(seat.owner)
     if last is not None and last.active:
         seat.notice = Notice(text="A picture is being painted already. Stop it, or wait for it.")
         return False
     try:
-        studio.submit(request, seat.owner)
+        studio.submit(request, seat.owner, client=sender.client, grace=sender.grace)
     except StudioError as error:
         seat.complain(error)
         return False
@@ -113,8 +114,6 @@ def submit(studio: Studio, seat: Seat, request: GenerationRequest) -> bool:
 
 
 def stop(studio: Studio, seat: Seat) -> None:
-    """Asks the seat's job to stop."""
-    job = studio.latest(seat.owner)
-    if job is not None and job.active:
-        studio.stop(job.id, seat.owner)
+    """Asks every job of the seat's owner to stop, those of other tabs and programs too."""
+    studio.stop_all(seat.owner)
     seat.notice = None

@@ -53,9 +53,9 @@ def wish(**changes: Any) -> list[Any]:
     return list((dict(zip(names, GENERATE, strict=True)) | changes).values())
 
 
-def test_one_endpoint_is_public(http: httpx.Client) -> None:
+def test_two_endpoints_are_public(http: httpx.Client) -> None:
     info = http.get("/gradio_api/info").json()
-    assert set(info["named_endpoints"]) == {"/generate"}
+    assert set(info["named_endpoints"]) == {"/generate", "/stop_all"}
     assert info["unnamed_endpoints"] == {}
 
 
@@ -204,7 +204,8 @@ def test_ids_are_unique_and_events_private(studio: FakeStudio) -> None:
     ids = [c["props"].get("elem_id") for c in demo.get_config_file()["components"]]
     named = [i for i in ids if i]
     assert len(named) == len(set(named))
-    assert {f.api_name for f in demo.fns.values() if f.api_visibility == "public"} == {"generate"}
+    public = {f.api_name for f in demo.fns.values() if f.api_visibility == "public"}
+    assert public == {"generate", "stop_all"}
     assert all(f.api_visibility in ("public", "private") for f in demo.fns.values())
 
 

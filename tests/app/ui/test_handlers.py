@@ -17,7 +17,7 @@ from app.ui.build import build
 from app.ui.watch import Seat
 from pipelines.errors import RequestError, SaveError
 from tests import tiny
-from tests.app.ui.fake_studio import FakeStudio
+from tests.app.ui.fake_studio import HERE, FakeStudio
 
 OWNER = "owner-0123456789abcdef"
 
@@ -45,11 +45,11 @@ class Page:
 
     def paint(self, **values: Any) -> dict[str, Any]:
         form = fields.first(self.studio) | {"prompt": "a cat"} | values
-        return self.call("paint", self.seat, OWNER, *(form[name] for name in fields.FIELDS))
+        return self.call("paint", self.seat, OWNER, HERE, *(form[name] for name in fields.FIELDS))
 
     def act(self, do: str, name: str) -> dict[str, Any]:
         return self.call(
-            "act", self.seat, OWNER, True, SimpleNamespace(_data={"do": do, "name": name})
+            "act", self.seat, OWNER, True, HERE, SimpleNamespace(_data={"do": do, "name": name})
         )
 
     def finish(self) -> Any:
@@ -201,7 +201,7 @@ def test_a_picked_picture_is_shown_below(page: Page) -> None:
 
 @pytest.mark.parametrize("data", [None, 3, {}, {"do": "start", "name": "../../etc/passwd"}])
 def test_a_strange_event_does_nothing(page: Page, data: Any) -> None:
-    page.call("act", page.seat, OWNER, True, SimpleNamespace(_data=data))
+    page.call("act", page.seat, OWNER, True, HERE, SimpleNamespace(_data=data))
     page.call("example", "nano", SimpleNamespace(_data=data))
 
 
