@@ -116,14 +116,21 @@ def serve(
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         chosen = serving.free_port(host, port, DEFAULT_PORT)
-        with serving.uncollected():
+        prepare(studio.settings)
+        with serving.uncollected(), serving.one_loop():
             demo = build(studio)
             serving.plain_log()
             logging.getLogger("httpx").setLevel(logging.WARNING)
             arguments = launch_arguments(
                 studio, host=host, port=chosen, tokens=tokens, public_url=public_url
             )
-            with serving.without_code_server(), serving.asking_nobody_else():
+            from app.ui import connections
+
+            with (
+                serving.without_code_server(),
+                serving.asking_nobody_else(),
+                connections.watched(),
+            ):
                 demo.launch(prevent_thread_lock=True, **arguments)
         # Before the address is said: who reads it may already end us.
         for number in (signal.SIGINT, signal.SIGTERM):

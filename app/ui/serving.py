@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import gc
 import importlib.abc
@@ -12,7 +13,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 from urllib.parse import urlencode
 
@@ -149,6 +150,27 @@ def uncollected() -> Iterator[None]:
     finally:
         gc.freeze()
         gc.enable()
+
+
+@contextmanager
+def one_loop() -> Iterator[None]:
+    """Lends gradio one event loop while it is imported, built or launched.
+
+    It makes a new one for each of its locks, with three open files, and closes none.
+    """
+    without_stub_files()
+    import gradio.utils
+
+    loop = asyncio.new_event_loop()
+    lent = SimpleNamespace(**{**vars(asyncio), "new_event_loop": lambda: loop})
+    kept = gradio.utils.asyncio
+    gradio.utils.asyncio = lent  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        gradio.utils.asyncio = kept
+        asyncio.set_event_loop(None)
+        loop.close()
 
 
 @contextmanager

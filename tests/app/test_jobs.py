@@ -13,7 +13,7 @@ from app.gallery import Gallery, PictureFile
 from app.jobs import MAX_KEPT, Job, JobQueue, JobState
 from app.last_jobs import LastJobs
 from app.runner import Keep
-from app.turns import MAX_WAITING, MAX_WAITING_CLIENT, MAX_WAITING_EACH
+from app.turns import MAX_WAITING, MAX_WAITING_EACH
 from pipelines.catalog import Catalog
 from pipelines.errors import BusyError, SaveError
 from pipelines.progress import Progress, Report, ShouldStop, Stage

@@ -194,9 +194,7 @@ def test_a_person_at_the_computer_may_be_away_for_ever(
     assert ended(jobs, job).state is JobState.DONE
 
 
-def test_jobs_that_nobody_wants_leave_room(
-    jobs: JobQueue, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_jobs_that_nobody_wants_leave_room(jobs: JobQueue, monkeypatch: pytest.MonkeyPatch) -> None:
     clock = Clock(monkeypatch)
     with pytest.raises(BusyError):
         for number in range(99):

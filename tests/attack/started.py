@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -20,6 +21,14 @@ ROOT = Path(__file__).resolve().parents[2]
 START_SECONDS = 120
 SHARE = "a-share-token-of-the-attack"
 ADMIN = "an-admin-token-of-the-attack"
+
+
+FILES = 64
+"""So few may a studio without a share token open, as where somebody has set `ulimit -n 64`."""
+
+
+def _few_files() -> None:
+    resource.setrlimit(resource.RLIMIT_NOFILE, (FILES, FILES))
 
 
 @contextmanager
@@ -43,6 +52,7 @@ def started(folder: Path, *, short: bool = False, shared: bool = False) -> Itera
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
+            preexec_fn=None if shared else _few_files,
         )
     try:
         address = f"http://127.0.0.1:{port}"

@@ -11,7 +11,8 @@ from urllib.parse import urlsplit
 import pytest
 
 from app import own_models
-from tests.app.ui.fake_studio import FakeStudio, one_loop, served
+from app.ui.serving import one_loop
+from tests.app.ui.fake_studio import FakeStudio, served
 
 FLAGS = [
     "--no-sandbox",

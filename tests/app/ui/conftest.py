@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.app.ui.fake_studio import one_loop
+from app.ui.serving import one_loop
 
 
 @pytest.fixture(scope="session", autouse=True)

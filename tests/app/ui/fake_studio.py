@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import colorsys
 import socket
 import threading
@@ -28,7 +27,7 @@ from app.model_store import ModelStore
 from app.runner import Keep
 from app.settings import Settings
 from app.studio import Studio
-from app.ui import access, serving
+from app.ui import access
 from app.ui.build import build, launch_arguments
 from app.worker import EngineState
 from pipelines.catalog import Catalog
@@ -179,22 +178,3 @@ def served(studio: FakeStudio, **arguments: Any) -> Iterator[str]:
     finally:
         demo.close(verbose=False)
         studio.close()
-
-
-@contextmanager
-def one_loop() -> Iterator[None]:
-    """Lends gradio one event loop: it makes several for each page and never closes them."""
-    serving.without_stub_files()
-    import gradio.utils
-
-    loop = asyncio.new_event_loop()
-    lent = SimpleNamespace(**vars(asyncio))
-    lent.new_event_loop = lambda: loop
-    kept = gradio.utils.asyncio
-    gradio.utils.asyncio = lent  # type: ignore[assignment]
-    try:
-        yield
-    finally:
-        gradio.utils.asyncio = kept
-        asyncio.set_event_loop(None)
-        loop.close()
