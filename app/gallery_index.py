@@ -140,6 +140,18 @@ class GalleryIndex:
 
         return self._tables.use(ask)
 
+    def starts(self) -> set[str]:
+        """The names of the pictures to start from that the recipes of pictures name.
+
+        Raises SaveError, BusyError.
+        """
+        sql = (
+            "SELECT DISTINCT json_extract(recipe, '$.init') AS init FROM pictures"
+            " WHERE json_valid(recipe)"
+        )
+        rows = self._tables.use(lambda db: list(db.query(sql)))
+        return {str(row["init"]) for row in rows if row["init"]}
+
     def find(self, names: Collection[str]) -> list[Entry]:
         """The entries called `names`, in that order. Raises RequestError for one that is not."""
         found = {entry.name: entry for entry in self.search(only=names).entries}

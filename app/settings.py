@@ -70,6 +70,11 @@ class Settings:
         return self.cache / "gallery.db"
 
     @property
+    def uploads(self) -> Path:
+        """What gradio keeps for an hour, in a folder for each studio; what is used goes elsewhere."""
+        return self.cache / "gradio"
+
+    @property
     def thumbs(self) -> Path:
         """Small versions of the pictures."""
         return self.cache / "thumbs"

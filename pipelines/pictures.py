@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 import struct
+import time
 import warnings
 from contextlib import suppress
 from dataclasses import dataclass
@@ -21,7 +23,7 @@ MAX_BYTES = 32_000_000
 MAX_PIXELS = 40_000_000
 MAX_KEPT_SIDE = 4096
 FORMATS = ("PNG", "JPEG", "WEBP")
-_WAY_OUT = "Use a PNG, JPEG or WebP file."
+WAY_OUT = "Use a PNG, JPEG or WebP file."
 _DAMAGE = (
     OSError,
     SyntaxError,
@@ -33,6 +35,7 @@ _DAMAGE = (
     OverflowError,
     struct.error,
 )
+_NOTED_SECONDS = 600.0
 _NAME = re.compile(r"[0-9a-f]{16}\.png")
 _WAYS_UP = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -83,6 +86,12 @@ def load(file: Path) -> Image.Image:
         return decode(data, file.name).picture
 
 
+def may_be_picture(head: bytes) -> bool:
+    """Whether a file that begins so, with 12 bytes or more, is of a kind that `load` reads."""
+    webp = head.startswith(b"RIFF") and head[8:12] == b"WEBP"
+    return webp or head.startswith((b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff"))
+
+
 def decode(data: bytes, name: str) -> Decoded:
     """The first frame of a PNG, JPEG or WebP; `name` is for the sentences. Raises PictureError.
 
@@ -90,7 +99,7 @@ def decode(data: bytes, name: str) -> Decoded:
     """
     shown = printable(name)
     if not data:
-        raise PictureError("empty", f"“{shown}” is empty.", _WAY_OUT)
+        raise PictureError("empty", f"“{shown}” is empty.", WAY_OUT)
     try:
         lean = picture_parts.lean(data)
         # Only these decoders are tried: the file's name says nothing about what is inside.
@@ -112,16 +121,16 @@ def decode(data: bytes, name: str) -> Decoded:
     except UnidentifiedImageError:
         code = "unsupported" if _OTHER_KINDS.match(data[:256]) else _damage(data)
         message = f"“{shown}” is not a picture that can be read."
-        raise PictureError(code, message, _WAY_OUT) from None
+        raise PictureError(code, message, WAY_OUT) from None
     except Image.DecompressionBombError:
         raise PictureError("too-many-pixels", f"“{shown}” has too many pixels.") from None
     except picture_parts.TooManyPartsError as error:
         message = f"“{shown}” has {error}, which no picture needs."
-        raise PictureError("unreadable", message, _WAY_OUT) from None
+        raise PictureError("unreadable", message, WAY_OUT) from None
     # Pillow's decoders signal damage by many exception types.
     except _DAMAGE as error:
         message = f"“{shown}” is damaged ({printable(error, 80)})."
-        raise PictureError(_damage(data), message, _WAY_OUT) from None
+        raise PictureError(_damage(data), message, WAY_OUT) from None
 
 
 def _damage(data: bytes) -> str:
@@ -193,6 +202,7 @@ def keep(file: Path, folder: Path) -> str:
     name = f"{digest[:16]}.png"
     target = folder / name
     if target.is_file():
+        _use(target)
         return name
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -209,7 +219,21 @@ def find(name: str, folder: Path) -> Path:
         raise RequestError(
             "init", f"The picture to start from, “{printable(name)}”, is not there any more."
         )
+    _use(path)
     return path
+
+
+def is_kept(file: Path) -> bool:
+    """Whether `keep` has made the file, by its name."""
+    return _NAME.fullmatch(file.name) is not None
+
+
+def _use(path: Path) -> None:
+    """Notes that a kept picture was used: one that nobody uses goes some day."""
+    with suppress(OSError):
+        # Not each time that somebody looks.
+        if time.time() - path.stat().st_mtime > _NOTED_SECONDS:
+            os.utime(path)
 
 
 def png(picture: Image.Image) -> bytes:

@@ -12,9 +12,11 @@ import threading
 import warnings
 import webbrowser
 from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from app import hosting, scratch
+from app.janitor import Janitor
 from app.settings import DEFAULT_PORT, Settings
 from app.tokens import Tokens
 from app.ui import access, serving
@@ -24,8 +26,12 @@ if TYPE_CHECKING:
     import gradio as gr
 
     from app.studio import Studio
+    from app.ui.uploads import Uploads
 
 MAX_UPLOAD = "32mb"
+SESSIONS = 50
+"""Whose state gradio keeps, 0.2 MB each; of a tab that was forgotten the next question makes a new
+one, and a tab asks every 1.5 s."""
 ENGINE_DELAY = 1.5
 """Seconds between the page and the start of the painting process."""
 
@@ -40,10 +46,11 @@ def prepare(settings: Settings) -> None:
     for name in [name for name in os.environ if name.upper().startswith("GRADIO_")]:
         del os.environ[name]
     # Uploads, whatever was used is kept elsewhere. A studio beside this one has its own.
-    os.environ["GRADIO_TEMP_DIR"] = str(scratch.folder(settings.cache / "gradio"))
+    os.environ["GRADIO_TEMP_DIR"] = str(scratch.folder(settings.uploads))
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
-    # Analytics of the queue build a table per event; nobody reads it here.
+    # Analytics of the queue build a table per event, and keep them; nobody reads them here.
     os.environ["GRADIO_ANALYTICS_CACHE_FREQUENCY"] = "1000000"
+    os.environ["GRADIO_ANALYTICS_MAX_EVENTS"] = "100"
     serving.without_stub_files()
 
 
@@ -64,6 +71,7 @@ def launch_arguments(
     port: int | None = None,
     tokens: Tokens | None = None,
     public_url: str | None = None,
+    uploads: Uploads | None = None,
 ) -> dict[str, Any]:
     """Every argument of `Blocks.launch`, but for what only a test or `serve` needs."""
     prepare(studio.settings)
@@ -73,7 +81,7 @@ def launch_arguments(
     from app.ui.origins import Names
 
     names = Names.of(host, origins.public_url(public_url) if public_url else None)
-    around = guards.guards(names=names, tokens=tokens or Tokens())
+    around = guards.guards(names=names, tokens=tokens or Tokens(), uploads=uploads)
     return {
         "theme": theme.theme(),
         "server_name": serving.bracketed(host),
@@ -82,6 +90,7 @@ def launch_arguments(
         "run_history": False,
         "enable_monitoring": False,
         "max_file_size": MAX_UPLOAD,
+        "state_session_capacity": SESSIONS,
         # What goes wrong in a Space is told to its owner, in the log.
         "show_error": not hosting.on_space(),
         "ssr_mode": False,
@@ -112,20 +121,28 @@ def serve(
     access.check(host, tokens.share)
     stopped = threading.Event()
     engine: threading.Timer | None = None
+    janitor: Janitor | None = None
     # Until the page is up, SIGTERM ends the start as Ctrl+C does.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         chosen = serving.free_port(host, port, DEFAULT_PORT)
         prepare(studio.settings)
         with serving.uncollected(), serving.one_loop():
+            from app.ui import connections
+            from app.ui.uploads import Uploads
+
             demo = build(studio)
             serving.plain_log()
             logging.getLogger("httpx").setLevel(logging.WARNING)
+            uploads = Uploads()
             arguments = launch_arguments(
-                studio, host=host, port=chosen, tokens=tokens, public_url=public_url
+                studio,
+                host=host,
+                port=chosen,
+                tokens=tokens,
+                public_url=public_url,
+                uploads=uploads,
             )
-            from app.ui import connections
-
             with (
                 serving.without_code_server(),
                 serving.asking_nobody_else(),
@@ -139,6 +156,13 @@ def serve(
         engine = threading.Timer(ENGINE_DELAY, studio.start)
         engine.daemon = True
         engine.start()
+        janitor = Janitor(
+            studio.settings,
+            studio.index,
+            uploads=scratch.folder(studio.settings.uploads),
+            then=partial(_forget_uploads, demo, uploads),
+        )
+        janitor.start()
         address = serving.address(host, chosen)
         shown = public_url.strip().rstrip("/") if public_url else address
         _say_where(shown, serving.invitations(shown, tokens))
@@ -153,6 +177,8 @@ def serve(
     finally:
         if engine is not None:
             engine.cancel()
+        if janitor is not None:
+            janitor.close()
         studio.close()
 
 
@@ -167,3 +193,10 @@ def _say_where(address: str, invitations: Sequence[str]) -> None:
             "The studio cannot say its address: nobody reads its standard output.",
             "Start it without a pipe, or with > /dev/null and a --port that you know.",
         ) from None
+
+
+def _forget_uploads(demo: gr.Blocks, uploads: Uploads) -> None:
+    """What gradio and we remember of files that the janitor has deleted."""
+    uploads.forget_missing()
+    for name in [name for name in set(demo.upload_file_set) if not os.path.exists(name)]:
+        demo.upload_file_set.discard(name)

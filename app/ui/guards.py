@@ -14,21 +14,24 @@ from gradio.routes import App, ORJSONResponse
 from starlette.types import ASGIApp
 
 from app.tokens import Tokens
+from app.ui.bodies import Bodies
 from app.ui.gate import Gate
 from app.ui.headers import SafeHeaders
 from app.ui.origins import Names, Origins
 from app.ui.refusals import Refusals
+from app.ui.uploads import Uploads
 
 Guard = Callable[[ASGIApp], ASGIApp]
 
 
-def guards(*, names: Names, tokens: Tokens) -> list[Guard]:
+def guards(*, names: Names, tokens: Tokens, uploads: Uploads | None = None) -> list[Guard]:
     """From the network inwards."""
     refusals = Refusals()
     return [
         partial(SafeHeaders, refusals=refusals),
         partial(Origins, names=names, refusals=refusals),
         partial(Gate, tokens=tokens, refusals=refusals),
+        partial(Bodies, uploads=uploads or Uploads(), refusals=refusals),
     ]
 
 
