@@ -24,6 +24,7 @@ from torch import nn
 from transformers import T5Config, T5EncoderModel, T5ForConditionalGeneration
 
 from pipelines import files
+from pipelines.catalog import Cleaning
 from pipelines.errors import RequestError, printable
 from pipelines.loader import quiet
 from pipelines.tokens import clean, read_tokenizer
@@ -47,7 +48,7 @@ _WORDS_SHARE = 0.75
 _SPELLING = 20.0
 _MASKED = 0.3
 _SPAN = 2.0
-_CLEANING = "lower"
+_CLEANING: Cleaning = "lower"
 _SENTINELS = [f"<extra_id_{i}>" for i in range(SPANS)]
 
 
