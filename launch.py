@@ -53,11 +53,60 @@ def refusal(version: "tuple[int, ...]", starts: "Callable[[str], bool]" = starts
     return f"{told} Get one from https://www.python.org/downloads/ and start the studio with it."
 
 
+def lost_folder() -> "str | None":
+    """Say what to do where the folder that we were started in was deleted; None where it is there.
+
+    Python itself then fails wherever a path is made whole.
+    """
+    try:
+        os.getcwd()
+    except OSError:
+        return (
+            "The folder in which PixArt Studio was started is not there any more: change to "
+            "another folder and start it again."
+        )
+    return None
+
+
+def little_space() -> "str | None":
+    """Say that `ulimit -v` leaves too little to start at all; None where it does not.
+
+    The libraries of numbers keep some for each processor, and end the process where they cannot.
+    """
+    try:
+        import resource
+    except ImportError:
+        return None
+    allowed, _ = resource.getrlimit(resource.RLIMIT_AS)
+    needed = 150000000 + 40000000 * (os.cpu_count() or 1)
+    if allowed == resource.RLIM_INFINITY or allowed >= needed:
+        return None
+    return (
+        f"The system allows this process {allowed / 1e6:.0f} MB of address space, and PixArt "
+        f"Studio needs {needed / 1e6:.0f} MB to start: raise that limit (ulimit -v unlimited)."
+    )
+
+
+def speak_utf8() -> None:
+    """Begin anew in Python's UTF-8 mode where the locale knows nothing but ASCII.
+
+    Otherwise neither prompts nor names of files could hold other letters. Python does so by itself,
+    unless PYTHONUTF8=0 keeps it from that.
+    """
+    if sys.getfilesystemencoding() != "ascii" or sys.flags.utf8_mode:
+        return
+    os.environ["PYTHONUTF8"] = "1"
+    os.execv(sys.executable, [sys.executable, "-X", "utf8", *sys.orig_argv[1:]])
+
+
 def run(argv: "list[str]") -> int:
     """Make the environment right, then hand the command line to the studio or to pytest."""
+    root = os.path.dirname(os.path.abspath(__file__))
+    # Python does not look for modules beside the script with -P, -I or PYTHONSAFEPATH.
+    if root not in sys.path:
+        sys.path.insert(0, root)
     from app import environment
 
-    root = os.path.dirname(os.path.abspath(__file__))
     try:
         rest = environment.prepare(root, argv)
         if rest[:1] == ["test"]:
@@ -69,8 +118,14 @@ def run(argv: "list[str]") -> int:
         print("\nStopped during set-up; the next start goes on from there.", file=sys.stderr)
         return 130
 
-    from app.cli import main as studio
-
+    try:
+        from app.cli import main as studio
+    except (ImportError, MemoryError) as error:
+        # Of all that is missing only room can be missing now.
+        if not isinstance(error, MemoryError) and "map segment" not in str(error):
+            raise
+        print("There is too little memory or address space to start (ulimit -v).", file=sys.stderr)
+        return 2
     return studio(rest)
 
 
@@ -81,9 +136,11 @@ def main(argv: "list[str]") -> int:
     sys.stderr = sys.stderr or open(os.devnull, "w")
     try:
         told = refusal(sys.version_info[:3])
+        told = told or lost_folder() or little_space()
         if told:
             print(told, file=sys.stderr)
             return 2
+        speak_utf8()
         return run(argv)
     except KeyboardInterrupt:
         print("\nStopped.", file=sys.stderr)

@@ -12,7 +12,7 @@ from app.doctor import Finding, examine
 from app.options import JsonOption, WorkspaceOption
 from app.settings import Settings, workspace_path
 from app.status import Status
-from pipelines.errors import StudioError
+from pipelines.errors import OutOfMemoryError, StudioError
 from pipelines.memory import Machine, before_torch
 
 
@@ -25,7 +25,8 @@ def doctor(
     settings = Settings(workspace=workspace_path(workspace or context.obj))
     status = Status(sys.stderr)
     faults: list[Finding] = []
-    for finding in examine(settings, lambda: _probe(status)):
+    lacks: list[OutOfMemoryError] = []
+    for finding in examine(settings, lambda: _probe(status, lacks)):
         status.clear()
         if as_json:
             print(json.dumps(asdict(finding)), flush=True)
@@ -33,13 +34,20 @@ def doctor(
             print(finding.line(), flush=True)
         if finding.state == "fault":
             faults.append(finding)
+    if lacks:
+        raise lacks[0]
     if faults:
         raise StudioError(f"Something is broken, {faults[0].name}: {faults[0].fact}")
 
 
-def _probe(status: Status) -> Machine:
+def _probe(status: Status, lacks: list[OutOfMemoryError]) -> Machine | None:
+    """The device; None, and why in `lacks`, where there is no room to look at it."""
     status.text("Looking at the device")
-    before_torch()
+    try:
+        before_torch()
+    except OutOfMemoryError as error:
+        lacks.append(error)
+        return None
     # Here and not above: loading torch takes seconds.
     from pipelines import loader
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import sys
 import threading
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -15,9 +17,9 @@ import typer
 from app import export as exporting
 from app.gallery_index import Entry, GalleryIndex
 from app.options import JsonOption, WorkspaceOption
-from app.settings import Settings, user_path, workspace_path
+from app.settings import Settings, real_path, workspace_path
 from app.status import Status
-from pipelines.errors import RequestError, printable
+from pipelines.errors import RequestError, SaveError, printable
 from pipelines.progress import Progress, Stage, plain_size
 
 app = typer.Typer(
@@ -39,7 +41,22 @@ LimitOption = Annotated[
 
 def _index(context: typer.Context, workspace: str | None) -> GalleryIndex:
     settings = Settings(workspace=workspace_path(workspace or context.obj))
+    _check_readable(settings.outputs)
     return GalleryIndex(settings.outputs, settings.index)
+
+
+def _check_readable(outputs: Path) -> None:
+    """Raises SaveError where nobody can say which pictures there are."""
+    try:
+        with os.scandir(outputs):
+            return
+    except FileNotFoundError:
+        if not outputs.is_symlink():
+            return
+        reason = "it is a link that leads nowhere"
+    except OSError as error:
+        reason = str(error.strerror)
+    raise SaveError(f"The pictures in {outputs} cannot be read ({reason}).", "Mend that folder.")
 
 
 def _synced(index: GalleryIndex) -> GalleryIndex:
@@ -124,7 +141,7 @@ def export(
     try:
         done = exporting.export(
             chosen,
-            user_path(out).resolve(),
+            real_path(out),
             format,
             strip=strip,
             report=status.show,

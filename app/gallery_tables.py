@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
 import sqlite3
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -46,19 +48,29 @@ _SEARCHED = ("prompt", "negative", "style", "model")
 
 
 class Tables:
-    """The index in the file `database`. Any thread and process may use it."""
+    """The index in the file `database`. Any thread and process may use it.
+
+    Where that cannot be written, on a read-only or full disk, the index lies in memory.
+    """
 
     def __init__(self, database: Path) -> None:
         self._database = database
+        self._memory: sqlite3.Connection | None = None
+        # One connection in memory is for one thread at a time.
+        self._in_turn = threading.Lock()
 
     def use(self, work: Callable[[Database], T], patience: float = BUSY_SECONDS) -> T:
         """`work` on the open index; a damaged one is made anew first."""
+        if self._memory is not None or not _may_write(self._database):
+            return self._use_memory(work)
         try:
             with self._opened(patience) as db:
                 return work(db)
         except UnicodeDecodeError:
             pass
         except sqlite3.DatabaseError as error:
+            if _code(error) in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_FULL):
+                return self._use_memory(work)
             if not _is_damage(error):
                 raise _told(error, self._database) from None
         self.begin_anew()
@@ -68,8 +80,31 @@ class Tables:
         except (OSError, sqlite3.DatabaseError) as error:
             raise _told(error, self._database) from None
 
+    def _use_memory(self, work: Callable[[Database], T]) -> T:
+        from sqlite_utils import Database
+
+        with self._in_turn:
+            for copied in (True, False):
+                if self._memory is None:
+                    self._memory = _in_memory(self._database if copied else None)
+                try:
+                    db = Database(self._memory)
+                    if self._memory.execute("PRAGMA user_version").fetchone()[0] != _FORM:
+                        _make(db)
+                    return work(db)
+                except (UnicodeDecodeError, sqlite3.DatabaseError) as error:
+                    self._memory.close()
+                    self._memory = None
+                    if not copied:
+                        raise _told(error, self._database) from None
+        raise AssertionError("the second try returns or raises")
+
     def begin_anew(self) -> None:
         """An empty index. Raises SaveError, BusyError."""
+        if self._memory is not None or not _may_write(self._database):
+            with self._in_turn:
+                self._memory = _in_memory(None)
+            return
         try:
             for ending in ("", "-wal", "-shm"):
                 self._database.with_name(self._database.name + ending).unlink(missing_ok=True)
@@ -100,6 +135,31 @@ class Tables:
             yield db
         finally:
             connection.close()
+
+
+def _may_write(database: Path) -> bool:
+    """Whether the file of the index, or the nearest folder that is there, can be written."""
+    try:
+        there = next((p for p in (database, *database.parents) if p.exists()), None)
+        return there is None or os.access(there, os.W_OK)
+    # A link that leads in circles: what comes of it is told where it is opened.
+    except OSError:
+        return True
+
+
+def _in_memory(copied: Path | None) -> sqlite3.Connection:
+    """An index in memory, with what the file `copied` holds if it can be read."""
+    memory = sqlite3.connect(":memory:", check_same_thread=False)
+    if copied is None or not copied.is_file():
+        return memory
+    # Immutable: otherwise SQLite writes beside what it only reads.
+    with suppress(sqlite3.DatabaseError):
+        source = sqlite3.connect(f"{copied.absolute().as_uri()}?immutable=1", uri=True)
+        try:
+            source.backup(memory)
+        finally:
+            source.close()
+    return memory
 
 
 @contextmanager

@@ -10,10 +10,10 @@ import uuid
 from collections import OrderedDict
 from collections.abc import Collection
 from dataclasses import dataclass, field, replace
-from enum import StrEnum
 
 from app import turns
 from app.gallery import PictureFile
+from app.job import Job, JobState
 from app.last_jobs import LastJobs
 from app.runner import Runner
 from app.turns import Claim, Turns, bounded
@@ -29,40 +29,6 @@ _LOCKS = 64
 log = logging.getLogger(__name__)
 
 
-class JobState(StrEnum):
-    """Where a job is in its life."""
-
-    WAITING = "waiting"
-    RUNNING = "running"
-    DONE = "done"
-    STOPPED = "stopped"
-    FAILED = "failed"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Job:
-    """A snapshot of a job. `ahead` counts the jobs before it in the queue.
-
-    `seconds` is the painting time so far; `error` one sentence when the state is FAILED.
-    """
-
-    id: str
-    owner: str
-    request: GenerationRequest
-    state: JobState = JobState.WAITING
-    ahead: int = 0
-    progress: Progress | None = None
-    pictures: tuple[PictureFile, ...] = ()
-    error: str | None = None
-    started: float | None = None
-    seconds: float = 0.0
-
-    @property
-    def active(self) -> bool:
-        """True while the job waits or runs."""
-        return self.state in (JobState.WAITING, JobState.RUNNING)
-
-
 @dataclass
 class _Entry:
     job: Job
@@ -70,6 +36,8 @@ class _Entry:
     # For how long nobody may ask for the job before it is stopped; None where it is never.
     grace: float | None = None
     asked: float = field(default_factory=time.monotonic)
+    # Its owner is the caller of one call, who never comes back to look.
+    passing: bool = False
     stop: threading.Event = field(default_factory=threading.Event)
     # Who asked, for a runner that has to tell: the visitor's event is a variable of this context.
     context: contextvars.Context | None = None
@@ -116,11 +84,14 @@ class JobQueue:
         *,
         client: str = "",
         grace: float | None = None,
+        passing: bool = False,
     ) -> Job:
         """Queues `request`. Raises BusyError when too many jobs wait.
 
         `client` is the address that it came from, as far as it is known. With `grace` the job is
-        stopped when its owner has not asked for it for so many seconds.
+        stopped when its owner has not asked for it for so many seconds. A `passing` job is one
+        whose owner is only known to whoever waits for it now: nothing of it is kept that would
+        take the place of what people at a browser saw.
         """
         with self._changed:
             if self._closed:
@@ -129,7 +100,9 @@ class JobQueue:
             turns.check_room(waiting, Claim(owner=owner, client=client))
             job = Job(id=uuid.uuid4().hex, owner=owner, request=request)
             context = contextvars.copy_context()
-            self._entries[job.id] = _Entry(job, client=client, grace=grace, context=context)
+            self._entries[job.id] = _Entry(
+                job, client=client, grace=grace, passing=passing, context=context
+            )
             self._forget()
             self._changed.notify_all()
         self._remember(owner)
@@ -288,9 +261,11 @@ class JobQueue:
         return entry.job
 
     def _forget(self) -> None:
-        ended = [i for i, e in self._entries.items() if not e.job.active]
-        for job_id in ended[: max(0, len(ended) - MAX_KEPT)]:
-            del self._entries[job_id]
+        for passing in (False, True):
+            mine = [(i, e) for i, e in self._entries.items() if e.passing is passing]
+            ended = [job_id for job_id, entry in mine if not entry.job.active]
+            for job_id in ended[: max(0, len(ended) - MAX_KEPT)]:
+                del self._entries[job_id]
 
     def _next(self) -> _Entry | None:
         with self._changed:
@@ -340,9 +315,10 @@ class JobQueue:
                 entry.job = replace(entry.job, request=entry.job.request.model_copy(update=fewer))
                 return
             owner = entry.job.owner
-            mine = self._painted.pop(owner, OrderedDict())
-            bounded(self._painted, MAX_OWNERS)[owner] = bounded(mine, MAX_NAMES)
-            mine[file.name] = None
+            if not entry.passing:
+                mine = self._painted.pop(owner, OrderedDict())
+                bounded(self._painted, MAX_OWNERS)[owner] = bounded(mine, MAX_NAMES)
+                mine[file.name] = None
         self._update(entry, pictures=(*entry.job.pictures, file))
 
     def _waiting(self) -> list[GenerationRequest]:
@@ -368,7 +344,7 @@ class JobQueue:
         with self._changed:
             entry = self._latest(owner)
             job = entry.job if entry is not None else None
-        if self._last_jobs is None:
+        if self._last_jobs is None or (entry is not None and entry.passing):
             return
         if job is None:
             self._last_jobs.forget(owner)

@@ -20,7 +20,7 @@ MAX_BYTES = 200_000
 
 
 class LastJobs:
-    """One small file per owner in a folder that may be deleted at any time.
+    """One small file per browser in a folder that may be deleted at any time.
 
     Pictures are remembered by their names in the gallery: a workspace may be copied or moved.
     """

@@ -71,7 +71,7 @@ class Settings:
 
     @property
     def uploads(self) -> Path:
-        """What gradio keeps for an hour, in a folder for each studio; what is used goes elsewhere."""
+        """What gradio keeps for an hour, a folder for each studio; what is used goes elsewhere."""
         return self.cache / "gradio"
 
     @property
@@ -98,7 +98,18 @@ class Settings:
 def workspace_path(option: str | None = None) -> Path:
     """The option, else $PIXART_STUDIO_WORKSPACE, else a Space's storage, else ./workspace."""
     asked = option or os.environ.get(WORKSPACE_VARIABLE)
-    return user_path(asked or str(hosting.storage() or "workspace")).resolve()
+    return real_path(asked or str(hosting.storage() or "workspace"))
+
+
+def real_path(text: str) -> Path:
+    """A path as a person writes it, with all links followed. Raises SaveError for a circle."""
+    path = user_path(text)
+    try:
+        return path.resolve()
+    except (OSError, RuntimeError):
+        raise SaveError(
+            f"{path} cannot be found: a link in it leads in circles.", "Mend or remove that link."
+        ) from None
 
 
 def user_path(text: str) -> Path:
@@ -116,6 +127,10 @@ def make_folder(path: Path) -> Path:
     try:
         path.mkdir(parents=True, exist_ok=True)
     except FileExistsError:
+        if path.is_symlink():
+            raise SaveError(
+                f"{path} is a link that leads nowhere.", "Mend or remove that link."
+            ) from None
         raise SaveError(f"{path} is a file, not a folder.", "Choose another folder.") from None
     except OSError as error:
         raise SaveError(

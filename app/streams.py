@@ -1,16 +1,21 @@
-"""What reaches a terminal or a log: control characters of whoever wrote them are shown, not obeyed.
+"""Standard output and error: what reaches a terminal or a log, and whether it arrives at all.
 
-Standard library only, for the launcher.
+Control characters of whoever wrote them are shown, not obeyed. Standard library only, for the
+launcher.
 """
 
 from __future__ import annotations
 
+import io
+import os
 import re
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, TextIO, cast
 
+UNPRINTED = -1
+"""What a command ends with that printed in vain; `settled` makes an exit code of it."""
 # C0 but for the line break and the tab, DEL, C1, and what turns or breaks lines of text.
 _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069]")
 
@@ -63,3 +68,48 @@ def escaped_output() -> Iterator[None]:
         yield
     finally:
         sys.stdout, sys.stderr = kept
+
+
+def prepare() -> None:
+    """A pipe of another encoding must not fail over a path or a prompt after the painting."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def say(sentence: str, code: int) -> int:
+    """Prints `sentence` on standard error; returns `code`."""
+    # Where even that has no reader, the exit code is all that is left.
+    with suppress(OSError):
+        print(sentence, file=sys.stderr)
+    return code
+
+
+def unprinted() -> OSError | None:
+    """Why what was printed does not reach its place; None where it does."""
+    try:
+        sys.stdout.flush()
+    except OSError as error:
+        return error
+    # Closed by whoever called us.
+    except ValueError:
+        return None
+    return None
+
+
+def settled(code: int) -> int:
+    """The exit code of a command that ended with `code`, once all that it printed has arrived.
+
+    The reader of a pipe may go away before its end ("| head"): that is no fault, and no word.
+    """
+    fault = unprinted()
+    if fault is None:
+        return code
+    # Nothing more gets there, and Python would try once more on its way out.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    if code not in (0, UNPRINTED):
+        return code
+    if isinstance(fault, BrokenPipeError):
+        return 0
+    why = f"The standard output cannot be written ({fault.strerror})."
+    return say(f"{why} Free some space on its disk, or send it somewhere else.", 2)

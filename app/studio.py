@@ -16,7 +16,8 @@ from app.gallery import Gallery
 from app.gallery_index import Entry, Found, GalleryIndex
 from app.hardware import Forecasts, Hardware
 from app.import_jobs import ImportJobs
-from app.jobs import Job, JobQueue
+from app.job import Job
+from app.jobs import JobQueue
 from app.last_jobs import LastJobs
 from app.model_jobs import ModelJobs
 from app.model_store import ModelStore
@@ -169,13 +170,14 @@ class Studio:
         *,
         client: str = "",
         grace: float | None = None,
+        passing: bool = False,
     ) -> Job:
         """Queues a request, as `JobQueue.submit` does.
 
         Raises BusyError; RequestError for more than a Space allows.
         """
         hosting.check(request)
-        return self._jobs.submit(request, owner, client=client, grace=grace)
+        return self._jobs.submit(request, owner, client=client, grace=grace, passing=passing)
 
     def stop(self, job_id: str, owner: str) -> None:
         """Asks a job to stop at its next step."""

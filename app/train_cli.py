@@ -14,7 +14,7 @@ from typing import Annotated, Any
 import typer
 
 from app.options import JsonOption, WorkspaceOption
-from app.settings import Settings, make_folder, user_path, workspace_path
+from app.settings import Settings, make_folder, real_path, user_path, workspace_path
 from app.status import Status
 from pipelines import files
 from pipelines.errors import RequestError, printable
@@ -64,8 +64,8 @@ def text_to_image(
     settings = _settings(context, workspace)
     file = recipes.find(recipe)
     values = recipes.read(file, set_ or ())
-    root = user_path(run).resolve() if run else settings.runs / file.stem
-    source = user_path(data).resolve() if data else settings.data
+    root = real_path(run) if run else settings.runs / file.stem
+    source = real_path(data) if data else settings.data
     if not source.is_dir():
         raise RequestError(
             "data", f"There is no folder {printable(source, 200)}.", "Name it with --data."

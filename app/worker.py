@@ -26,7 +26,8 @@ from app import painting
 from app.gallery import PictureFile
 from app.runner import Keep
 from app.settings import Settings
-from pipelines.errors import StudioError, WorkerError, cause_of_death
+from pipelines import address_space
+from pipelines.errors import OutOfMemoryError, StudioError, WorkerError, cause_of_death
 from pipelines.memory import Machine
 from pipelines.progress import Progress, Report, ShouldStop, Stage
 from pipelines.request import GenerationRequest, from_mapping
@@ -101,6 +102,9 @@ class WorkerRunner:
         """
         with self._lock:
             if self._closed or self._link is not None:
+                return
+            if lack := _lack():
+                self._state = replace(self._state, phase="lost", message=lack)
                 return
             self._preload = preload or self._preload
             # A model whose loading killed the worker must not kill the next one too.
@@ -272,6 +276,15 @@ class WorkerRunner:
             inbox = self._inbox
         if inbox is not None:
             inbox.put(message)
+
+
+def _lack() -> str:
+    """Why no painting process can live here; "" where one can."""
+    try:
+        address_space.check(address_space.TORCH)
+    except OutOfMemoryError as error:
+        return f"Nothing can be painted. {error}"
+    return ""
 
 
 def _tell(link: _Link, message: Message) -> None:

@@ -160,10 +160,6 @@ def main(connection: Connection, file: str, folder: str) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     from pipelines.memory import before_torch, is_out_of_memory
 
-    before_torch()
-    from pipelines import convert
-    from pipelines.sources import Wish
-
     def tell(**message: Any) -> None:
         try:
             connection.send_bytes(json.dumps(message).encode())
@@ -175,6 +171,10 @@ def main(connection: Connection, file: str, folder: str) -> None:
         tell(event="progress", done=done, total=total)
 
     try:
+        before_torch()
+        from pipelines import convert
+        from pipelines.sources import Wish
+
         convert.convert(Path(file), Path(folder), Wish(), report=report)
     except StudioError as error:
         tell(event="failed", kind=type(error).__name__, message=error.message, way_out=_way(error))

@@ -14,6 +14,8 @@ from dataclasses import dataclass, replace
 from itertools import product
 from typing import Literal
 
+from pipelines import address_space
+
 Device = Literal["cuda", "mps", "cpu"]
 Precision = Literal["float32", "bfloat16", "float16"]
 TextMode = Literal["resident", "streamed", "cpu", "int8", "nf4"]
@@ -141,13 +143,15 @@ def wants_compiling() -> bool:
 
 
 def before_torch() -> None:
-    """What has to be said before torch and diffusers are imported.
+    """What has to be said before torch and diffusers are imported. Raises OutOfMemoryError where
+    the system allows too little address space for them.
 
     Threads sleep while they wait. By default they spin: with a browser on the same two cores, a
     spinning thread keeps its partner from running, and a picture took twenty times as long
     (docs/decisions/0005). And bitsandbytes, which diffusers imports, does not advise people to
     install an optional package.
     """
+    address_space.check(address_space.TORCH)
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import gradio as gr
 
 from app import hosting
-from app.jobs import Job, JobState
+from app.job import Job, JobState
 from app.ui import clients
 from app.ui.listener import Listener
 from app.ui.routes import PICTURES
@@ -86,7 +86,8 @@ class Api:
         owner, client = _owner(request), clients.sender(request).client
         listener = Listener()
         try:
-            job = self._studio.submit(self._studio.request(values), owner, client=client)
+            asked = self._studio.request(values)
+            job = self._studio.submit(asked, owner, client=client, passing=True)
         except StudioError as error:
             raise gr.Error(str(error), print_exception=False) from None
         try:

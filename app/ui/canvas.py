@@ -12,7 +12,7 @@ from html import escape
 from typing import TYPE_CHECKING, Literal
 
 from app.gallery import PictureFile
-from app.jobs import Job, JobState
+from app.job import Job, JobState
 from app.ui.routes import PICTURES
 from lora_manager import card
 from pipelines import samplers

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from app.gallery import PictureFile
-from app.jobs import Job
+from app.job import Job
 from app.ui import canvas
 from app.ui.canvas import Notice
 from app.ui.clients import Sender

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from app.jobs import Job, JobState
+from app.job import Job, JobState
 from pipelines import prompt_files, styles, tokens
 from pipelines.errors import BusyError, RecipeError, SaveError
 from tests import tiny

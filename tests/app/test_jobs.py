@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from app.gallery import Gallery, PictureFile
-from app.jobs import MAX_KEPT, Job, JobQueue, JobState
+from app.job import Job, JobState
+from app.jobs import MAX_KEPT, JobQueue
 from app.last_jobs import LastJobs
 from app.runner import Keep
 from app.turns import MAX_WAITING, MAX_WAITING_EACH

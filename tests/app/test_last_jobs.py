@@ -15,7 +15,8 @@ import pytest
 from PIL import Image
 
 from app.gallery import Gallery, PictureFile
-from app.jobs import JobQueue, JobState
+from app.job import JobState
+from app.jobs import JobQueue
 from app.last_jobs import LastJobs
 from app.runner import Keep
 from pipelines.catalog import Catalog

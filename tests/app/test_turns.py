@@ -9,7 +9,8 @@ from collections.abc import Iterator
 import pytest
 
 from app import jobs as queue
-from app.jobs import Job, JobQueue, JobState
+from app.job import Job, JobState
+from app.jobs import JobQueue
 from app.turns import MAX_REMEMBERED, MAX_WAITING, MAX_WAITING_CLIENT, Claim, Turns, check_room
 from pipelines.errors import BusyError
 from tests.app.test_jobs import StepRunner, ended, request

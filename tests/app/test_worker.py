@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from app import metadata
-from app.jobs import Job, JobQueue, JobState
+from app.job import Job, JobState
+from app.jobs import JobQueue
 from app.settings import Settings
 from app.worker import WorkerRunner
 from pipelines.catalog import Catalog

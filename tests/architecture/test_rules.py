@@ -89,13 +89,13 @@ MAX_POSITIONAL = 6
 # Functions over a limit, each with the reason.
 LONG_FUNCTIONS = {
     "app/convert_cli.py:import_": "its parameters are the options of the command, one line each",
-    "app/cli.py:generate": "its parameters are the options of the command, one line each",
+    "app/generate_cli.py:generate": "its parameters are the options of the command, one line each",
 }
 MANY_POSITIONAL = {
     "app/convert_cli.py:convert": "typer makes each parameter an option",
     "app/convert_cli.py:import_": "typer makes each parameter an option",
     "app/cli.py:studio": "typer makes each parameter an option",
-    "app/cli.py:generate": "typer makes each parameter an option",
+    "app/generate_cli.py:generate": "typer makes each parameter an option",
     "app/loras_cli.py:import_": "typer makes each parameter an option",
     "app/gallery_cli.py:export": "typer makes each parameter an option",
     "app/models_cli.py:download": "typer makes each parameter an option",
@@ -110,6 +110,7 @@ BROAD_EXCEPT = {
     "app/import_jobs.py": "a fault of ours ends the import and not its card",
     "app/import_process.py": "a fault of ours is a sentence in the page, and no silent end",
     "app/jobs.py": "a fault of ours ends the job and not the queue",
+    "app/janitor.py": "a folder that cannot be read today may be read in ten minutes",
     "app/model_jobs.py": "a fault of ours ends the download and not its card",
     "app/painting.py": "a fault of ours ends the job and not the worker",
     "app/zero.py": "a fault of ours ends the job and not the fork; the platform raises anything",
@@ -172,7 +173,7 @@ def test_modules_import_only_their_own_rank_or_lower() -> None:
             if theirs is not None and theirs > mine:
                 wrong.append(f"{module} -> {target}")
     # The command line hands over to the page: the one upward step, taken inside a function.
-    assert [w for w in wrong if not w.startswith("app.cli -> app.ui.build")] == []
+    assert [w for w in wrong if not w.startswith("app.cli -> app.ui.")] == []
 
 
 def test_no_import_cycles() -> None:

@@ -11,7 +11,7 @@ import pytest
 from gradio_client import Client
 from gradio_client.exceptions import AppError
 
-from app.jobs import Job, JobState
+from app.job import Job, JobState
 from app.ui import clients, listener
 from app.ui.clients import GRACE_SECONDS, Sender
 from tests.app.ui.fake_studio import ELSEWHERE, HERE, FakeStudio, served

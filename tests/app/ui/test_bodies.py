@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 from collections.abc import Iterator
 from io import BytesIO
@@ -202,7 +203,7 @@ def test_an_address_keeps_so_many_and_no_more(http: httpx.Client, studio: FakeSt
         last = http.post("/gradio_api/upload", files=sent).json()
     assert len(lying(studio)) == MOST_FILES
     assert Path(last[0]).is_file()
-    assert len(list(studio.settings.uploads.glob("*/"))) == MOST_FILES
+    assert len(list(Path(os.environ["GRADIO_TEMP_DIR"]).glob("*/"))) == MOST_FILES
 
 
 def test_an_address_keeps_so_many_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

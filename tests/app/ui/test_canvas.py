@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.gallery import PictureFile
-from app.jobs import Job, JobState
+from app.job import Job, JobState
 from app.ui import canvas
 from app.ui.canvas import Notice
 from app.worker import EngineState

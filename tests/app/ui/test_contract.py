@@ -271,6 +271,7 @@ def test_variables_of_gradio_are_not_obeyed(
         "GRADIO_TEMP_DIR",
         "GRADIO_ANALYTICS_ENABLED",
         "GRADIO_ANALYTICS_CACHE_FREQUENCY",
+        "GRADIO_ANALYTICS_MAX_EVENTS",
     }
 
 

@@ -15,7 +15,7 @@ import httpx
 import pytest
 from PIL import Image, PngImagePlugin
 
-from app.jobs import Job
+from app.job import Job
 from app.metadata import CHUNK
 from app.ui import fields, gallery_answers
 from app.ui.build import build

@@ -381,10 +381,12 @@ def test_every_answer_is_dressed(client: TestClient) -> None:
         client.get("/studio/alive"),
         client.get("/", headers={"Host": "evil.example"}),
         client.post(
-            "/gradio_api/upload", headers={"Origin": f"http://{OWN}"}, files={"files": b"x"}
+            "/gradio_api/upload",
+            headers={"Origin": f"http://{OWN}"},
+            files={"files": b"no picture"},
         ),
     ]
-    assert [answer.status_code for answer in asked] == [200, 200, 404, 200, 403, 200]
+    assert [answer.status_code for answer in asked] == [200, 200, 404, 200, 403, 415]
     for answer in asked:
         assert answer.headers["x-content-type-options"] == "nosniff"
         assert answer.headers["referrer-policy"] == "same-origin"
