@@ -11,6 +11,7 @@ import ipaddress
 import json
 import os
 import socket
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from urllib.parse import quote
 
 import httpx
 
+from pipelines import proxies
 from pipelines.errors import DownloadError, printable
 from pipelines.hub_store import Entry, is_safe
 
@@ -62,7 +64,9 @@ class Hub:
         self._url = _endpoint(endpoint or os.environ.get("HF_ENDPOINT") or DEFAULT_ENDPOINT)
         self._token = token if token is not None else _token()
         self.patience = patience or Patience()
-        self._client: httpx.Client | None = None
+        # One for each proxy, and one for none; made when it is first needed.
+        self._clients: dict[str | None, httpx.Client] = {}
+        self._making = threading.Lock()
 
     @property
     def host(self) -> str:
@@ -71,8 +75,8 @@ class Hub:
 
     def close(self) -> None:
         """Ends all connections."""
-        if self._client is not None:
-            self._client.close()
+        for client in self._clients.values():
+            client.close()
 
     def listing(self, repo: str, revision: str) -> tuple[str, Mapping[str, Entry]]:
         """(commit, files by path) of a repository. Raises DownloadError, PassingError."""
@@ -128,10 +132,11 @@ class Hub:
             )
         try:
             for _ in range(_MAX_REDIRECTS + 1):
-                request = self._connection().build_request(
+                connection = self._connection(url)
+                request = connection.build_request(
                     "GET", url, headers={**(headers or {}), **self._own_headers(url)}
                 )
-                response = self._connection().send(request, stream=True)
+                response = connection.send(request, stream=True)
                 try:
                     if response.status_code in _REDIRECTS:
                         url = self._next(url, response)
@@ -145,15 +150,21 @@ class Hub:
             raise self._mapped(error) from None
         raise DownloadError(f"{self.host} sends in circles.", "Check HF_ENDPOINT.")
 
-    def _connection(self) -> httpx.Client:
-        if self._client is None:
-            wait = httpx.Timeout(self.patience.stall, connect=self.patience.connect)
-            self._client = httpx.Client(
-                timeout=wait,
-                follow_redirects=False,
-                headers={"Accept-Encoding": "identity", "User-Agent": "pixart-studio"},
-            )
-        return self._client
+    def _connection(self, url: httpx.URL) -> httpx.Client:
+        """The client for `url`, by the proxy that it takes. Raises DownloadError."""
+        proxy = proxies.proxy_for(url)
+        with self._making:
+            if proxy not in self._clients:
+                wait = httpx.Timeout(self.patience.stall, connect=self.patience.connect)
+                self._clients[proxy] = httpx.Client(
+                    timeout=wait,
+                    follow_redirects=False,
+                    headers={"Accept-Encoding": "identity", "User-Agent": "pixart-studio"},
+                    trust_env=False,
+                    proxy=proxy,
+                    verify=proxies.certificates(),
+                )
+            return self._clients[proxy]
 
     def _own_headers(self, url: httpx.URL) -> dict[str, str]:
         """The token goes to the hub alone, and never over an open line."""
