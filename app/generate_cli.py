@@ -1,4 +1,4 @@
-"""The verb `generate`: options -> the values that the form gives too; answers for people or as JSON."""
+"""The verb `generate`: options -> the values of the form, answers for people or as JSON."""
 
 from __future__ import annotations
 

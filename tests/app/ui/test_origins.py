@@ -383,7 +383,7 @@ def test_every_answer_is_dressed(client: TestClient) -> None:
         client.post(
             "/gradio_api/upload",
             headers={"Origin": f"http://{OWN}"},
-            files={"files": b"no picture"},
+            files={"files": b"no png"},
         ),
     ]
     assert [answer.status_code for answer in asked] == [200, 200, 404, 200, 403, 415]
