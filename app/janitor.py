@@ -96,8 +96,8 @@ class Janitor:
             try:
                 self.sweep()
                 self._then()
-            # One of the few outermost seams: a folder that cannot be read today may be tomorrow.
-            except Exception as error:
+            # What cannot be read today may be tomorrow.
+            except (OSError, StudioError) as error:
                 log.warning("what is old was not deleted (%s)", printable(error, 160))
 
     def sweep(self, now: float | None = None) -> None:

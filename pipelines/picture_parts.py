@@ -135,7 +135,9 @@ def _chunks(stream: BinaryIO, size: int) -> Iterator[Part]:
 
 
 def _lean_png(data: bytes) -> Lean:
-    kept, turn, profiles, view = [_PNG], 1, 0, memoryview(data)
+    view = memoryview(data)
+    kept: list[bytes | memoryview] = [_PNG]
+    turn, profiles = 1, 0
     for part in _counted(_chunks(BytesIO(data), len(data)), len(data)):
         held = view[part.start : part.start + part.size]
         if part.kind == b"eXIf":
@@ -169,8 +171,9 @@ def _segments(data: bytes) -> Iterator[Part]:
 
 
 def _lean_jpeg(data: bytes) -> Lean:
-    kept, turn, xmp_turn, scans, profiles = [_JPEG], 0, 0, 0, 0
     view, begun = memoryview(data), len(data)
+    kept: list[bytes | memoryview] = [_JPEG]
+    turn = xmp_turn = scans = profiles = 0
     for part in _counted(_segments(data), len(data)):
         kind, held = part.kind[0], view[part.start : part.start + part.size]
         if kind == _SOS:

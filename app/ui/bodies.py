@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from starlette.datastructures import Headers
+from starlette.requests import ClientDisconnect
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -85,7 +86,7 @@ class Bodies:
 
         try:
             await self._app(scope, counted, hold)
-        except Exception:
+        except ClientDisconnect:
             if counted.refused is None:
                 raise
         if counted.refused is not None:

@@ -126,29 +126,7 @@ def serve(
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         chosen = serving.free_port(host, port, DEFAULT_PORT)
-        prepare(studio.settings)
-        with serving.uncollected(), serving.one_loop():
-            from app.ui import connections
-            from app.ui.uploads import Uploads
-
-            demo = build(studio)
-            serving.plain_log()
-            logging.getLogger("httpx").setLevel(logging.WARNING)
-            uploads = Uploads()
-            arguments = launch_arguments(
-                studio,
-                host=host,
-                port=chosen,
-                tokens=tokens,
-                public_url=public_url,
-                uploads=uploads,
-            )
-            with (
-                serving.without_code_server(),
-                serving.asking_nobody_else(),
-                connections.watched(),
-            ):
-                demo.launch(prevent_thread_lock=True, **arguments)
+        demo, uploads = _launch(studio, host, chosen, tokens, public_url)
         # Before the address is said: who reads it may already end us.
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, lambda *_: stopped.set())
@@ -180,6 +158,30 @@ def serve(
         if janitor is not None:
             janitor.close()
         studio.close()
+
+
+def _launch(
+    studio: Studio, host: str, port: int, tokens: Tokens, public_url: str | None
+) -> tuple[gr.Blocks, Uploads]:
+    """The page, built and served behind every guard."""
+    prepare(studio.settings)
+    with serving.uncollected(), serving.one_loop():
+        from app.ui import connections
+        from app.ui.uploads import Uploads
+
+        demo, uploads = build(studio), Uploads()
+        serving.plain_log()
+        logging.getLogger("httpx").setLevel(logging.WARNING)
+        arguments = launch_arguments(
+            studio, host=host, port=port, tokens=tokens, public_url=public_url, uploads=uploads
+        )
+        with (
+            serving.without_code_server(),
+            serving.asking_nobody_else(),
+            connections.watched(),
+        ):
+            demo.launch(prevent_thread_lock=True, **arguments)
+    return demo, uploads
 
 
 def _say_where(address: str, invitations: Sequence[str]) -> None:

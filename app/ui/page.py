@@ -5,9 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import gradio as gr
-from gradio.utils import LRUCache
 
-from app.ui import api, canvas, watch
+from app.ui import api, canvas, sessions, watch
 from app.ui.answers import Session
 from app.ui.refusals import Refusals
 from app.ui.shell import logo
@@ -119,8 +118,5 @@ def assemble(studio: Studio) -> gr.Blocks:
         )
         api.publish(studio)
     demo.queue(api_open=False, max_size=64, default_concurrency_limit=8)
-    # gradio bounds the messages of sessions so, and their names not at all.
-    demo._queue.pending_event_ids_session = LRUCache(
-        demo._queue.pending_messages_per_session.max_size
-    )
+    sessions.bound(demo)
     return demo

@@ -52,7 +52,7 @@ class Uploads:
                 self._kept[file] = _Upload(client=client, size=_size(file))
             mine = [file for file, upload in self._kept.items() if upload.client == client]
             total = sum(self._kept[file].size for file in mine)
-            old = []
+            old: list[Path] = []
             for file in mine[: -len(files) or None]:
                 if len(mine) - len(old) <= MOST_FILES and total <= MOST_BYTES:
                     break

@@ -6,11 +6,11 @@ import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from tests.attack import foreign_pages, forged_calls, tokens
+from tests.attack import crowds, floods, foreign_pages, forged_calls, soak, tokens
 from tests.attack.attack import Attack, Broken, NotTried, Target
 
 # A new topic is a module with ATTACKS, named here.
-TOPICS = (foreign_pages, tokens, forged_calls)
+TOPICS = (foreign_pages, tokens, forged_calls, floods, crowds, soak)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
+import time
 from collections.abc import Iterator
 from io import BytesIO
 from pathlib import Path
@@ -232,6 +233,34 @@ def test_an_address_keeps_so_many_bytes(tmp_path: Path, monkeypatch: pytest.Monk
 def test_a_file_that_is_gone_is_no_picture(tmp_path: Path) -> None:
     with pytest.raises(RequestError):
         Uploads().take([tmp_path / "gone.png"], "1")
+
+
+@pytest.mark.parametrize("name", ["MAX_UPLOAD", "PIECE_SECONDS"])
+def test_gradio_is_told_that_an_upload_ended(
+    http: httpx.Client,
+    studio: FakeStudio,
+    name: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(bodies, name, {"MAX_UPLOAD": 50_000, "PIECE_SECONDS": 0.3}[name])
+
+    def sent() -> Iterator[bytes]:
+        yield b'--x\r\nContent-Disposition: form-data; name="files"; filename="a.png"\r\n\r\n'
+        for _ in range(30):
+            yield picture() + bytes(10_000)
+            if name == "PIECE_SECONDS":
+                time.sleep(1)
+
+    status = {"MAX_UPLOAD": 413, "PIECE_SECONDS": 408}[name]
+    kind = {"Content-Type": "multipart/form-data; boundary=x"}
+    try:
+        answer = http.post("/gradio_api/upload", content=sent(), headers=kind)
+        assert answer.status_code == status
+    except (httpx.WriteError, httpx.ReadError, httpx.RemoteProtocolError):
+        pass
+    assert http.get("/studio/alive").status_code == 200
+    assert "Traceback" not in "".join(capfd.readouterr())
 
 
 def test_half_an_upload_keeps_nothing_waiting(http: httpx.Client) -> None:

@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Iterator
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import uvicorn
@@ -66,7 +66,11 @@ class Server:
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     monkeypatch.setattr(connections, "READ_SECONDS", 0.5)
     config = uvicorn.Config(
-        page, port=0, log_level="error", lifespan="off", http=partial(Connection, most=MOST)
+        page,
+        port=0,
+        log_level="error",
+        lifespan="off",
+        http=cast(Any, partial(Connection, most=MOST)),
     )
     inner = uvicorn.Server(config)
     thread = threading.Thread(target=lambda: asyncio.run(inner.serve()), daemon=True)
