@@ -77,6 +77,9 @@ def _run(argv: list[str]) -> int:
         return say("Stopped; the finished pictures are kept.", _INTERRUPTED)
     except KeyboardInterrupt:
         return say("Stopped.", _INTERRUPTED)
+    except SystemExit as end:
+        # So the library of the command line ends where a pipe has no reader.
+        return streams.UNPRINTED if streams.unprinted() else int(end.code or 0)
     # The outermost seam of the command line.
     except Exception as error:
         if isinstance(error, OSError) and streams.unprinted() is not None:

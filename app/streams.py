@@ -12,7 +12,7 @@ import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from typing import Any, TextIO, cast
+from typing import Any, ClassVar, TextIO, cast
 
 UNPRINTED = -1
 """What a command ends with that printed in vain; `settled` makes an exit code of it."""
@@ -70,8 +70,28 @@ def escaped_output() -> Iterator[None]:
         sys.stdout, sys.stderr = kept
 
 
+class _Output(io.FileIO):
+    """Standard output that remembers why it failed: the libraries above forget, or say it once."""
+
+    faults: ClassVar[list[OSError]] = []
+
+    def write(self, data: Any) -> int:
+        """Writes bytes. Raises OSError."""
+        try:
+            return super().write(data)
+        except OSError as error:
+            self.faults.append(error)
+            raise
+
+
 def prepare() -> None:
     """A pipe of another encoding must not fail over a path or a prompt after the painting."""
+    out = sys.stdout
+    if type(out) is io.TextIOWrapper and out is sys.__stdout__:
+        raw = _Output(out.fileno(), "wb", closefd=False)
+        sys.stdout = io.TextIOWrapper(
+            io.BufferedWriter(raw), encoding=out.encoding, line_buffering=out.line_buffering
+        )
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
@@ -94,7 +114,7 @@ def unprinted() -> OSError | None:
     # Closed by whoever called us.
     except ValueError:
         return None
-    return None
+    return _Output.faults[0] if _Output.faults else None
 
 
 def settled(code: int) -> int:

@@ -17,7 +17,7 @@ from PIL import Image
 from app.gallery import Gallery, PictureFile
 from app.job import JobState
 from app.jobs import JobQueue
-from app.last_jobs import LastJobs
+from app.last_jobs import MAX_KEPT, LastJobs
 from app.runner import Keep
 from pipelines.catalog import Catalog
 from pipelines.progress import Report, ShouldStop
@@ -233,3 +233,30 @@ def test_a_file_of_an_earlier_version_is_read(tmp_path: Path) -> None:
     kept = memory_of(tmp_path).load(OWNER)
     assert kept is not None
     assert [p.name for p in kept[1]] == [pictures[0].name]
+
+
+def test_calls_of_the_api_do_not_push_out_what_browsers_saw(tmp_path: Path) -> None:
+    kept = memory_of(tmp_path)
+    jobs = JobQueue(Painter(tmp_path / "outputs", 1), kept)
+    request = complete({"prompt": "a cat"}, Catalog())
+
+    def paint(owner: str, *, passing: bool) -> None:
+        job = jobs.submit(request, owner, passing=passing)
+        ended = jobs.wait(job.id, owner, 20)
+        assert ended is not None
+        assert ended.state is JobState.DONE
+
+    paint("a browser of somebody", passing=False)
+    first = jobs.latest("a browser of somebody")
+    for number in range(MAX_KEPT + 5):
+        paint(f"api-{number}", passing=True)
+    assert jobs.latest("a browser of somebody") == first
+    assert jobs.latest("api-0") is None
+    jobs.close()
+    again = JobQueue(Painter(tmp_path / "outputs", 1), memory_of(tmp_path))
+    found = again.latest("a browser of somebody")
+    again.close()
+    assert found is not None
+    assert first is not None
+    assert [p.name for p in found.pictures] == [p.name for p in first.pictures]
+    assert len(list(tmp_path.rglob("*.json"))) == 1

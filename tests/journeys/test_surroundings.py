@@ -20,6 +20,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from lora_manager import drafts
 from tests import ports
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -243,3 +244,240 @@ def test_no_variable_of_gradio_changes_anything(tmp_path: Path) -> None:
         process.send_signal(signal.SIGTERM)
         process.wait(timeout=30)
         assert time.monotonic() - asked < 30
+
+
+@pytest.fixture(scope="module")
+def painted(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A workspace with one picture, of a prompt that is not Latin."""
+    workspace = tmp_path_factory.mktemp("painted") / "ws"
+    done = run(workspace, "generate", "красное яблоко", "--steps", "2", "--seed", "1")
+    assert done.returncode == 0, done.stderr
+    return workspace
+
+
+@pytest.mark.parametrize(
+    ("python", "given"), [(("-P",), {}), (("-I",), {}), ((), {"PYTHONSAFEPATH": "1"})]
+)
+def test_python_that_looks_nowhere_for_modules(
+    painted: Path, tmp_path: Path, python: tuple[str, ...], given: dict[str, str]
+) -> None:
+    done = run(painted, "gallery", "list", python=python, variables=given, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "красное яблоко" in done.stdout
+    with studio(tmp_path, python=python, **given) as (_, _, port):
+        shows_the_page(f"http://127.0.0.1:{port}/")
+
+
+def test_a_working_directory_that_was_deleted_is_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / "gone").mkdir()
+    gone = tmp_path / "gone"
+    script = f"cd {gone} && rmdir {gone} && exec {sys.executable} {LAUNCH}"
+    for verb in ("", " gallery list", " --version"):
+        done = subprocess.run(
+            ["sh", "-c", script + verb], capture_output=True, text=True, timeout=60, check=False
+        )
+        assert "not there any more: change to another folder" in sentence(done)
+        (tmp_path / "gone").mkdir()
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="/dev/full is Linux")
+@pytest.mark.parametrize(
+    "verb", ["--version", "gallery list", "gallery list --json", "models list"]
+)
+def test_standard_output_on_a_full_disk_is_one_sentence(painted: Path, verb: str) -> None:
+    with open("/dev/full", "w") as full:
+        done = run(
+            painted, *verb.split(), capture_output=False, stdout=full, stderr=subprocess.PIPE
+        )
+    told = [line for line in done.stderr.splitlines() if not line.endswith("1 picture.")]
+    assert done.returncode == 2
+    assert told == [
+        "The standard output cannot be written (No space left on device). Free some space on its"
+        " disk, or send it somewhere else."
+    ]
+
+
+@pytest.mark.parametrize("kind", ["full", "closed"])
+def test_a_page_whose_address_nobody_could_hear_ends_with_one_sentence(
+    tmp_path: Path, kind: str
+) -> None:
+    if kind == "full" and not Path("/dev/full").exists():
+        pytest.skip("/dev/full is Linux")
+    port = ports.free()
+    if kind == "full":
+        target = os.open("/dev/full", os.O_WRONLY)
+    else:
+        reader, target = os.pipe()
+        os.close(reader)
+    try:
+        done = run(
+            tmp_path,
+            *("--no-browser", "--port", str(port)),
+            capture_output=False,
+            stdout=target,
+            stderr=subprocess.PIPE,
+        )
+    finally:
+        os.close(target)
+    assert "standard output" in sentence(done)
+
+
+def test_a_reader_that_goes_away_is_no_fault(painted: Path) -> None:
+    reader, target = os.pipe()
+    os.close(reader)
+    try:
+        done = run(
+            painted,
+            *("gallery", "list", "--json"),
+            capture_output=False,
+            stdout=target,
+            stderr=subprocess.PIPE,
+        )
+    finally:
+        os.close(target)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("python", [(), ("-I",)])
+def test_a_locale_of_ascii_alone_finds_other_letters(
+    painted: Path, tmp_path: Path, python: tuple[str, ...]
+) -> None:
+    given = {"PYTHONUTF8": "0", "LC_ALL": "C", "PYTHONCOERCECLOCALE": "0"}
+    done = run(painted, "gallery", "search", "яблоко", python=python, variables=given)
+    assert done.returncode == 0, done.stderr
+    assert "красное яблоко" in done.stdout
+    none = run(painted, "gallery", "search", "груша", python=python, variables=given)
+    assert none.stdout == ""
+    out = tmp_path / "снимки.zip"
+    done = run(painted, "gallery", "export", "--out", str(out), python=python, variables=given)
+    assert done.returncode == 0, done.stderr
+    assert out.is_file()
+
+
+def _mounts() -> bool:
+    try:
+        command = ["unshare", "-rm", "true"]
+        return subprocess.run(command, capture_output=True, timeout=10).returncode == 0
+    except OSError:
+        return False
+
+
+@pytest.mark.skipif(not _mounts(), reason="nobody may mount here")
+def test_a_gallery_on_a_read_only_disk_is_listed_exported_and_looked_at(
+    painted: Path, tmp_path: Path
+) -> None:
+    before = sorted(painted.rglob("*"))
+    mount = f"mount --bind {painted} {painted} && mount -o remount,ro,bind {painted} && "
+
+    def there(command: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            ["unshare", "-rm", "sh", "-c", f"{mount}{sys.executable} {LAUNCH} {command}"],
+            env=variables(painted),
+            capture_output=True,
+            text=True,
+            timeout=SECONDS,
+            check=False,
+        )
+
+    for command in ("gallery list", "gallery search яблоко", "gallery list --json"):
+        done = there(command)
+        assert done.returncode == 0, done.stderr
+        assert len(done.stdout.splitlines()) == 1
+    assert there("gallery rebuild").stdout == "1 picture in the index.\n"
+    done = there(f"gallery export --out {tmp_path / 'taken.zip'}")
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "taken.zip").is_file()
+    assert "Read-only file system" in sentence(there("generate x"))
+    assert "Read-only file system" in sentence(there(f"gallery export --out {painted}/x.zip"))
+    port = ports.free()
+    options = f"--no-browser --port {port}"
+    page = subprocess.Popen(
+        [*("unshare", "-rm", "sh", "-c"), mount + f"exec {sys.executable} {LAUNCH} {options}"],
+        env=variables(painted),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert page.stdout is not None
+    assert "PixArt Studio is at" in page.stdout.readline()
+    shows_the_page(f"http://127.0.0.1:{port}/")
+    page.send_signal(signal.SIGTERM)
+    _, err = page.communicate(timeout=60)
+    assert (page.returncode, "Traceback" in err) == (0, False), err
+    assert sorted(painted.rglob("*")) == before
+
+
+@pytest.mark.parametrize("verb", ["gallery list", "models list", "generate x", "", "doctor"])
+def test_a_workspace_of_links_in_circles_is_one_sentence(tmp_path: Path, verb: str) -> None:
+    (tmp_path / "circle").symlink_to("circle")
+    for workspace in (tmp_path / "circle", tmp_path / "circle" / "below"):
+        assert "leads in circles" in sentence(run(workspace, *verb.split()))
+
+
+@pytest.mark.parametrize("verb", ["gallery list", "generate x", ""])
+def test_pictures_behind_links_in_circles_are_one_sentence(tmp_path: Path, verb: str) -> None:
+    (tmp_path / "outputs").symlink_to("outputs")
+    assert str(tmp_path / "outputs") in sentence(run(tmp_path, *verb.split()))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="a limit of Linux")
+@pytest.mark.parametrize(
+    ("verb", "megabytes"),
+    [
+        *(("generate x", 400), ("", 400), ("gallery list", 90)),
+        *(("generate x", 2500), ("--version", 120)),
+    ],
+)
+def test_too_little_address_space_is_one_sentence(painted: Path, verb: str, megabytes: int) -> None:
+    command = f"ulimit -v {megabytes * 1000}; exec {sys.executable} {LAUNCH} {verb}"
+    done = subprocess.run(
+        ["sh", "-c", command],
+        env=variables(painted),
+        capture_output=True,
+        text=True,
+        timeout=SECONDS,
+        check=False,
+    )
+    assert "address space" in sentence(done)
+
+
+def test_with_little_address_space_pictures_are_listed_and_the_page_says_why_it_does_not_paint(
+    painted: Path,
+) -> None:
+    cores = os.cpu_count() or 1
+    command = f"ulimit -v {400_000 + 50_000 * cores}; exec {sys.executable} {LAUNCH} gallery list"
+    done = subprocess.run(
+        ["sh", "-c", command], env=variables(painted), capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, len(done.stdout.splitlines())) == (0, 1), done.stderr
+
+
+def test_drafts_of_a_killed_process_go_at_the_next_start(painted: Path, tmp_path: Path) -> None:
+    """In every folder of the workspace; what a process that lives is writing stays."""
+    workspace = tmp_path / "ws"
+    places = ["outputs", "outputs/2026-01-01", "models", "loras", "inputs", "cache/archives"]
+    places += ["cache/thumbs/2026-01-01", "runs/a/checkpoints"]
+    script = "import os, sys; from pathlib import Path; from lora_manager import drafts\n"
+    script += "for place in sys.argv[1:]:\n"
+    script += "    Path(place).mkdir(parents=True); drafts.beside(Path(place) / 'x').touch()\n"
+    script += "os.kill(os.getpid(), 9)"
+    folders = [str(workspace / place) for place in places]
+    subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            script.replace("mkdir(parents=True)", "mkdir(parents=True, exist_ok=True)"),
+            *folders,
+        ],
+        cwd=ROOT,
+        check=False,
+    )
+    assert len(list(workspace.rglob(".x.*.part"))) == len(places)
+    mine = drafts.beside(workspace / "models" / "y")
+    mine.mkdir()
+    with studio(workspace):
+        end = time.monotonic() + 30
+        while list(workspace.rglob(".x.*.part")):
+            assert time.monotonic() < end, "they stay"
+            time.sleep(0.1)
+    assert mine.is_dir()

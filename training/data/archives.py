@@ -26,6 +26,8 @@ MAX_RATIO = 200
 _FREE_TO_PACK = 1_000_000
 _MAX_DIRECTORY = 512 * MAX_MEMBERS
 _CHUNK = 1 << 20
+_READ_AGAIN = 2_000_000_000
+"""Bytes of unpacked files that are compared with their checksums at every start: seconds."""
 _KINDS = frozenset((*PICTURES, *CAPTIONS, *(Path(name).suffix for name in TABLES)))
 _ARCHIVES = frozenset(".zip .tar .gz .tgz .bz2 .xz .7z .rar .zst .jar".split())
 _JUNK = re.compile(r"(^|/)(__MACOSX/|\.|Thumbs\.db$|desktop\.ini$)")
@@ -201,6 +203,8 @@ def kept(
 ) -> tuple[Path, tuple[Problem, ...]]:
     """The unpacked `archive` below `folder`, unpacked once; the problems of this time.
 
+    Where a file is lost or damaged since, all are unpacked again.
+
     After `should_stop()` the folder that is returned is not there. Raises RequestError, SaveError.
     """
     try:
@@ -212,6 +216,49 @@ def kept(
         ) from None
     words = f"{archive.resolve()}\n{stat.st_size}\n{stat.st_mtime_ns}"
     into = folder / hashlib.sha256(words.encode("utf-8", "replace")).hexdigest()[:16]
+    drafts.sweep(folder)
     if into.exists():
-        return into, ()
+        if _is_as_unpacked(archive, into):
+            return into, ()
+        shutil.rmtree(into, ignore_errors=True)
     return into, unpack(archive, into, should_stop=should_stop)
+
+
+def _is_as_unpacked(archive: Path, into: Path) -> bool:
+    """Whether the files in `into` are those of `archive`: by their checksums, very many by size."""
+    try:
+        with zipfile.ZipFile(archive) as opened:
+            members = _chosen(opened, [])
+            deep = sum(member.file_size for member in members.values()) <= _READ_AGAIN
+            return all(
+                _is_same(opened, member, into / name, deep=deep) for name, member in members.items()
+            )
+    except (*_DAMAGE, OSError):
+        # Nothing can be unpacked from it any more; what is there is all that there is.
+        return True
+
+
+def _is_same(opened: zipfile.ZipFile, member: zipfile.ZipInfo, file: Path, *, deep: bool) -> bool:
+    try:
+        if file.stat().st_size != member.file_size:
+            return False
+        if not deep:
+            return True
+        crc = 0
+        with open(file, "rb") as stream:
+            while block := stream.read(_CHUNK):
+                crc = zlib.crc32(block, crc)
+        return crc == member.CRC
+    except OSError:
+        return not _can_be_read(opened, member)
+
+
+def _can_be_read(opened: zipfile.ZipFile, member: zipfile.ZipInfo) -> bool:
+    """Whether a file that is not there could be unpacked at all."""
+    try:
+        with opened.open(member) as packed:
+            while packed.read(_CHUNK):
+                continue
+    except (*_DAMAGE, RuntimeError, OSError):
+        return False
+    return True

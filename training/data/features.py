@@ -7,6 +7,9 @@
 or T5, precision, crop rule, cleaning and token limit. Latents are the mode of the posterior, not
 scaled; text has only its valid tokens. A file is there whole or not at all, and its name is decided
 by what is in it, so an interrupted run goes on and an edited picture can never meet old features.
+The metadata of a file hold a hash of each tensor, which is compared whenever that one is read: a
+disk that forgets, or a copy that went wrong, is noticed. Few enough are all read at the start, so
+that damaged ones are computed again at once.
 """
 
 from __future__ import annotations
@@ -43,6 +46,8 @@ _TOGETHER = 16
 _TOGETHER_AREA = _TOGETHER * 256 * 256
 """Pixels that the VAE encodes together: in float32, each of its widest tensors takes 0.5 GB."""
 _TEXTS_TOGETHER = 8 * _TOGETHER
+_READ_AT_START = 2_000_000_000
+"""Bytes of features that are compared with their hashes before a training begins: seconds."""
 _T = TypeVar("_T")
 
 
@@ -78,30 +83,46 @@ class Store:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._places: dict[str, Path] = {}
-        self._open: dict[Path, Any] = {}
+        self._open: dict[Path, tuple[Any, dict[str, str]]] = {}
+        self.damaged = 0
+        """How many files were thrown away because they are not as they were written."""
         folder.mkdir(parents=True, exist_ok=True)
-        for file in sorted(folder.glob("*.safetensors")):
+        found = sorted(folder.glob("*.safetensors"))
+        compares = sum(file.stat().st_size for file in found) <= _READ_AT_START
+        for file in found:
             try:
                 with safe_open(file, framework="pt") as tensors:
-                    self._places.update(dict.fromkeys(tensors.keys(), file))
+                    names, hashes = list(tensors.keys()), tensors.metadata() or {}
+                    for name in names if compares else ():
+                        _checked(tensors, hashes, name)
+                self._places.update(dict.fromkeys(names, file))
             except SafetensorError:
-                # Cut off by the system: it is computed again.
+                # Cut off by the system, or changed: it is computed again.
                 file.unlink(missing_ok=True)
+                self.damaged += 1
 
     def __contains__(self, name: str) -> bool:
         return name in self._places
 
     def __getstate__(self) -> dict[str, Any]:
         # Workers open the files for themselves.
-        return {"_folder": self._folder, "_places": self._places, "_open": {}}
+        return {"_folder": self._folder, "_places": self._places, "_open": {}, "damaged": 0}
 
     def read(self, name: str) -> Tensor:
-        """The tensor called `name`, as float32. Raises KeyError."""
+        """The tensor called `name`, as float32. Raises KeyError; TrainingError for a damaged one,
+        whose file is gone then, so that the next start computes it again."""
         file = self._places[name]
-        if file not in self._open:
-            self._open[file] = safe_open(file, framework="pt").__enter__()
-        tensor: Tensor = self._open[file].get_tensor(name)
-        return tensor.float()
+        try:
+            if file not in self._open:
+                opened = safe_open(file, framework="pt").__enter__()
+                self._open[file] = (opened, opened.metadata() or {})
+            return _checked(*self._open[file], name).float()
+        except (SafetensorError, OSError):
+            file.unlink(missing_ok=True)
+        raise TrainingError(
+            f"The features in {file} are damaged.",
+            "Give the same command again: they are computed anew.",
+        )
 
     def add(self, tensors: Mapping[str, Tensor]) -> None:
         """Keeps tensors in a file of their own. Raises SaveError, TrainingError."""
@@ -111,8 +132,24 @@ class Store:
                 raise TrainingError(f"The features of “{printable(name)}” are not finite.")
         digest = hashlib.sha256("\n".join(plain).encode()).hexdigest()[:12]
         file = self._folder / f"{digest}.safetensors"
-        files.write(file, save(plain))
+        hashes = {name: _hash(tensor) for name, tensor in plain.items()}
+        files.write(file, save(plain, metadata=hashes))
         self._places.update(dict.fromkeys(plain, file))
+
+
+def _hash(tensor: Tensor) -> str:
+    """16 hex digits over the bytes of a tensor."""
+    return hashlib.sha256(tensor.contiguous().view(torch.uint8).numpy()).hexdigest()[:16]
+
+
+def _checked(opened: Any, hashes: Mapping[str, str], name: str) -> Tensor:
+    """A tensor of an open file with its `hashes`. Raises SafetensorError for a damaged one."""
+    tensor: Tensor = opened.get_tensor(name)
+    # Files of earlier versions hold no hashes.
+    known = hashes.get(name)
+    if known is not None and known != _hash(tensor):
+        raise SafetensorError(f"{name} is damaged")
+    return tensor
 
 
 def add_latents(

@@ -200,7 +200,7 @@ class Sources:
         """The latents of all pictures of `buckets`; what is missing is computed."""
         digest = features.weights_digest(self._needed("vae") / "vae")
         name = features.feature_id(kind="latents", vae=digest, crop=CROP)
-        store = Store(self.cache / "features" / f"latents-{name}")
+        store = self._store(f"latents-{name}")
         with lent(vae, _device()):
             done = features.add_latents(
                 store,
@@ -212,6 +212,15 @@ class Sources:
             )
         if not done:
             raise Stopped
+        return store
+
+    def _store(self, name: str) -> Store:
+        store = Store(self.cache / "features" / name)
+        if store.damaged:
+            self.tell(
+                f"{store.damaged} files of features were damaged and are computed again; look after"
+                " the disk."
+            )
         return store
 
     def text_encoder(self) -> T5EncoderModel:
@@ -246,7 +255,7 @@ class Sources:
             cleaning=model.cleaning,
             tokens=model.tokens,
         )
-        store = Store(self.cache / "features" / f"text-{name}")
+        store = self._store(f"text-{name}")
         done = features.add_texts(
             store,
             self._placed_text_encoder,

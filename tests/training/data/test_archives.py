@@ -223,3 +223,35 @@ def test_damage_is_unpacked_or_told(tmp_path: Path, at: int, noise: bytes) -> No
         assert "\n" not in str(error)
     assert {f.name for f in home.iterdir()} <= {"a.zip", "out"}
     assert [f.name for f in tmp_path.iterdir()] == ["home"]
+
+
+@pytest.mark.parametrize("harm", ["bit", "cut", "lost"])
+def test_what_was_unpacked_and_is_damaged_since_is_unpacked_again(
+    tmp_path: Path, harm: str
+) -> None:
+    archive = pack(tmp_path / "a.zip", ("a.png", png()), ("b.txt", b"a red square"))
+    into, _ = archives.kept(archive, tmp_path / "cache")
+    before = (into / "a.png").stat()
+    again, _ = archives.kept(archive, tmp_path / "cache")
+    assert (again / "a.png").stat().st_mtime_ns == before.st_mtime_ns, "not unpacked twice"
+    data = bytearray(png())
+    data[-20] ^= 1
+    if harm == "lost":
+        (into / "a.png").unlink()
+    else:
+        (into / "a.png").write_bytes(data if harm == "bit" else data[:-20])
+    again, problems = archives.kept(archive, tmp_path / "cache")
+    assert (again, problems) == (into, ())
+    assert (into / "a.png").read_bytes() == png()
+
+
+def test_a_member_that_was_left_out_is_not_looked_for_for_ever(tmp_path: Path) -> None:
+    archive = pack(tmp_path / "a.zip", ("a.png", png()), ("b.txt", b"a red square" * 50))
+    data = archive.read_bytes()
+    place = data.index(b"b.txt") + len("b.txt") + 4
+    archive.write_bytes(data[:place] + bytes([data[place] ^ 255]) + data[place + 1 :])
+    into, problems = archives.kept(archive, tmp_path / "cache")
+    assert [problem.code for problem in problems] == ["unreadable"]
+    time = into.stat().st_mtime_ns
+    assert archives.kept(archive, tmp_path / "cache") == (into, ())
+    assert into.stat().st_mtime_ns == time

@@ -197,3 +197,52 @@ def test_numbers_that_are_none_are_never_kept(tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match="not finite"):
         store.add({"a": torch.ones(2), "b": torch.tensor([1.0, np.nan])})
     assert list(tmp_path.iterdir()) == []
+
+
+def _damage(file: Path, at: int = -3) -> None:
+    """Turns one bit of the last tensor over; the length stays."""
+    data = bytearray(file.read_bytes())
+    data[at] ^= 1
+    file.write_bytes(data)
+
+
+def test_a_damaged_file_is_noticed_and_computed_again(
+    tmp_path: Path, vae: AutoencoderKL, manifest: Manifest
+) -> None:
+    whole = add(tmp_path / "f", vae, manifest)
+    names = sorted(whole._places)
+    values = {name: whole.read(name).clone() for name in names}
+    (file, *_) = sorted((tmp_path / "f").glob("*.safetensors"))
+    _damage(file)
+    opened = features.Store(tmp_path / "f")
+    assert opened.damaged == 1
+    assert not file.exists()
+    again = add(tmp_path / "f", vae, manifest)
+    assert again.damaged == 0
+    for name in names:
+        assert torch.equal(again.read(name), values[name])
+
+
+def test_damage_that_comes_later_ends_with_a_sentence(
+    tmp_path: Path, vae: AutoencoderKL, manifest: Manifest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where there are too many features to read them all at the start."""
+    add(tmp_path / "f", vae, manifest)
+    monkeypatch.setattr(features, "_READ_AT_START", 0)
+    (file, *_) = sorted((tmp_path / "f").glob("*.safetensors"))
+    _damage(file)
+    store = features.Store(tmp_path / "f")
+    assert store.damaged == 0
+    with pytest.raises(TrainingError, match=r"are damaged\. Give the same command again"):
+        for name in sorted(store._places):
+            store.read(name)
+    assert not file.exists()
+
+
+def test_features_of_earlier_versions_are_read(tmp_path: Path) -> None:
+    from safetensors.torch import save_file
+
+    (tmp_path / "f").mkdir()
+    save_file({"a": torch.ones(2, 2, dtype=torch.float16)}, tmp_path / "f" / "0.safetensors")
+    store = features.Store(tmp_path / "f")
+    assert torch.equal(store.read("a"), torch.ones(2, 2))
