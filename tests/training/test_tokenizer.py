@@ -33,6 +33,16 @@ def test_other_words_are_spelled() -> None:
     assert tokenizer.decode(ids) == "a zebra, 3 quokkas!"
 
 
+def test_a_word_before_a_comma_is_the_same_token() -> None:
+    captions = [f"{thing}, {thing} background: a cat" for thing in ("red", "blue", "green")]
+    tokenizer = train_tokenizer(captions, 200)
+    ids = tokenizer.encode("a cat, a red cat: blue background.").ids
+    cat, red = (tokenizer.token_to_id(f"▁{word}") for word in ("cat", "red"))
+    assert ids.count(cat) == 2
+    assert ids.count(red) == 1
+    assert tokenizer.decode(ids) == "a cat, a red cat: blue background."
+
+
 def test_what_t5_reserves_comes_first() -> None:
     vocabulary = train_tokenizer(CAPTIONS, 200).get_vocab()
     assert [vocabulary[name] for name in ("<pad>", "</s>", "<unk>")] == [PAD, END, UNKNOWN]

@@ -31,7 +31,8 @@ from training.evaluation import sight
 from training.perceptual import WEIGHTS, Features
 from training.scenes.build import FORMAT
 from training.scenes.compose import draw, sample_scene
-from training.scenes.objects import SceneObject, all_colours
+from training.scenes.grounds import all_colours
+from training.scenes.objects import SceneObject
 
 # Raise it when the same sprites would give another judge.
 VERSION = 1

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
-from training.scenes.objects import all_colours
+from training.scenes.grounds import all_colours
 
 CROP_SIDE = 64
 # The ground is what most of the border shows; a border of many colours is no ground.

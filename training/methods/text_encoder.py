@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tokenizers import Tokenizer, models, pre_tokenizers, processors, trainers
+from tokenizers import Regex, Tokenizer, models, pre_tokenizers, processors, trainers
 from tokenizers import decoders as token_decoders
 from torch import nn
 from transformers import T5Config, T5EncoderModel, T5ForConditionalGeneration
@@ -38,7 +38,7 @@ from training.task import Batch, Task
 
 END, UNKNOWN = 1, 2
 # Raise it when the same captions would give another tokenizer.
-_TOKENIZER = "2"
+_TOKENIZER = "3"
 _DECODER_LAYERS = 2
 _FIXED = {"pad_token_id": PAD, "eos_token_id": END, "decoder_start_token_id": PAD}
 SPANS = 8
@@ -87,7 +87,12 @@ def _unigram(captions: Sequence[str], vocabulary: int) -> Tokenizer:
     """Pieces as the unigram algorithm finds them (arXiv 1804.10959)."""
     tokenizer = Tokenizer(models.Unigram())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Metaspace()]
+        [
+            pre_tokenizers.WhitespaceSplit(),
+            pre_tokenizers.Metaspace(),
+            # "cat," as one token would have to learn again what a cat is.
+            pre_tokenizers.Split(Regex("[,:;.!?]"), "isolated"),
+        ]
     )
     tokenizer.decoder = token_decoders.Metaspace()
     alphabet = list("abcdefghijklmnopqrstuvwxyz0123456789.,;:!?'\"()-+&%/#@*=<>[]_äöüéèñç")

@@ -1,215 +1,149 @@
-"""What scenes are composed of: objects and colours from a preset, sprites from an npm package.
-
-The package `@lobehub/fluent-emoji-3d` holds `package/assets/<emoji>.webp`, 256 px, on clear ground.
-"""
+"""What scenes show: objects with their names, each with one or more sprites, from a preset."""
 
 from __future__ import annotations
 
-import gzip
-import json
-import tarfile
 import tomllib
-import zlib
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
-from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
 
-from pipelines.errors import RequestError, printable
+from training.scenes.package import read_sprites
 
-PACKAGE = "@lobehub/fluent-emoji-3d"
-MAX_SPRITE_BYTES = 1_000_000
-MAX_SPRITE_SIDE = 1024
-MAX_UNPACKED_BYTES = 100_000_000
-MAX_MEMBERS = 20_000
-WAY_OUT = (
-    f"Get the pictures with “npm pack {PACKAGE}” and give the .tgz file or its unpacked folder."
-)
-_SCENES_FILE = Path(__file__).resolve().parents[2] / "presets" / "scenes.toml"
-_HEADER = "package/package.json"
-# Fainter than this is the haze that the renderer left around an object.
-_VISIBLE_ALPHA = 8
+SCENES_FILE = Path(__file__).resolve().parents[2] / "presets" / "scenes.toml"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Colour:
-    """A background colour; `light` and `tint` say how far its RGB may wander and keep the name."""
+class Sprite:
+    """One picture of an object. `colour` is what dominates it, "" where nothing does; `also` are
+    names that only this picture has.
 
-    name: str
-    rgb: tuple[int, int, int]
-    light: int
-    tint: int
+    `levels` are premultiplied (mode "RGBa") and trimmed, each half the size of the one before;
+    empty while no package is loaded.
+    """
+
+    emoji: str
+    colour: str = ""
+    also: tuple[str, ...] = ()
+    levels: tuple[Image.Image, ...] = field(default=(), compare=False, repr=False)
+
+    @property
+    def aspect(self) -> float:
+        """Width over height, 1 while no package is loaded."""
+        return self.levels[0].width / self.levels[0].height if self.levels else 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class SceneObject:
     """A thing that scenes show. `index` is its class; `also` holds synonyms of `name`.
 
-    `levels` are its sprites, premultiplied (mode "RGBa") and trimmed, each half the size of the one
-    before; empty while no package is loaded.
+    `article` is false where captions say no "a" before it and do not count it ("grapes"). `usual`
+    is the colour of the first of all its sprites.
     """
 
     name: str
     index: int
-    emoji: str
-    plural: str
+    sprites: tuple[Sprite, ...]
     also: tuple[str, ...] = ()
+    article: bool = True
+    usual: str = ""
     held_out: bool = False
-    levels: tuple[Image.Image, ...] = field(default=(), compare=False, repr=False)
 
     @property
-    def aspect(self) -> float:
-        """Width over height of the sprite, 1 while none is loaded."""
-        return self.levels[0].width / self.levels[0].height if self.levels else 1.0
+    def names(self) -> tuple[str, ...]:
+        """All that it is called, its name first."""
+        return (self.name, *self.also, *(name for sprite in self.sprites for name in sprite.also))
+
+    def only(self, *emoji: str) -> SceneObject:
+        """The same object with nothing but these of its sprites."""
+        kept = tuple(sprite for sprite in self.sprites if sprite.emoji in emoji)
+        return replace(self, sprites=kept)
+
+    def must_tell(self, sprite: Sprite) -> bool:
+        """Whether the bare name would make one think of another one of its sprites."""
+        if not self.usual or sprite.colour == self.usual:
+            return False
+        return bool(sprite.colour or sprite.also)
 
 
 @cache
-def all_colours() -> dict[str, Colour]:
-    """Every background colour by name, in the order of the file."""
-    rows = tomllib.loads(_SCENES_FILE.read_text("utf-8"))["colours"]
-    return {
-        name: Colour(name=name, rgb=tuple(row["rgb"]), light=row["light"], tint=row["tint"])
-        for name, row in rows.items()
-    }
+def preset() -> dict[str, Any]:
+    """The file of scenes, as it is."""
+    return tomllib.loads(SCENES_FILE.read_text("utf-8"))
 
 
 @cache
 def all_objects(*, held_out: bool = False) -> tuple[SceneObject, ...]:
     """The objects for training, or the held-out ones, without sprites, in the order of the file."""
-    rows = tomllib.loads(_SCENES_FILE.read_text("utf-8"))
-    first = len(rows["objects"]) if held_out else 0
+    rows = preset()["held-out" if held_out else "objects"]
+    first = len(preset()["objects"]) if held_out else 0
     return tuple(
         SceneObject(
             name=name,
             index=index,
-            emoji=row["emoji"],
-            plural=row.get("plural") or _plural(name),
+            sprites=tuple(
+                Sprite(emoji=emoji, colour=colour, also=tuple(also))
+                for emoji, colour, *also in row["sprites"]
+            ),
             also=tuple(row.get("also", ())),
+            article=row.get("article", True),
+            usual=row["sprites"][0][1],
             held_out=held_out,
         )
-        for index, (name, row) in enumerate(
-            rows["held-out" if held_out else "objects"].items(), first
-        )
+        for index, (name, row) in enumerate(rows.items(), first)
     )
-
-
-def _plural(name: str) -> str:
-    if name.endswith(("s", "x", "z", "ch", "sh")):
-        return f"{name}es"
-    if name.endswith("y") and name[-2] not in "aeiou":
-        return f"{name[:-1]}ies"
-    return f"{name}s"
 
 
 def load_objects(source: Path, *, held_out: bool = False) -> tuple[SceneObject, ...]:
-    """The objects with their sprites out of the npm package at `source`. Raises RequestError.
-
-    `source` is the packed .tgz or a folder that it was unpacked to. Bytes of both are hostile.
-    """
-    wanted = {f"package/assets/{o.emoji}.webp": o for o in all_objects(held_out=held_out)}
-    found = _read(source, wanted)
-    for member, thing in wanted.items():
-        if member not in found:
-            raise RequestError(
-                "data",
-                f"“{printable(source.name)}” holds no picture of “{thing.name}” ({member}).",
-                WAY_OUT,
-            )
+    """The objects with their sprites out of the npm package at `source`. Raises RequestError."""
+    things = all_objects(held_out=held_out)
+    found = read_sprites(source, {s.emoji: thing.name for thing in things for s in thing.sprites})
     return tuple(
-        replace(thing, levels=_levels(found[member], thing.name))
-        for member, thing in wanted.items()
+        replace(
+            thing,
+            sprites=tuple(replace(sprite, levels=found[sprite.emoji]) for sprite in thing.sprites),
+        )
+        for thing in things
     )
 
 
-def package_version(source: Path) -> str:
-    """The version that the package at `source` gives, "unknown" if none. Raises RequestError."""
-    try:
-        version = json.loads(_read(source, [_HEADER]).get(_HEADER, b"{}")).get("version")
-    except (ValueError, AttributeError, RecursionError):
-        version = None
-    return printable(version, 40) if isinstance(version, str) else "unknown"
+def named(things: Sequence[SceneObject], name: str) -> SceneObject | None:
+    """What `name` stands for among `things`, with only the sprites that it may show: a name, or a
+    colour and a name ("blue heart"). None where it is none of them."""
+    for thing in things:
+        if name in (thing.name, *thing.also):
+            usual = [s.emoji for s in thing.sprites if not thing.must_tell(s)]
+            return thing.only(*usual)
+        own = [s.emoji for s in thing.sprites if name in s.also]
+        if own:
+            return thing.only(*own)
+        coloured = [
+            sprite.emoji
+            for sprite in thing.sprites
+            if sprite.colour
+            and name in [f"{sprite.colour} {n}" for n in (thing.name, *thing.also, *sprite.also)]
+        ]
+        if coloured:
+            return thing.only(*coloured)
+    return None
 
 
-def _levels(data: bytes, name: str) -> tuple[Image.Image, ...]:
-    """The sprite in `data`, trimmed, and its halves. Raises RequestError."""
-    try:
-        with Image.open(BytesIO(data), formats=("WEBP",)) as picture:
-            if max(picture.size) > MAX_SPRITE_SIDE:
-                raise RequestError("data", f"The picture of “{name}” is too large.", WAY_OUT)
-            layer = picture.convert("RGBA")
-    # Pillow's decoder signals damage by many exception types.
-    except (OSError, SyntaxError, ValueError, EOFError, TypeError, Image.DecompressionBombError):
-        raise RequestError("data", f"The picture of “{name}” is damaged.", WAY_OUT) from None
-    box = layer.getchannel("A").point(lambda a: 255 if a > _VISIBLE_ALPHA else 0).getbbox()
-    if box is None:
-        raise RequestError("data", f"The picture of “{name}” shows nothing.", WAY_OUT)
-    levels = [layer.crop(box).convert("RGBa")]
-    while min(levels[-1].size) >= 32:
-        half = (levels[-1].width // 2, levels[-1].height // 2)
-        levels.append(levels[0].resize(half, Image.Resampling.LANCZOS))
-    return tuple(levels)
+def plural(name: str) -> str:
+    """ "slice of pizza" -> "slices of pizza", "mouse" -> "mice"."""
+    head, of, rest = name.partition(" of ")
+    before, space, last = head.rpartition(" ")
+    return f"{before}{space}{_plural(last)}{of}{rest}"
 
 
-def _read(source: Path, members: Iterable[str]) -> dict[str, bytes]:
-    """The named members that are there, as bytes in memory. Raises RequestError."""
-    names = list(members)
-    shown = printable(source.name or source)
-    try:
-        if source.is_dir():
-            return _read_folder(source, names)
-        if source.is_file():
-            return _read_tgz(source, set(names))
-    except (tarfile.TarError, EOFError, zlib.error, ValueError, OverflowError):
-        raise RequestError("data", f"“{shown}” is not a whole .tgz file.", WAY_OUT) from None
-    except gzip.BadGzipFile:
-        raise RequestError("data", f"“{shown}” is not a .tgz file.", WAY_OUT) from None
-    except OSError as error:
-        raise RequestError(
-            "data", f"“{shown}” cannot be read ({error.strerror}).", WAY_OUT
-        ) from None
-    raise RequestError("data", f"There is no emoji package at {printable(source, 200)}.", WAY_OUT)
-
-
-def _read_folder(source: Path, names: list[str]) -> dict[str, bytes]:
-    root = source / "package" if (source / "package").is_dir() else source
-    found = {}
-    for name in names:
-        file = root / name.removeprefix("package/")
-        if file.is_file() and file.stat().st_size <= MAX_SPRITE_BYTES:
-            found[name] = file.read_bytes()
-    return found
-
-
-def _read_tgz(source: Path, names: set[str]) -> dict[str, bytes]:
-    """Regular members by their exact names, into memory: a member never says where it goes."""
-    found: dict[str, bytes] = {}
-    with _Limited(source) as stream, tarfile.open(fileobj=stream, mode="r|") as archive:
-        for count, member in enumerate(archive):
-            if count >= MAX_MEMBERS:
-                raise tarfile.TarError("too many members")
-            wanted = member.name in names and member.name not in found
-            if not wanted or not member.isreg() or member.size > MAX_SPRITE_BYTES:
-                continue
-            content = archive.extractfile(member)
-            if content is not None:
-                found[member.name] = content.read()
-            if len(found) == len(names):
-                break
-    return found
-
-
-class _Limited(gzip.GzipFile):
-    """Ends in an error after MAX_UNPACKED_BYTES: a small file may unpack to anything."""
-
-    _left = MAX_UNPACKED_BYTES
-
-    def read(self, size: int | None = -1) -> bytes:
-        whole = size is None or size < 0
-        data = super().read(self._left + 1 if whole else min(size or 0, self._left + 1))
-        self._left -= len(data)
-        if self._left < 0:
-            raise tarfile.TarError("too large when unpacked")
-        return data
+def _plural(word: str) -> str:
+    known: str | None = preset()["plurals"].get(word)
+    if known is not None:
+        return known
+    if word.endswith(("s", "x", "z", "ch", "sh")):
+        return f"{word}es"
+    if word.endswith("y") and word[-2:-1] not in tuple("aeiou"):
+        return f"{word[:-1]}ies"
+    return f"{word}s"
