@@ -309,7 +309,10 @@ def evaluate(
         str, typer.Option(help="The npm package @lobehub/fluent-emoji-3d: folder or .tgz.")
     ],
     limit: Annotated[
-        int | None, typer.Option(help="Only the first prompts of the list.", metavar="N")
+        int | None, typer.Option(help="Only the first prompts of the lists.", metavar="N")
+    ] = None,
+    lists: Annotated[
+        str | None, typer.Option(help="Only these lists of prompts.", metavar="NAME,...")
     ] = None,
     grid: Annotated[
         str | None, typer.Option(help="Write the pictures as one sheet.", metavar="PNG")
@@ -317,7 +320,7 @@ def evaluate(
     workspace: WorkspaceOption = None,
     as_json: JsonOption = False,
 ) -> int | None:
-    """Paints a fixed list of 200 prompts and counts what is right: objects, colours, places."""
+    """Paints fixed lists of prompts and counts what is right: objects, colours, places."""
     settings = _settings(context, workspace)
     sheet = user_path(grid) if grid else None
     if sheet is not None and sheet.suffix.lower() != ".png":
@@ -329,6 +332,7 @@ def evaluate(
 
     from training.evaluation import command, measure, prompts
 
+    chosen = tuple(lists.split(",")) if lists else prompts.LISTS
     pictures: list[Image.Image] = []
     try:
         report = command.run(
@@ -338,6 +342,7 @@ def evaluate(
             inputs=settings.inputs,
             cache=make_folder(settings.cache / "evaluation"),
             limit=limit,
+            lists=chosen,
             report=status.show,
             should_stop=stop.is_set,
             keep=pictures.append,
@@ -345,6 +350,7 @@ def evaluate(
     finally:
         status.clear()
     if sheet is not None and pictures:
-        files.write(sheet, png(measure.grid(pictures, prompts.all_prompts()[: len(pictures)])))
+        asked = [one for one in prompts.all_prompts() if one.list in chosen]
+        files.write(sheet, png(measure.grid(pictures, asked[: len(pictures)])))
     print(json.dumps(measure.as_json(report)) if as_json else measure.table(report))
     return None if report.complete else INTERRUPTED

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import replace
 from pathlib import Path
 
 from PIL import Image
 
 from pipelines import progress
-from pipelines.errors import RequestError
+from pipelines.errors import RequestError, UnknownNameError
 from training.evaluation import judge as judges
+from training.evaluation.likeness import Looks, looks
 from training.evaluation.measure import Report, count, evaluate
 from training.evaluation.paint import Painter, drawer
-from training.evaluation.prompts import all_prompts
+from training.evaluation.prompts import LISTS, all_prompts
 from training.scenes.objects import load_objects
+
+OTHER_SEEDS = 100_000
 
 
 def run(
@@ -25,18 +28,21 @@ def run(
     inputs: Path,
     cache: Path,
     limit: int | None,
+    lists: Collection[str] = LISTS,
     report: progress.Report,
     should_stop: progress.ShouldStop,
     keep: Callable[[Image.Image], None] | None = None,
 ) -> Report:
-    """Measures `model` (an id or a model's folder) on the first `limit` prompts, None for all.
+    """Measures `model` (an id or a model's folder) on the first `limit` prompts (None for all) of
+    `lists`.
 
     `source` is the npm package of the emoji that the judge learns from; the judge is kept in
     `cache`. `keep` gets each picture. The report's ceiling is what the judge finds in drawn
-    pictures that went through the model's own VAE. Stopped early, the report holds what was done.
+    pictures that went through the model's own VAE. How pictures look is compared with drawn scenes
+    of the same prompts, at the model's own size. Stopped early, the report holds what was done.
     Raises StudioError.
     """
-    prompts = all_prompts()
+    prompts = tuple(asked for asked in all_prompts() if asked.list in _known(lists))
     if limit is not None and not 1 <= limit <= len(prompts):
         raise RequestError("limit", f"{limit} prompts: it must be 1 to {len(prompts)}.")
     prompts = prompts[:limit]
@@ -51,13 +57,42 @@ def run(
     judge = judges.find(things, cache, report, should_stop)
     if judge is None:
         return count([], prompts)
-    result = evaluate(painter, prompts, judge, report, should_stop, keep=keep)
+    painted = Looks()
+
+    def both(picture: Image.Image) -> None:
+        painted.add(picture)
+        if keep is not None:
+            keep(picture)
+
+    result = evaluate(painter, prompts, judge, report, should_stop, keep=both)
     if not result.complete:
         return result
     size = painter.model.default_size
-    drawn = drawer(things, prompts, min(size.width, size.height), painter.vae)
-    best = evaluate(drawn, prompts, judge, _quiet, should_stop)
-    return replace(result, ceiling=best.measures if best.complete else None)
+    side = min(size.width, size.height)
+    plain, coded = drawer(things, prompts, side), drawer(things, prompts, side, painter.vae)
+    # Other seeds than the ceiling's, or that would be compared with itself.
+    drawn = looks(
+        None if should_stop() else plain(asked.prompt, asked.seed + OTHER_SEEDS)
+        for asked in prompts
+    )
+    best = Looks()
+    ceiling = evaluate(coded, prompts, judge, _quiet, should_stop, keep=best.add)
+    if not ceiling.complete:
+        return result
+    return replace(
+        result,
+        ceiling=ceiling.measures,
+        likeness=painted.against(drawn),
+        best=best.against(drawn),
+    )
+
+
+def _known(lists: Collection[str]) -> Collection[str]:
+    """`lists`, if they are. Raises UnknownNameError."""
+    for name in lists:
+        if name not in LISTS:
+            raise UnknownNameError("lists", "list of prompts", name, LISTS)
+    return lists
 
 
 def _quiet(step: progress.Progress) -> None:

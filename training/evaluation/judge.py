@@ -1,8 +1,9 @@
 """The judge: names what stands on the ground of a picture.
 
-Features of a crop are the channels of the VGG16 in assets/hed, averaged over quarters of the crop;
-their names come from a linear layer (multinomial regression) that was fitted on drawn views of the
-same sprites that the training pictures are made of, cut out in the same way as what is judged.
+It knows sprites, and an object is any of its sprites. Features of a crop are the channels of the
+VGG16 in assets/hed, averaged over quarters of the crop; their names come from a linear layer
+(multinomial regression) that was fitted on drawn views of the same sprites that the training
+pictures are made of, cut out in the same way as what is judged.
 """
 
 from __future__ import annotations
@@ -31,20 +32,24 @@ from training.evaluation import sight
 from training.perceptual import WEIGHTS, Features
 from training.scenes.build import FORMAT
 from training.scenes.compose import draw, sample_scene
-from training.scenes.grounds import all_colours
-from training.scenes.objects import SceneObject
+from training.scenes.grounds import PLAIN, all_colours
+from training.scenes.objects import SceneObject, Sprite
 
 # Raise it when the same sprites would give another judge.
-VERSION = 1
-VIEWS = 20
-CHECKS = 4
-"""Views per object: fitted on, and held out to measure the judge by."""
+VERSION = 2
+VIEWS = 10
+CHECKS = 2
+"""Views per sprite: fitted on, and held out to measure the judge by."""
 GUESSES = 5
 _BATCH = 16
 _QUARTERS = 2
 _KINDS = ("plain", "placed")
-_SIDES = (96, 160)
-_CHECK_SIDE = 128
+# Both sizes that small models paint; every fourth view has any ground, the others a plain one.
+_SIDES = (96, 272)
+_CHECK_SIDES = (128, 256)
+_ANY_GROUND = 4
+# Mean colours that are nearer than this in Lab are one colour.
+_LIKE = 22.0
 _L2 = 0.01
 _ITERATIONS = 60
 
@@ -55,44 +60,106 @@ class Seen:
 
     `colour` is None where there is no plain ground of a named colour; `guesses` hold, for each
     part that was asked for from left to right, up to five names, the likeliest first; none where
-    there is nothing.
+    there is nothing. `tints` tell for each part whether it has the colours of what was asked for,
+    where that was given.
     """
 
     colour: str | None
     place: str
     guesses: tuple[tuple[str, ...], ...]
+    tints: tuple[bool, ...] = ()
 
 
 class Judge:
-    """Knows `names`. `accuracy` (0..1) is how many held-out drawn views it names right.
+    """Knows `things`, whose sprites are loaded. `accuracy` (0..1) is how many held-out drawn views
+    it names right.
 
-    `weights`: "mean" and "scale" (D,), "layer" (D, N), "bias" (N,).
+    `weights`: "mean" and "scale" (D,), "layer" (D, S), "bias" (S,), where S are all sprites.
     """
 
     def __init__(
-        self, names: Sequence[str], weights: dict[str, Tensor], features: Features, accuracy: float
+        self,
+        things: Sequence[SceneObject],
+        weights: dict[str, Tensor],
+        features: Features,
+        accuracy: float,
     ) -> None:
-        self.names = tuple(names)
+        self.names = tuple(thing.name for thing in things)
         self.weights = weights
         self.accuracy = accuracy
+        self.things = tuple(things)
+        self._owners = _owners(things)
         self._features = features
+        self._shades = {
+            sprite.emoji: _sprite_shade(sprite) for thing in things for sprite in thing.sprites
+        }
 
-    def see(self, picture: Image.Image, *, parts: int = 1) -> Seen:
-        """Takes `picture` apart and names its one thing, or (`parts` 2) the left and right one."""
+    def see(
+        self,
+        picture: Image.Image,
+        *,
+        parts: int = 1,
+        apart: bool = False,
+        wanted: Sequence[SceneObject] = (),
+    ) -> Seen:
+        """Takes `picture` apart and names its one thing, or (`parts` 2, 3) those from left to
+        right, or (`apart`) each that stands apart from the others, however many they are.
+
+        `wanted` are the things that were asked for, with the sprites that they may be.
+        """
         found = sight.look(picture)
-        masks = [found.mask] if parts == 1 else sight.halves(found)
+        if apart:
+            masks = [] if found.empty else sight.pieces(found)
+        else:
+            masks = {1: lambda _: [found.mask], 2: sight.halves, 3: sight.thirds}[parts](found)
         crops = [None if found.empty else sight.crop(found, mask) for mask in masks]
         shown = [crop for crop in crops if crop is not None]
         named = iter(self.name(shown) if shown else [])
         guesses = tuple(() if crop is None else next(named) for crop in crops)
-        return Seen(colour=found.colour, place=found.place, guesses=guesses)
+        tints = tuple(
+            not found.empty and self._tinted(thing, sight.shade_of(found, mask))
+            for thing, mask in zip(wanted, masks, strict=False)
+        )
+        return Seen(colour=found.colour, place=found.place, guesses=guesses, tints=tints)
 
     def name(self, crops: Sequence[Image.Image]) -> list[tuple[str, ...]]:
         """The likeliest names of each of `crops` (see `sight.crop`), the best first."""
         vectors = torch.cat(list(_vectors(self._features, crops)))
-        logits = _standard(vectors, self.weights) @ self.weights["layer"] + self.weights["bias"]
+        logits = _by_object(_logits(vectors, self.weights), self._owners)
         best = logits.topk(min(GUESSES, len(self.names)), dim=1).indices
         return [tuple(self.names[index] for index in row) for row in best.tolist()]
+
+    def _tinted(self, wanted: SceneObject, shade: sight.Floats | None) -> bool:
+        """Whether `shade` is that of a sprite of `wanted`, and of no other of the same object."""
+        if shade is None:
+            return False
+        whole = self.things[self.names.index(wanted.name)]
+        allowed = {sprite.emoji for sprite in wanted.sprites}
+        colours = {sprite.colour for sprite in wanted.sprites}
+        far = {e: float(np.linalg.norm(self._shades[e] - shade)) for e in self._emoji(whole)}
+        others = [
+            far[sprite.emoji]
+            for sprite in whole.sprites
+            if sprite.emoji not in allowed and sprite.colour not in colours
+        ]
+        nearest = min(far[emoji] for emoji in allowed)
+        return nearest <= _LIKE and nearest <= min(others, default=nearest)
+
+    @staticmethod
+    def _emoji(thing: SceneObject) -> list[str]:
+        return [sprite.emoji for sprite in thing.sprites]
+
+
+def _owners(things: Sequence[SceneObject]) -> Tensor:
+    """(S,): for each sprite of all `things` the place of its thing."""
+    return torch.tensor([place for place, thing in enumerate(things) for _ in thing.sprites])
+
+
+def _sprite_shade(sprite: Sprite) -> sight.Floats:
+    """The mean Lab of what is not clear."""
+    pixels = np.asarray(sprite.levels[0].convert("RGBA"))
+    shade: sight.Floats = sight.lab(pixels[pixels[:, :, 3] > 127][:, :3]).mean(axis=0)
+    return shade
 
 
 def find(
@@ -113,7 +180,7 @@ def find(
         cache.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise SaveError(f"{cache} cannot be made ({error.strerror}).") from None
-    card = {"names": judge.names, "accuracy": judge.accuracy, "version": VERSION}
+    card = {"names": _labels(things), "accuracy": judge.accuracy, "version": VERSION}
     files.write(cache / f"{stem}.safetensors", save(judge.weights))
     # Last: a judge without its card is none.
     files.write(cache / f"{stem}.json", (json.dumps(card, indent=1) + "\n").encode())
@@ -130,12 +197,13 @@ def train(
 ) -> Judge | None:
     """A judge of `things`, the same for the same sprites; None where it was stopped.
 
-    `views` per thing are for fitting, `checks` per thing (at least 1) are held out.
+    `views` per sprite are for fitting, `checks` per sprite (at least 1) are held out.
     """
     features = Features()
+    owners = _owners(things)
     crops: list[Image.Image] = []
     vectors: list[Tensor] = []
-    total = len(things) * (views + checks)
+    total = len(owners) * (views + checks)
     for number, crop in enumerate(_views(things, views, checks), 1):
         crops.append(crop)
         if len(crops) == _BATCH or number == total:
@@ -144,13 +212,11 @@ def train(
             report(Progress(stage=Stage.FEATURES, done=number, total=total, note="for the judge"))
             vectors += _vectors(features, crops)
             crops = []
-    known, unknown = torch.cat(vectors).split([len(things) * views, len(things) * checks])
-    weights = _fit(known, torch.arange(len(things)).repeat_interleave(views))
-    judge = Judge([thing.name for thing in things], weights, features, accuracy=0.0)
-    logits = _standard(unknown, weights) @ weights["layer"] + weights["bias"]
-    right = logits.argmax(1) == torch.arange(len(things)).repeat_interleave(checks)
-    judge.accuracy = float(right.float().mean())
-    return judge
+    known, unknown = torch.cat(vectors).split([len(owners) * views, len(owners) * checks])
+    weights = _fit(known, torch.arange(len(owners)).repeat_interleave(views))
+    logits = _by_object(_logits(unknown, weights), owners)
+    right = logits.argmax(1) == owners.repeat_interleave(checks)
+    return Judge(things, weights, features, accuracy=float(right.float().mean()))
 
 
 # ---- features and their layer ----
@@ -169,6 +235,18 @@ def _vectors(features: Features, crops: Sequence[Image.Image]) -> Iterator[Tenso
 
 def _standard(vectors: Tensor, weights: dict[str, Tensor]) -> Tensor:
     return (vectors - weights["mean"]) / weights["scale"]
+
+
+def _logits(vectors: Tensor, weights: dict[str, Tensor]) -> Tensor:
+    """(M, D) -> (M, S)."""
+    return _standard(vectors, weights) @ weights["layer"] + weights["bias"]
+
+
+def _by_object(logits: Tensor, owners: Tensor) -> Tensor:
+    """(M, S) for sprites -> (M, N) for objects: that of the likeliest of its sprites."""
+    places = owners.expand(len(logits), -1)
+    result = torch.full((len(logits), int(owners.max()) + 1), float("-inf"))
+    return result.scatter_reduce(1, places, logits, "amax")
 
 
 def _fit(vectors: Tensor, labels: Tensor) -> dict[str, Tensor]:
@@ -198,23 +276,27 @@ def _fit(vectors: Tensor, labels: Tensor) -> dict[str, Tensor]:
 
 
 def _views(things: Sequence[SceneObject], views: int, checks: int) -> Iterator[Image.Image]:
-    """Crops: `views` softened ones of each thing, then `checks` plain ones of each."""
-    for thing in things:
+    """Crops: `views` softened ones of each sprite, then `checks` plain ones of each."""
+    alone = [(thing.only(sprite.emoji), sprite) for thing in things for sprite in thing.sprites]
+    for thing, sprite in alone:
         for view in range(views):
-            yield _view(thing, f"view/{thing.name}/{view}", view, soft=True)
-    for thing in things:
+            yield _view(thing, f"view/{sprite.emoji}/{view}", view, soft=True)
+    for thing, sprite in alone:
         for view in range(checks):
-            yield _view(thing, f"check/{thing.name}/{view}", view, soft=False)
+            yield _view(thing, f"check/{sprite.emoji}/{view}", view, soft=False)
 
 
 def _view(thing: SceneObject, seed: str, number: int, *, soft: bool) -> Image.Image:
     """A crop of `thing` out of a drawn scene. A thing that its ground hides is drawn again."""
     kind = _KINDS[number % len(_KINDS)]
     crop = None
-    for attempt in range(20):
+    for attempt in range(200):
+        scene = sample_scene(kind, f"{seed}/{attempt}", [thing])
+        if scene.ground.kind != PLAIN and number % _ANY_GROUND != _ANY_GROUND - 1:
+            continue
         chance = random.Random(f"{seed}/{attempt}")
-        side = chance.randint(*_SIDES) if soft else _CHECK_SIDE
-        picture = draw(sample_scene(kind, f"{seed}/{attempt}", [thing]), side, side)
+        side = chance.randint(*_SIDES) if soft else _CHECK_SIDES[number // 2 % 2]
+        picture = draw(scene, side, side)
         crop = sight.crop(sight.look(_softened(picture, chance) if soft else picture))
         if crop is not None:
             break
@@ -229,7 +311,7 @@ def _softened(picture: Image.Image, chance: random.Random) -> Image.Image:
         small = picture.resize((round(part * wide), round(part * high)), Image.Resampling.BILINEAR)
         picture = small.resize((wide, high), Image.Resampling.BICUBIC)
     if chance.random() < 0.5:
-        picture = picture.filter(ImageFilter.GaussianBlur(chance.uniform(0.3, 1.5)))
+        picture = picture.filter(ImageFilter.GaussianBlur(chance.uniform(0.3, 1.5) * wide / 128))
     if chance.random() < 0.5:
         data = BytesIO()
         picture.save(data, format="JPEG", quality=chance.randint(25, 80))
@@ -254,9 +336,14 @@ def _digest(things: Sequence[SceneObject]) -> str:
     digest = hashlib.sha256(json.dumps([VERSION, FORMAT, colours]).encode())
     digest.update(hashlib.sha256(WEIGHTS.read_bytes()).digest())
     for thing in things:
-        sprite = thing.levels[0]
-        digest.update(f"{thing.name}/{sprite.size}".encode() + sprite.tobytes())
+        for sprite in thing.sprites:
+            whole = sprite.levels[0]
+            digest.update(f"{thing.name}/{sprite.emoji}/{whole.size}".encode() + whole.tobytes())
     return digest.hexdigest()[:16]
+
+
+def _labels(things: Sequence[SceneObject]) -> list[str]:
+    return [f"{thing.name}/{sprite.emoji}" for thing in things for sprite in thing.sprites]
 
 
 def _read(weights: Path, card: Path, things: Sequence[SceneObject]) -> Judge | None:
@@ -269,8 +356,8 @@ def _read(weights: Path, card: Path, things: Sequence[SceneObject]) -> Judge | N
         long = shapes["mean"][0]
     except (OSError, ValueError, TypeError, KeyError, IndexError, SafetensorError):
         return None
-    count = len(things)
+    count = len(_owners(things))
     wanted = {"mean": (long,), "scale": (long,), "layer": (long, count), "bias": (count,)}
-    if shapes != wanted or names != [thing.name for thing in things]:
+    if shapes != wanted or names != _labels(things):
         return None
-    return Judge(names, tensors, Features(), accuracy)
+    return Judge(things, tensors, Features(), accuracy)

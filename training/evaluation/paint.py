@@ -20,6 +20,7 @@ from pipelines.samplers import DEFAULT_SAMPLER
 from training.evaluation.measure import Paint
 from training.evaluation.prompts import ScenePrompt
 from training.scenes.compose import Scene, draw, sample_scene
+from training.scenes.grounds import PLAIN
 from training.scenes.objects import SceneObject
 
 STEPS, GUIDANCE = 20, 4.5
@@ -99,13 +100,11 @@ def drawer(
 
     Through `vae`, if given: then they are the best that a model with this VAE could paint.
     """
-    by_name = {thing.name: thing for thing in things}
     by_prompt = {asked.prompt: asked for asked in prompts}
 
     def paint(prompt: str, seed: int) -> Image.Image:
         asked = by_prompt[prompt]
-        shown = [by_name[name] for name in asked.objects]
-        picture = draw(_scene(asked, shown, seed), side, side)
+        picture = draw(_scene(asked, asked.things(tuple(things)), seed), side, side)
         return picture if vae is None else _through(vae, picture)
 
     return paint
@@ -113,11 +112,16 @@ def drawer(
 
 def _scene(asked: ScenePrompt, shown: Sequence[SceneObject], seed: int) -> Scene:
     """The first scene of its kind that happens to be as `asked`."""
-    place = "next" if asked.kind == "pair" else asked.place
+    place = {"pair": "next", "placed": asked.place}.get(asked.kind)
+    names = tuple(thing.name for thing in shown) * asked.count
     for attempt in count():
         scene = sample_scene(asked.kind, f"{seed}/{attempt}", shown)
-        names = tuple(item.object.name for item in scene.items)
-        if (scene.colour, scene.arrangement, names) == (asked.colour, place, asked.objects):
+        ground = scene.ground
+        if asked.colour and (ground.kind, ground.colours) != (PLAIN, (asked.colour,)):
+            continue
+        if place is not None and scene.arrangement != place:
+            continue
+        if tuple(item.object.name for item in scene.items) == names:
             return scene
     raise AssertionError("count() never ends")
 

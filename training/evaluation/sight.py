@@ -1,6 +1,7 @@
 """What can be told of a picture without knowing its objects: ground, mask, place, crops.
 
-A scene is a plain ground with things on it. Colours are compared in CIE Lab (D65), where distances
+A scene is a ground with things on it: plain, or one whose colours change slowly (a gradient) or
+from top to bottom (a floor). Colours are compared in CIE Lab (D65), where distances
 are about what people see: 2 is just visible, 100 is from black to white.
 """
 
@@ -19,6 +20,9 @@ from training.scenes.grounds import all_colours
 CROP_SIDE = 64
 # The ground is what most of the border shows; a border of many colours is no ground.
 _PLAIN_PART, _PLAIN_REACH = 0.5, 14.0
+_SIDE_PART = 0.15
+# A ground that changes does so slowly but for a few rows, where a horizon is.
+_TORN_PART = 0.05
 # A colour farther than this from every shade of every name has no name.
 _NAMED_REACH = 18.0
 # A light that falls off over the ground changes it by up to 6; shadows are part of the thing.
@@ -27,6 +31,10 @@ _VISIBLE = 11.0
 _SMALLEST = 0.004
 # A part of the mask smaller than this part of its largest one is a speck.
 _SPECK = 0.06
+# Of two that are apart, the smaller has at least this part of the larger one's area.
+_PIECE = 0.3
+# How far from a third of the width two of three may meet.
+_THIRD_REACH = 0.14
 # Off the centre by less than this part of the side is the middle.
 _OFF_CENTRE = 0.08
 _AROUND = 1.1
@@ -71,11 +79,13 @@ def look(picture: Image.Image) -> Sight:
     """`picture` taken apart into its ground and what stands on it."""
     pixels = np.asarray(picture.convert("RGB"))
     shades = lab(pixels)
-    ground = _ground(shades)
+    plain = _ground(shades)
+    ground = _changing(shades) if plain is None else plain
     if ground is None:
         return Sight(pixels=pixels, colour=None, mask=np.zeros(pixels.shape[:2], dtype=bool))
     seen = np.linalg.norm(shades - ground, axis=2) > _VISIBLE
-    return Sight(pixels=pixels, colour=name_of(ground), mask=_filled(_cleaned(seen)))
+    colour = None if plain is None else name_of(plain)
+    return Sight(pixels=pixels, colour=colour, mask=_filled(_cleaned(seen)))
 
 
 def crop(sight: Sight, mask: Mask | None = None) -> Image.Image | None:
@@ -116,6 +126,44 @@ def halves(sight: Sight) -> tuple[Mask, Mask]:
     left, right = sight.mask.copy(), sight.mask.copy()
     left[:, cut:], right[:, :cut] = False, False
     return left, right
+
+
+def thirds(sight: Sight) -> tuple[Mask, Mask, Mask]:
+    """The mask cut twice, where the gaps between a left, a middle and a right thing are."""
+    heights = sight.mask.sum(axis=0)
+    columns = np.flatnonzero(heights)
+    if not len(columns):
+        return sight.mask, sight.mask, sight.mask
+    first, wide = int(columns[0]), int(columns[-1]) + 1 - int(columns[0])
+    cuts = []
+    for middle in (1 / 3, 2 / 3):
+        start = first + int((middle - _THIRD_REACH) * wide)
+        inner = heights[start : max(start + 1, first + int((middle + _THIRD_REACH) * wide))]
+        low = np.flatnonzero(inner <= inner.min())
+        cuts.append(start + int(low[len(low) // 2]))
+    places = np.arange(sight.mask.shape[1])
+    return (
+        sight.mask & (places < cuts[0]),
+        sight.mask & (places >= cuts[0]) & (places < cuts[1]),
+        sight.mask & (places >= cuts[1]),
+    )
+
+
+def pieces(sight: Sight) -> list[Mask]:
+    """Each thing that stands apart from the others, the largest first; nothing much smaller."""
+    parts = _parts(sight.mask)
+    areas = np.bincount(parts.ravel())
+    areas[0] = 0
+    large = np.flatnonzero(areas >= max(1.0, _PIECE * areas.max()))
+    return [parts == number for number in large[np.argsort(-areas[large], kind="stable")]]
+
+
+def shade_of(sight: Sight, mask: Mask) -> Floats | None:
+    """The mean Lab of what `mask` shows, None where it shows nothing."""
+    if not mask.any():
+        return None
+    shade: Floats = lab(sight.pixels[mask]).mean(axis=0)
+    return shade
 
 
 # ---- colours ----
@@ -168,22 +216,42 @@ def _shades() -> tuple[tuple[str, ...], Floats]:
 
 
 def _ground(shades: Floats) -> Floats | None:
-    """The Lab that most of the border has, None where it has no such colour."""
+    """The Lab that most of the border has, and some of each side; None where it has no such one."""
     wide = _edge(shades)
-    border = np.concatenate(
-        [
-            shades[:wide].reshape(-1, 3),
-            shades[-wide:].reshape(-1, 3),
-            shades[wide:-wide, :wide].reshape(-1, 3),
-            shades[wide:-wide, -wide:].reshape(-1, 3),
-        ]
-    )
+    sides = [
+        shades[:wide].reshape(-1, 3),
+        shades[-wide:].reshape(-1, 3),
+        shades[wide:-wide, :wide].reshape(-1, 3),
+        shades[wide:-wide, -wide:].reshape(-1, 3),
+    ]
+    border = np.concatenate(sides)
     middle = np.median(border, axis=0)
     near = np.linalg.norm(border - middle, axis=1) <= _PLAIN_REACH
-    if near.mean() < _PLAIN_PART:
+    ends = np.split(near, np.cumsum([len(side) for side in sides])[:-1])
+    # A whole side of another colour is what a floor has, or a gradient's end.
+    if near.mean() < _PLAIN_PART or min(end.mean() for end in ends) < _SIDE_PART:
         return None
     result: Floats = np.median(border[near], axis=0)
     return result
+
+
+def _changing(shades: Floats) -> Floats | None:
+    """(H, W, 3): the Lab of a ground that changes evenly from the left edge to the right one of
+    each row, which gradients and floors do. None where the upper and lower edges are not like it.
+    """
+    wide = _edge(shades)
+    left = np.median(shades[:, :wide], axis=1)[:, None]
+    right = np.median(shades[:, -wide:], axis=1)[:, None]
+    part = ((np.arange(shades.shape[1]) + 0.5) / shades.shape[1])[None, :, None]
+    ground: Floats = (left + part * (right - left)).astype(np.float32)
+    far = np.linalg.norm(shades - ground, axis=2)
+    ends = np.concatenate([far[:wide].ravel(), far[-wide:].ravel()])
+    # Rows tell nothing of each other, so noise would be its own ground.
+    steps = np.linalg.norm(np.diff(left[:, 0], axis=0), axis=1)
+    torn = (steps > _PLAIN_REACH).mean()
+    if (ends <= _PLAIN_REACH).mean() < _PLAIN_PART or torn > _TORN_PART:
+        return None
+    return ground
 
 
 def _edge(picture: NDArray[np.generic]) -> int:

@@ -35,13 +35,14 @@ def picture(index: int) -> Image.Image:
 
 
 def things(count: int) -> tuple[SceneObject, ...]:
-    """The first objects of the preset, with synthetic sprites."""
+    """The first objects of the preset, each with one synthetic sprite."""
     found = []
     for thing in all_objects()[:count]:
-        sprite = picture(thing.index)
-        level = sprite.crop(sprite.getchannel("A").getbbox()).convert("RGBa")
+        drawn = picture(thing.index)
+        level = drawn.crop(drawn.getchannel("A").getbbox()).convert("RGBa")
         half = level.resize((level.width // 2, level.height // 2))
-        found.append(replace(thing, levels=(level, half)))
+        first = replace(thing.sprites[0], levels=(level, half))
+        found.append(replace(thing, sprites=(first,)))
     return tuple(found)
 
 
@@ -52,5 +53,6 @@ def package(root: Path) -> Path:
     for thing in all_objects():
         data = io.BytesIO()
         picture(thing.index).save(data, format="WEBP", lossless=True)
-        (folder / f"{thing.emoji}.webp").write_bytes(data.getvalue())
+        for sprite in thing.sprites:
+            (folder / f"{sprite.emoji}.webp").write_bytes(data.getvalue())
     return folder.parent

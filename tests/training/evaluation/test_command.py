@@ -63,6 +63,9 @@ def test_a_models_folder_is_measured(
     assert report.measures[BACKGROUND].total == 3
     assert report.ceiling is not None
     assert report.ceiling[OBJECT].total == report.measures[OBJECT].total
+    assert report.likeness is not None
+    assert report.best is not None
+    assert min(report.likeness.energy, report.best.energy) > 0
     # The model's default size; the ceiling's pictures are not the model's.
     assert [picture.size for picture in kept] == [(64, 64)] * 3
     # The same model by its name in the workspace paints the same.
@@ -109,8 +112,10 @@ def test_models_that_cannot_be_measured(model: Path, source: Path, tmp_path: Pat
     shutil.copytree(model, tmp_path / "nano")
     with pytest.raises(ModelError, match="called “nano” already"):
         run(str(tmp_path / "nano"), source, tmp_path)
-    for limit in (0, -1, 201):
-        with pytest.raises(RequestError, match="1 to 200"):
+    for limit in (0, -1, 449):
+        with pytest.raises(RequestError, match="1 to 448"):
             run(str(model), source, tmp_path, limit=limit)
+    with pytest.raises(UnknownNameError, match="“countz”"):
+        run(str(model), source, tmp_path, lists=("countz",))
     with pytest.raises(RequestError, match="npm pack"):
         run(str(model), tmp_path / "none.tgz", tmp_path)

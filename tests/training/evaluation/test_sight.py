@@ -9,9 +9,20 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from PIL import Image, ImageDraw
 
-from training.evaluation.sight import CROP_SIDE, crop, halves, lab, look, name_of
+from training.evaluation.sight import (
+    CROP_SIDE,
+    crop,
+    halves,
+    lab,
+    look,
+    name_of,
+    pieces,
+    shade_of,
+    thirds,
+)
 from training.scenes.compose import PLACES, draw, sample_scene
-from training.scenes.objects import SceneObject, all_colours
+from training.scenes.grounds import all_colours
+from training.scenes.objects import SceneObject
 
 
 def canvas(colour: str, *boxes: tuple[int, int, int, int], fill: str = "red") -> Image.Image:
@@ -50,8 +61,9 @@ def test_a_colour_like_no_named_one_has_no_name() -> None:
 
 @pytest.mark.parametrize("place", PLACES)
 def test_places(things: tuple[SceneObject, ...], place: str) -> None:
-    scenes = (sample_scene("placed", seed, things) for seed in range(60))
-    found = [look(draw(s, 96, 96)).place for s in scenes if s.arrangement == place]
+    scenes = (sample_scene("placed", seed, things) for seed in range(90))
+    plain = (scene for scene in scenes if scene.ground.kind == "plain")
+    found = [look(draw(s, 96, 96)).place for s in plain if s.arrangement == place]
     # A synthetic sprite may be of the colour of its ground; a wrong side is never seen.
     assert set(found) <= {place, ""}
     assert found.count(place) > 0.8 * len(found)
@@ -90,6 +102,38 @@ def test_halves_are_cut_at_the_gap() -> None:
     assert not (left & right).any()
 
 
+def test_thirds_are_cut_at_both_gaps() -> None:
+    found = look(canvas("yellow", (6, 60, 34, 90), (48, 30, 78, 100), (88, 40, 120, 90)))
+    ends = [np.flatnonzero(mask.any(axis=0))[[0, -1]].tolist() for mask in thirds(found)]
+    assert ends == [[6, 34], [48, 78], [88, 120]]
+
+
+def test_pieces_are_what_stands_apart() -> None:
+    boxes = [(6, 60, 34, 90), (48, 30, 78, 100), (88, 40, 120, 90), (2, 2, 6, 6)]
+    found = pieces(look(canvas("white", *boxes)))
+    # The largest first; a speck is none.
+    assert [np.flatnonzero(mask.any(axis=0))[0] for mask in found] == [48, 88, 6]
+    shade = shade_of(look(canvas("white", *boxes)), found[0])
+    assert shade == pytest.approx(lab(np.array((255, 0, 0))), abs=0.1)
+    assert pieces(look(canvas("white"))) == []
+    assert shade_of(look(canvas("white")), np.zeros((128, 128), dtype=bool)) is None
+
+
+@pytest.mark.parametrize("kind", ["down", "across", "aslant", "floor"])
+def test_things_are_seen_on_grounds_that_change(kind: str) -> None:
+    one, other = np.array([250.0, 216, 52]), np.array([56.0, 160, 72])
+    down, across = np.mgrid[0:128, 0:128] / 128
+    part = {"down": down, "across": across, "aslant": (down + across) / 2}
+    mixed = part.get(kind, (1 + np.tanh((down - 0.6) / 0.035)) / 2)[..., None]
+    picture = Image.fromarray((one + mixed * (other - one)).astype(np.uint8))
+    picture.paste((36, 80, 204), (40, 50, 90, 100))
+    found = look(picture)
+    truth = np.zeros((128, 128), dtype=bool)
+    truth[50:100, 40:90] = True
+    assert found.colour is None
+    assert np.count_nonzero(found.mask ^ truth) <= 12
+
+
 @pytest.mark.parametrize("colour", ["white", "black", "purple"])
 def test_a_ground_alone_shows_nothing(colour: str) -> None:
     found = look(canvas(colour))
@@ -112,7 +156,7 @@ def test_noise_has_no_ground() -> None:
 @settings(max_examples=60, deadline=None)
 def test_no_picture_crashes(pixels: np.ndarray) -> None:
     found = look(Image.fromarray(pixels))
-    for mask in (found.mask, *halves(found)):
+    for mask in (found.mask, *halves(found), *thirds(found), *pieces(found)):
         shown = crop(found, mask)
         assert shown is None or shown.size == (CROP_SIDE, CROP_SIDE)
     assert found.place in (*PLACES, "middle", "")
