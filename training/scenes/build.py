@@ -162,7 +162,7 @@ def _save(picture: Image.Image, file: Path) -> None:
     """Writes `picture` in place: half a file is told apart when the build goes on, and waiting for
     the disk as `files.write` does took as long as the drawing. Raises SaveError."""
     data = BytesIO()
-    # As true as a PNG, two thirds of its size, and written faster (docs/decisions/0015).
+    # As true as a PNG, two thirds of its size, and written faster (docs/decisions/0017).
     picture.save(data, format="WEBP", lossless=True, quality=0, method=0)
     try:
         file.write_bytes(data.getvalue())
