@@ -26,7 +26,13 @@ FLAGS = [
     "--host-resolver-rules=MAP *.example 127.0.0.1, MAP *.example.org 127.0.0.1",
 ]
 # What gradio itself writes to the console, and why it is no fault of the page.
-NOISE = ("WebSocket", "iframe-resizer", "Method not implemented")
+NOISE = (
+    # An upload that is no picture is refused; Chromium notes each such answer.
+    "status of 415",
+    "WebSocket",
+    "iframe-resizer",
+    "Method not implemented",
+)
 
 
 def _missing(what: str) -> None:

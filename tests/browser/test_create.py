@@ -346,10 +346,15 @@ def test_on_a_phone_the_picture_is_in_view_when_it_is_finished(
     assert 0 <= painting["y"] < 100
 
 
-def test_a_bad_upload_is_told_where_it_was_made(visit: Visit, tmp_path: Path) -> None:
+def test_a_bad_upload_is_told(visit: Visit, tmp_path: Path) -> None:
     page = visit()
     (tmp_path / "fake.png").write_text("no picture")
     page.set_input_files("#start-card input[type=file]", tmp_path / "fake.png")
+    said = page.wait_for_selector("[data-testid=toast-body]").inner_text()
+    assert "“fake.png” is not a picture that can be read. Use a PNG, JPEG or WebP file." in said
+    # What begins as a picture is read, and told where it was uploaded.
+    (tmp_path / "half.png").write_bytes(b"\x89PNG\r\n\x1a\n and no more")
+    page.set_input_files("#start-card input[type=file]", tmp_path / "half.png")
     error = page.wait_for_selector("#start-card .field-error")
     assert error.is_visible()
     assert "not a picture" in error.inner_text()
