@@ -151,8 +151,7 @@ def studio(
     address_space.check(address_space.PAGE)
     # Here and not above: the other verbs must not wait for the page's libraries.
     from app.studio import Studio
-    from app.ui.build import prepare, serve
-    from app.ui.serving import asking_nobody_else
+    from app.ui.build import asking_nobody_else, prepare, serve
 
     # The package of ZeroGPU imports gradio, which reads these settings once.
     prepare(settings)

@@ -20,6 +20,7 @@ from app.janitor import Janitor
 from app.settings import DEFAULT_PORT, Settings
 from app.tokens import Tokens
 from app.ui import access, serving
+from app.ui.serving import asking_nobody_else
 from pipelines.errors import SaveError
 
 if TYPE_CHECKING:
@@ -57,7 +58,7 @@ def prepare(settings: Settings) -> None:
 def build(studio: Studio) -> gr.Blocks:
     """The page of `studio`, not served yet."""
     prepare(studio.settings)
-    with warnings.catch_warnings(), serving.asking_nobody_else():
+    with warnings.catch_warnings(), asking_nobody_else():
         warnings.simplefilter("ignore", DeprecationWarning)
         from app.ui import page
 
@@ -177,7 +178,7 @@ def _launch(
         )
         with (
             serving.without_code_server(),
-            serving.asking_nobody_else(),
+            asking_nobody_else(),
             connections.watched(),
         ):
             demo.launch(prevent_thread_lock=True, **arguments)

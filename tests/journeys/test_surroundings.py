@@ -13,9 +13,10 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -40,7 +41,8 @@ class Proxy(socketserver.ThreadingTCPServer):
     allow_reuse_address = True
 
     def __init__(self, status: int | None) -> None:
-        asked = self.asked = []
+        asked: list[bytes] = []
+        self.asked = asked
         over = self.over = threading.Event()
 
         class Handler(socketserver.BaseRequestHandler):
@@ -80,7 +82,7 @@ def variables(workspace: Path, **more: str) -> dict[str, str]:
 
 @contextmanager
 def studio(
-    workspace: Path, *arguments: str, python: tuple[str, ...] = (), host: str = "127.0.0.1", **more
+    workspace: Path, *arguments: str, python: tuple[str, ...] = (), **more: Any
 ) -> Iterator[tuple[subprocess.Popen[str], str, int]]:
     """A studio that has said its address: (process, the line that it said, port)."""
     port = ports.free()
@@ -114,12 +116,17 @@ def shows_the_page(address: str) -> None:
         assert "PixArt Studio" in client.get(address).text
 
 
-def run(workspace: Path, *arguments: str, python: tuple[str, ...] = (), **more: object):
-    """A command to its end; `more` goes to subprocess, `variables` into the environment."""
-    given = dict(more.pop("variables", {}))
+def run(
+    workspace: Path,
+    *arguments: str,
+    python: tuple[str, ...] = (),
+    given: Mapping[str, str] | None = None,
+    **more: Any,
+) -> subprocess.CompletedProcess[str]:
+    """A command to its end; `more` goes to subprocess, `given` into the environment."""
     return subprocess.run(
         [sys.executable, *python, LAUNCH, *arguments],
-        env=variables(workspace, **given),
+        env=variables(workspace, **(given or {})),
         text=True,
         timeout=SECONDS,
         check=False,
@@ -261,7 +268,7 @@ def painted(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_python_that_looks_nowhere_for_modules(
     painted: Path, tmp_path: Path, python: tuple[str, ...], given: dict[str, str]
 ) -> None:
-    done = run(painted, "gallery", "list", python=python, variables=given, cwd=tmp_path)
+    done = run(painted, "gallery", "list", python=python, given=given, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "красное яблоко" in done.stdout
     with studio(tmp_path, python=python, **given) as (_, _, port):
@@ -343,13 +350,13 @@ def test_a_locale_of_ascii_alone_finds_other_letters(
     painted: Path, tmp_path: Path, python: tuple[str, ...]
 ) -> None:
     given = {"PYTHONUTF8": "0", "LC_ALL": "C", "PYTHONCOERCECLOCALE": "0"}
-    done = run(painted, "gallery", "search", "яблоко", python=python, variables=given)
+    done = run(painted, "gallery", "search", "яблоко", python=python, given=given)
     assert done.returncode == 0, done.stderr
     assert "красное яблоко" in done.stdout
-    none = run(painted, "gallery", "search", "груша", python=python, variables=given)
+    none = run(painted, "gallery", "search", "груша", python=python, given=given)
     assert none.stdout == ""
     out = tmp_path / "снимки.zip"
-    done = run(painted, "gallery", "export", "--out", str(out), python=python, variables=given)
+    done = run(painted, "gallery", "export", "--out", str(out), python=python, given=given)
     assert done.returncode == 0, done.stderr
     assert out.is_file()
 

@@ -31,7 +31,8 @@ class Refusing(socketserver.ThreadingTCPServer):
     daemon_threads = True
 
     def __init__(self) -> None:
-        asked = self.asked = []
+        asked: list[bytes] = []
+        self.asked = asked
 
         class Handler(socketserver.BaseRequestHandler):
             def handle(self) -> None:

@@ -292,7 +292,7 @@ def test_a_rollback_repeats_the_validation_that_its_checkpoint_does_not_hold(
         return losses
 
     counted = {"updates": 0}
-    poisoned.net.forward = sometimes  # type: ignore[method-assign]
+    poisoned.net.forward = sometimes
     run, outcome = toy.go(tmp_path / "run", config, toy=poisoned)
     assert outcome.reason == "finished"
     (back,) = run.events("rollback")

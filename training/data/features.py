@@ -139,7 +139,7 @@ class Store:
 
 def _hash(tensor: Tensor) -> str:
     """16 hex digits over the bytes of a tensor."""
-    return hashlib.sha256(tensor.contiguous().view(torch.uint8).numpy()).hexdigest()[:16]
+    return hashlib.sha256(tensor.contiguous().view(torch.uint8).numpy().data).hexdigest()[:16]
 
 
 def _checked(opened: Any, hashes: Mapping[str, str], name: str) -> Tensor:
