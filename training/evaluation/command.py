@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,8 +14,8 @@ from training.evaluation import judge as judges
 from training.evaluation.likeness import Looks, looks
 from training.evaluation.measure import Report, count, evaluate
 from training.evaluation.paint import Painter, drawer
-from training.evaluation.prompts import LISTS, all_prompts
-from training.scenes.objects import load_objects
+from training.evaluation.prompts import LISTS, ScenePrompt, all_prompts
+from training.scenes.objects import SceneObject, load_objects
 
 OTHER_SEEDS = 100_000
 
@@ -67,13 +67,25 @@ def run(
     result = evaluate(painter, prompts, judge, report, should_stop, keep=both)
     if not result.complete:
         return result
+    return _beside_drawn(result, painted, (painter, things, prompts, judge), should_stop)
+
+
+def _beside_drawn(
+    result: Report,
+    painted: Looks,
+    asked: tuple[Painter, Sequence[SceneObject], Sequence[ScenePrompt], judges.Judge],
+    should_stop: progress.ShouldStop,
+) -> Report:
+    """`result` with what drawn scenes of the same prompts look like, and what the judge makes of
+    them; as it was where that was stopped."""
+    painter, things, prompts, judge = asked
     size = painter.model.default_size
     side = min(size.width, size.height)
     plain, coded = drawer(things, prompts, side), drawer(things, prompts, side, painter.vae)
     # Other seeds than the ceiling's, or that would be compared with itself.
     drawn = looks(
-        None if should_stop() else plain(asked.prompt, asked.seed + OTHER_SEEDS)
-        for asked in prompts
+        None if should_stop() else plain(prompt.prompt, prompt.seed + OTHER_SEEDS)
+        for prompt in prompts
     )
     best = Looks()
     ceiling = evaluate(coded, prompts, judge, _quiet, should_stop, keep=best.add)
