@@ -20,7 +20,7 @@ from app.janitor import Janitor
 from app.settings import DEFAULT_PORT, Settings
 from app.tokens import Tokens
 from app.ui import access, serving
-from app.ui.serving import asking_nobody_else
+from app.ui.serving import asking_nobody_else as asking_nobody_else
 from pipelines.errors import SaveError
 
 if TYPE_CHECKING:

@@ -82,7 +82,10 @@ def variables(workspace: Path, **more: str) -> dict[str, str]:
 
 @contextmanager
 def studio(
-    workspace: Path, *arguments: str, python: tuple[str, ...] = (), **more: Any
+    workspace: Path,
+    *arguments: str,
+    python: tuple[str, ...] = (),
+    given: Mapping[str, str] | None = None,
 ) -> Iterator[tuple[subprocess.Popen[str], str, int]]:
     """A studio that has said its address: (process, the line that it said, port)."""
     port = ports.free()
@@ -91,7 +94,7 @@ def studio(
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env=variables(workspace, **more),
+        env=variables(workspace, **(given or {})),
     )
     dog = threading.Timer(SECONDS, process.kill)
     dog.start()
@@ -162,7 +165,7 @@ def test_the_page_starts_behind_any_proxy_and_asks_none(
     with proxy(status) as server:
         given = {name: form.format(server.place)}
         began = time.monotonic()
-        with studio(tmp_path, **given) as (_, said, port):
+        with studio(tmp_path, given=given) as (_, said, port):
             assert said == f"PixArt Studio is at http://127.0.0.1:{port}  (Ctrl+C ends it)\n"
             assert time.monotonic() - began < SECONDS
             shows_the_page(f"http://127.0.0.1:{port}/")
@@ -175,12 +178,14 @@ def test_the_page_starts_with_any_list_of_exceptions(tmp_path: Path, no_proxy: s
         proxy(502) as server,
         studio(
             tmp_path,
-            http_proxy=f"http://{server.place}",
-            no_proxy=no_proxy,
-            NO_PROXY=no_proxy,
-            SSL_CERT_FILE=str(tmp_path / "gone.pem"),
-            SSL_CERT_DIR=str(tmp_path / "gone"),
-            SSLKEYLOGFILE=str(tmp_path / "gone" / "keys"),
+            given={
+                "http_proxy": f"http://{server.place}",
+                "no_proxy": no_proxy,
+                "NO_PROXY": no_proxy,
+                "SSL_CERT_FILE": str(tmp_path / "gone.pem"),
+                "SSL_CERT_DIR": str(tmp_path / "gone"),
+                "SSLKEYLOGFILE": str(tmp_path / "gone" / "keys"),
+            },
         ) as (_, _, port),
     ):
         shows_the_page(f"http://127.0.0.1:{port}/")
@@ -239,7 +244,7 @@ def test_no_variable_of_gradio_changes_anything(tmp_path: Path) -> None:
         "GRADIO_AUTO_LOGOUT": "1",
         "GRADIO_HISTORY_BUCKET": "me/bucket",
     }
-    with studio(tmp_path, **given) as (process, said, port):
+    with studio(tmp_path, given=given) as (process, said, port):
         assert f"http://127.0.0.1:{port} " in said
         with httpx.Client(base_url=f"http://127.0.0.1:{port}", trust_env=False) as client:
             config = client.get("/config").json()
@@ -271,7 +276,7 @@ def test_python_that_looks_nowhere_for_modules(
     done = run(painted, "gallery", "list", python=python, given=given, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "красное яблоко" in done.stdout
-    with studio(tmp_path, python=python, **given) as (_, _, port):
+    with studio(tmp_path, python=python, given=given) as (_, _, port):
         shows_the_page(f"http://127.0.0.1:{port}/")
 
 
