@@ -18,7 +18,7 @@ from app.runner import LocalRunner
 from app.settings import Settings, make_folder, real_path, user_path, workspace_path
 from app.status import Status
 from app.streams import say
-from pipelines import forecast, pictures, samplers
+from pipelines import forecast, pictures, samplers, seen_words
 from pipelines.catalog import Catalog
 from pipelines.errors import RequestError
 from pipelines.memory import before_torch
@@ -156,6 +156,8 @@ def _without_effect(request: GenerationRequest, given: set[str], catalog: Catalo
             "--predictor-order, --corrector-order, --eta and --tau-at-start have no effect on"
             f" {row.label}."
         )
+    if told := seen_words.sentence(seen_words.unseen(request.prompt, model)):
+        yield f"{told}."
     distilled = model.distilled or catalog.distilled_by(request.loras)
     if row.distilled != distilled and row.distilled:
         yield f"{row.label} is made for models distilled to it, which “{model.id}” is not."

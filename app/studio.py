@@ -24,7 +24,7 @@ from app.model_store import ModelStore
 from app.settings import Settings
 from app.worker import EngineState, WorkerRunner
 from app.zero import ZeroRunner
-from pipelines import hub_rows, pictures, prompt_files, styles, tokens
+from pipelines import hub_rows, pictures, prompt_files, seen_words, styles, tokens
 from pipelines.catalog import Catalog, ModelSpec
 from pipelines.errors import (
     BusyError,
@@ -158,6 +158,10 @@ class Studio:
             )
         text, _ = styles.find(style).apply(prompt, "")
         return tokens.tokenize(text, self.model(model_id), "authors" if cleaned else "lower")
+
+    def unseen(self, model_id: str, prompt: str) -> tuple[str, ...]:
+        """Words of `prompt` that the model has never seen, if it says. Raises StudioError."""
+        return seen_words.unseen(prompt, self.model(model_id))
 
     def request(self, values: Mapping[str, Any]) -> GenerationRequest:
         """A checked request from the values of a form. Raises RequestError with the field."""

@@ -304,9 +304,10 @@ class Create:
                 str(values["style"]),
                 cleaned=values["clean_caption"] is True,
             )
+            unseen = self._studio.unseen(str(values["model"]), text)
         except StudioError as error:
             return canvas.sentence(str(error))
-        return canvas.token_count(tokens, empty=not is_visible(text))
+        return canvas.token_count(tokens, empty=not is_visible(text), unseen=unseen)
 
     def keep_upload(self, seat: Seat, file: Any) -> Any:
         """A picture was uploaded to start from."""

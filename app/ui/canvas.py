@@ -7,6 +7,7 @@ the same from the first preview to the result: nothing flickers, nothing jumps, 
 from __future__ import annotations
 
 import base64
+from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 from typing import TYPE_CHECKING, Literal
@@ -15,7 +16,7 @@ from app.gallery import PictureFile
 from app.job import Job, JobState
 from app.ui.routes import PICTURES
 from lora_manager import card
-from pipelines import samplers
+from pipelines import samplers, seen_words
 from pipelines.progress import Stage, duration
 from pipelines.tokens import Tokens
 
@@ -238,19 +239,21 @@ def _question(name: str) -> str:
     )
 
 
-def token_count(tokens: Tokens, *, empty: bool) -> str:
-    """How much of the prompt the model reads, with the rest struck through."""
+def token_count(tokens: Tokens, *, empty: bool, unseen: Sequence[str] = ()) -> str:
+    """How much of the prompt the model reads, with the rest struck through, and which words it has
+    never seen."""
     if empty:
         return f'<p class="count">The model reads up to {tokens.limit} tokens.</p>'
-    over = tokens.used > tokens.limit
+    told = seen_words.sentence(unseen)
+    unknown = f'<p class="count" data-unseen>{escape(told)}</p>' if told else ""
     count = f"<b>{tokens.used}</b> of {tokens.limit} tokens"
-    if not over:
-        return f'<p class="count">{count}</p>'
+    if tokens.used <= tokens.limit:
+        return f'<p class="count">{count}</p>{unknown}'
     kept = tokens.kept[-60:]
     lead = "…" if len(tokens.kept) > 60 else ""
     return (
         f'<p class="count" data-over>{count}. The end is not read:</p>'
-        f'<p class="cut">{lead}{escape(kept)}<del>{escape(tokens.cut[:600])}</del></p>'
+        f'<p class="cut">{lead}{escape(kept)}<del>{escape(tokens.cut[:600])}</del></p>{unknown}'
     )
 
 

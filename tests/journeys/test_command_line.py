@@ -67,6 +67,10 @@ def test_a_prompt_becomes_pictures_and_each_paints_itself_again(workspace: Path)
     assert copy.parent == workspace / "again"
     assert np.array_equal(pixels(copy), pixels(rows[1]["path"]))
     assert again.stderr == ""
+    assert "never seen" not in done.stderr
+    odd = launch("generate", "a fisherman", "--steps", "2")
+    assert odd.returncode == 0
+    assert "This model has never seen: fisherman." in odd.stderr
     other = launch("generate", "--like", rows[1]["path"], "--sampler", "lcm", "--json")
     row = json.loads(other.stdout)
     assert (row["seed"], row["steps"], row["guidance"]) == (4, 4, 0)

@@ -67,28 +67,7 @@ def run(
     result = evaluate(painter, prompts, judge, report, should_stop, keep=both)
     if not result.complete:
         return result
-    return _beside_drawn(result, painted, (painter, things, prompts, judge), should_stop)
-
-
-def _beside_drawn(
-    result: Report,
-    painted: Looks,
-    asked: tuple[Painter, Sequence[SceneObject], Sequence[ScenePrompt], judges.Judge],
-    should_stop: progress.ShouldStop,
-) -> Report:
-    """`result` with what drawn scenes of the same prompts look like, and what the judge makes of
-    them; as it was where that was stopped."""
-    painter, things, prompts, judge = asked
-    size = painter.model.default_size
-    side = min(size.width, size.height)
-    plain, coded = drawer(things, prompts, side), drawer(things, prompts, side, painter.vae)
-    # Other seeds than the ceiling's, or that would be compared with itself.
-    drawn = looks(
-        None if should_stop() else plain(prompt.prompt, prompt.seed + OTHER_SEEDS)
-        for prompt in prompts
-    )
-    best = Looks()
-    ceiling = evaluate(coded, prompts, judge, _quiet, should_stop, keep=best.add)
+    ceiling, best, drawn = _drawn(painter, things, prompts, judge, should_stop)
     if not ceiling.complete:
         return result
     return replace(
@@ -97,6 +76,28 @@ def _beside_drawn(
         likeness=painted.against(drawn),
         best=best.against(drawn),
     )
+
+
+def _drawn(
+    painter: Painter,
+    things: Sequence[SceneObject],
+    prompts: Sequence[ScenePrompt],
+    judge: judges.Judge,
+    should_stop: progress.ShouldStop,
+) -> tuple[Report, Looks, Looks]:
+    """What can be reached: drawn pictures through the model's VAE, measured, and their looks; and
+    the looks of drawn pictures of the same prompts as they are."""
+    size = painter.model.default_size
+    side = min(size.width, size.height)
+    plain, coded = drawer(things, prompts, side), drawer(things, prompts, side, painter.vae)
+    best = Looks()
+    ceiling = evaluate(coded, prompts, judge, _quiet, should_stop, keep=best.add)
+    # Other seeds than those: pictures are not compared with themselves.
+    drawn = looks(
+        None if should_stop() else plain(asked.prompt, asked.seed + OTHER_SEEDS)
+        for asked in prompts
+    )
+    return ceiling, best, drawn
 
 
 def _known(lists: Collection[str]) -> Collection[str]:

@@ -111,7 +111,7 @@ class Judge:
         if apart:
             masks = [] if found.empty else sight.pieces(found)
         else:
-            masks = {1: lambda _: [found.mask], 2: sight.halves, 3: sight.thirds}[parts](found)
+            masks = _masks(found, parts)
         crops = [None if found.empty else sight.crop(found, mask) for mask in masks]
         shown = [crop for crop in crops if crop is not None]
         named = iter(self.name(shown) if shown else [])
@@ -148,6 +148,13 @@ class Judge:
     @staticmethod
     def _emoji(thing: SceneObject) -> list[str]:
         return [sprite.emoji for sprite in thing.sprites]
+
+
+def _masks(found: sight.Sight, parts: int) -> list[sight.Mask]:
+    """One mask for each of one to three `parts` from left to right."""
+    if parts == 1:
+        return [found.mask]
+    return list(sight.halves(found) if parts == 2 else sight.thirds(found))
 
 
 def _owners(things: Sequence[SceneObject]) -> Tensor:

@@ -23,7 +23,7 @@ from tokenizers import decoders as token_decoders
 from torch import nn
 from transformers import T5Config, T5EncoderModel, T5ForConditionalGeneration
 
-from pipelines import files
+from pipelines import files, seen_words
 from pipelines.catalog import Cleaning
 from pipelines.errors import RequestError, printable
 from pipelines.loader import quiet
@@ -199,6 +199,7 @@ def task(config: RunConfig, sources: Sources) -> Task:
     if not captions:
         raise RequestError("data", "The pictures have no captions to learn from.")
     tokenizer, t5, before = _nets(config, sources, captions)
+    words = _seen(captions, sources.base("text"))
     if config.gradient_checkpointing:
         t5.gradient_checkpointing_enable()
     samples = Spans(captions, tokenizer, config.data.tokens)
@@ -219,7 +220,7 @@ def task(config: RunConfig, sources: Sources) -> Task:
         held_out_batches=batches,
         plan=samples.plan(config.batch, config.seed),
         collate=collate,
-        publish=lambda folder: _publish(t5, tokenizer, config.data.tokens, folder),
+        publish=lambda folder: _publish(t5, tokenizer, config.data.tokens, folder, words),
         fixed_timesteps=False,
         facts={"captions": len(captions), "tokens": tokenizer.get_vocab_size()},
     )
@@ -245,6 +246,16 @@ def _nets(
     if config.objective.neighbours:
         see_order(t5)
     return tokenizer, t5, before
+
+
+def _seen(captions: Sequence[str], base: Path | None) -> str:
+    """The list of words for whoever asks what the encoder knows; empty where nobody can say."""
+    if base is None:
+        return seen_words.listed(captions)
+    before = base / "tokenizer" / seen_words.WORDS_FILE
+    if not before.is_file():
+        return ""
+    return seen_words.listed([*captions, before.read_text("utf-8", errors="replace")])
 
 
 def _check(tokenizer: Tokenizer, config: T5Config) -> None:
@@ -281,7 +292,7 @@ def _shape(tokenizer: Tokenizer, net: Mapping[str, Any]) -> T5Config:
 
 @torch.no_grad()
 def _publish(
-    t5: T5ForConditionalGeneration, tokenizer: Tokenizer, tokens: int, folder: Path
+    t5: T5ForConditionalGeneration, tokenizer: Tokenizer, tokens: int, folder: Path, words: str
 ) -> Mapping[str, Any]:
     """Writes the encoder and the tokenizer as transformers lays them out."""
     config = T5Config(**t5.config.to_dict())
@@ -306,4 +317,6 @@ def _publish(
     }
     data = (json.dumps(about, indent=1) + "\n").encode()
     files.write(folder / "tokenizer" / "tokenizer_config.json", data)
+    if words:
+        files.write(folder / "tokenizer" / seen_words.WORDS_FILE, words.encode())
     return {"vocabulary": tokenizer.get_vocab_size(), "tokens": tokens}

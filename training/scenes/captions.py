@@ -260,13 +260,14 @@ def _trio(scene: Scene, style: _Style) -> str:
     if (first.object, first.sprite) == (second.object, second.sprite):
         number = draw.choices(_NUMBERS[2], (4, 1))[0]
         a, b = f"{number} {_noun(first, style, many=True)}", _named(third, style)
-        forms = ("{a} and {b}", "{a} and {b}", "{a} next to {b}", "{a} with {b}")
-        return draw.choice(forms if across else ("{a} and {b}", "{a} above {b}")).format(a=a, b=b)
+        return draw.choice(_TWO_AND_ONE_ROW if across else _TWO_AND_ONE_COLUMN).format(a=a, b=b)
     a, b, c = (_named(item, style) for item in scene.items)
     forms = _TRIO_ROW if across else _TRIO_COLUMN
     return draw.choice((*_TRIO, *_TRIO, *forms)).format(a=a, b=b, c=c)
 
 
+_TWO_AND_ONE_ROW = ("{a} and {b}", "{a} and {b}", "{a} next to {b}", "{a} with {b}")
+_TWO_AND_ONE_COLUMN = ("{a} and {b}", "{a} above {b}")
 _TRIO = ("{a}, {b} and {c}", "{a}, {b} and {c}", "{a}, {b}, {c}", "{a} and {b} and {c}")
 _TRIO_ROW = (
     "{a} next to {b} next to {c}",

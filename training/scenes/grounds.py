@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 
 from training.scenes.objects import preset
 
+Floats = NDArray[np.float32]
+
 PLAIN, GRADIENT, FLOOR = "plain", "gradient", "floor"
 WAYS = ("down", "across", "aslant")
 # Which grounds scenes have, where all are possible.
@@ -154,35 +156,43 @@ def _shade_of(draw: random.Random, colour: Colour) -> tuple[int, int, int]:
 # ---- drawing ----
 
 
-def draw_ground(ground: Ground, width: int, height: int) -> NDArray[np.float32]:
+def draw_ground(ground: Ground, width: int, height: int) -> Floats:
     """(H, W, 3) in 0..255: the colours, a trace brighter towards one side."""
-    across = (np.arange(width, dtype=np.float32) + 0.5) / width
-    down = (np.arange(height, dtype=np.float32) + 0.5) / height
-    shades = np.asarray(ground.rgbs, dtype=np.float32)
-    light = (
+    across: Floats = _places(width)
+    down: Floats = _places(height)
+    shades: Floats = np.asarray(ground.rgbs, dtype=np.float32)
+    light: Floats = (
         1 + ground.light[0] * (across[None, :] - 0.5) + ground.light[1] * (down[:, None] - 0.5)
-    )[:, :, None]
+    ).astype(np.float32)[:, :, None]
     if ground.kind == PLAIN:
-        return light * shades[0]
-    if ground.kind == FLOOR:
-        part = (1 + np.tanh((down - ground.horizon) / _SOFT)) / 2
-        return light * _mixed(shades, part)[:, None, :]
-    if ground.way == "down":
-        return light * _mixed(shades, _smooth(down))[:, None, :]
-    if ground.way == "across":
-        return light * _mixed(shades, _smooth(across))[None, :, :]
-    return light * _mixed(shades, _smooth((across[None, :] + down[:, None]) / 2))
+        colours = shades[0]
+    elif ground.kind == FLOOR:
+        part: Floats = np.asarray((1 + np.tanh((down - ground.horizon) / _SOFT)) / 2, np.float32)
+        colours = _mixed(shades, part)[:, None, :]
+    elif ground.way == "down":
+        colours = _mixed(shades, _smooth(down))[:, None, :]
+    elif ground.way == "across":
+        colours = _mixed(shades, _smooth(across))[None, :, :]
+    else:
+        colours = _mixed(shades, _smooth((across[None, :] + down[:, None]) * np.float32(0.5)))
+    drawn: Floats = light * colours
+    return drawn
 
 
-def _mixed(shades: NDArray[np.float32], part: NDArray[np.float32]) -> NDArray[np.float32]:
+def _places(count: int) -> Floats:
+    """(count,): the middles of as many pixels, in 0..1."""
+    return ((np.arange(count) + 0.5) / count).astype(np.float32)
+
+
+def _mixed(shades: Floats, part: Floats) -> Floats:
     """(..., 3): from the first shade where `part` is 0 to the second where it is 1."""
-    mixed: NDArray[np.float32] = shades[0] + part[..., None] * (shades[1] - shades[0])
+    mixed: Floats = shades[0] + part[..., None] * (shades[1] - shades[0])
     return mixed
 
 
-def _smooth(part: NDArray[np.float32]) -> NDArray[np.float32]:
+def _smooth(part: Floats) -> Floats:
     """0..1 -> 0..1, level at both ends, so that each colour is seen as itself."""
-    smooth: NDArray[np.float32] = part * part * (3 - 2 * part)
+    smooth: Floats = part * part * (np.float32(3) - np.float32(2) * part)
     return smooth
 
 

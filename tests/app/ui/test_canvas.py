@@ -140,7 +140,7 @@ def everything(text: str) -> str:
             canvas.status(replace(shown, state=JobState.FAILED, error=text), engine, None),
             canvas.status(None, engine, Notice(text=text, field=text)),
             canvas.result(shown.pictures[0], busy=False),
-            canvas.token_count(tokens, empty=False),
+            canvas.token_count(tokens, empty=False, unseen=(text, text)),
             canvas.sentence(text),
             canvas.examples((text,)),
             canvas.engine_chip(engine),

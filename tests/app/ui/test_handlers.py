@@ -15,6 +15,7 @@ import pytest
 from app.ui import fields, watch
 from app.ui.build import build
 from app.ui.watch import Seat
+from pipelines import styles
 from pipelines.errors import RequestError, SaveError
 from tests import tiny
 from tests.app.ui.fake_studio import HERE, FakeStudio
@@ -237,6 +238,20 @@ def test_tokens_are_counted_after_the_cleaning(page: Page) -> None:
     plain = found.fn("a red apple", "None", "nano", False)
     assert found.fn("a (red) apple", "None", "nano", True) == plain
     assert found.fn("a (red) apple", "None", "nano", False) != plain
+
+
+def test_words_that_the_model_has_never_seen_are_told(page: Page) -> None:
+    found: Any = next(f for f in page.demo.fns.values() if f.api_name == "recount")
+    html = found.fn("Two Fishermen and a red apple, please", "None", "nano")
+    assert "This model has never seen: fishermen<" in html
+    assert "tokens" in html
+    assert "never seen" not in found.fn("two red apples on a yellow background", "None", "nano")
+    # A style is not what somebody typed.
+    style = list(styles.all_styles())[-1]
+    assert "never seen" not in found.fn("a red apple", style, "nano")
+    assert "<b>yacht" not in found.fn("<b>yacht</b>", "None", "nano")
+    # What stands behind the end is told as not read, not as unknown.
+    assert "never seen" not in found.fn("castle " * 60 + "fisherman", "None", "nano")
 
 
 def test_a_seat_takes_only_a_plausible_owner() -> None:
