@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import asyncio
 import os
+import socket
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -33,6 +34,8 @@ LEAST = 6
 """What one browser opens at once."""
 _BACKLOG = 128
 _USED_BY_A_STUDIO = 48
+_PIECE, _PIECES = 65_536, 128
+"""What the system may have taken in of a body that nobody reads, in bytes."""
 
 
 def most_connections() -> int:
@@ -76,9 +79,15 @@ class Connection(H11Protocol):
             least.transport.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Forgets its clocks."""
+        """Forgets its clocks, and ends the connection for whoever else holds it.
+
+        A fork, as ZeroGPU paints in, has inherited it: closing it here alone would leave a client
+        that is still sending with nobody to tell it that it was refused.
+        """
         self._cancel("_head")
         self._cancel("_reader")
+        with suppress(OSError):
+            end(self.transport.get_extra_info("socket"))
         super().connection_lost(exc)
 
     @property
@@ -125,6 +134,15 @@ class Connection(H11Protocol):
         if handle is not None:
             handle.cancel()
         setattr(self, name, None)
+
+
+def end(connection: Any) -> None:
+    """Ends a connection for both sides, whoever else holds it here. Raises OSError."""
+    connection.shutdown(socket.SHUT_RDWR)
+    # A client that waits for room to send more only hears of it once there is some.
+    for _ in range(_PIECES):
+        if not os.read(connection.fileno(), _PIECE):
+            break
 
 
 @contextmanager

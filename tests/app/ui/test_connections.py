@@ -214,3 +214,22 @@ def test_the_page_is_served_over_such_connections(monkeypatch: pytest.MonkeyPatc
         assert config.timeout_keep_alive == connections.KEEP_ALIVE_SECONDS
         assert config.backlog <= 128
     assert http_server.uvicorn is before
+
+
+def test_a_sender_hears_of_the_end_although_a_fork_holds_the_connection() -> None:
+    server = socket.create_server(("127.0.0.1", 0))
+    client = socket.create_connection(server.getsockname(), timeout=20)
+    ours, _ = server.accept()
+    ours.setblocking(False)
+    with server, client, ours.dup():
+        # As much as the system takes in: from here on the client waits for room.
+        client.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            while True:
+                client.send(b"0" * 65_536)
+        client.settimeout(20)
+        connections.end(ours)
+        ours.close()
+        with pytest.raises(OSError, match=r"reset|[Bb]roken pipe"):
+            while True:
+                client.send(b"0" * 65_536)
