@@ -119,6 +119,8 @@ def generate(
     if out is not None:
         gallery = Gallery(make_folder(real_path(out)), by_day=False)
     gallery.check_writable()
+    if unseen := seen_words.unseen(request.prompt, catalog.find(request.model)):
+        say(f"{seen_words.sentence(unseen)}.", 0)
     weights = _paint(request, catalog, settings, gallery, as_json=as_json)
     if recipe is not None and _same_weights(request, recipe.request) and recipe.weights:
         if weights and weights != recipe.weights:
@@ -156,8 +158,6 @@ def _without_effect(request: GenerationRequest, given: set[str], catalog: Catalo
             "--predictor-order, --corrector-order, --eta and --tau-at-start have no effect on"
             f" {row.label}."
         )
-    if told := seen_words.sentence(seen_words.unseen(request.prompt, model)):
-        yield f"{told}."
     distilled = model.distilled or catalog.distilled_by(request.loras)
     if row.distilled != distilled and row.distilled:
         yield f"{row.label} is made for models distilled to it, which “{model.id}” is not."

@@ -16,6 +16,7 @@ from tests.training.small import stage
 from tests.training.test_stages import Place
 from training.config import Recipe
 from training.methods.span_loss import PAD, SpanLoss, see_order
+from training.methods.text_encoder import _seen
 from training.recipes import resolve
 
 
@@ -161,6 +162,17 @@ def test_an_encoder_goes_on(tmp_path: Path) -> None:
     old, new = (place.run / name / "result" for name in ("01-text", "02-order"))
     for file in ("tokenizer/tokenizer.json", "text_encoder/config.json"):
         assert (old / file).read_bytes() == (new / file).read_bytes()
+    # What it has seen goes along; the second stage learned from the same captions.
+    words = [
+        (result / "tokenizer" / "words.txt").read_text("utf-8").split() for result in (old, new)
+    ]
+    assert words[0] == words[1] == sorted(set(words[0]))
+    assert {"red", "blue"} & set(words[0])
+    (new / "tokenizer" / "words.txt").unlink()
+    assert _seen(["a cat"], new) == ""
+    (new / "tokenizer" / "words.txt").write_text("dog\n")
+    assert _seen(["a cat"], new) == "a\ncat\ndog\n"
+    assert _seen(["a cat"], None) == "a\ncat\n"
     apart = (_features(new) - _features(old)).norm() / _features(old).norm()
     assert 0 < float(apart) < 0.01
 
