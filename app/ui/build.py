@@ -166,7 +166,8 @@ def _launch(
 ) -> tuple[gr.Blocks, Uploads]:
     """The page, built and served behind every guard."""
     prepare(studio.settings)
-    with serving.uncollected(), serving.one_loop():
+    # Whatever imports gradio first lies within.
+    with asking_nobody_else(), serving.uncollected(), serving.one_loop():
         from app.ui import connections
         from app.ui.uploads import Uploads
 
@@ -176,11 +177,7 @@ def _launch(
         arguments = launch_arguments(
             studio, host=host, port=port, tokens=tokens, public_url=public_url, uploads=uploads
         )
-        with (
-            serving.without_code_server(),
-            asking_nobody_else(),
-            connections.watched(),
-        ):
+        with serving.without_code_server(), connections.watched():
             demo.launch(prevent_thread_lock=True, **arguments)
     return demo, uploads
 
