@@ -119,8 +119,6 @@ def generate(
     if out is not None:
         gallery = Gallery(make_folder(real_path(out)), by_day=False)
     gallery.check_writable()
-    if unseen := seen_words.unseen(request.prompt, catalog.find(request.model)):
-        say(f"{seen_words.sentence(unseen)}.", 0)
     weights = _paint(request, catalog, settings, gallery, as_json=as_json)
     if recipe is not None and _same_weights(request, recipe.request) and recipe.weights:
         if weights and weights != recipe.weights:
@@ -205,6 +203,10 @@ def _paint(
     runner = LocalRunner(engine, gallery)
     weights = ""
     way = engine.plan_of(request)
+    # Only now: what refuses the job is one sentence alone.
+    if unseen := seen_words.unseen(request.prompt, catalog.find(request.model)):
+        status.clear()
+        say(f"{seen_words.sentence(unseen)}.", 0)
     status.say(f"“{request.model}” {forecast.sentence(engine.machine, way)}.")
 
     def keep(file: PictureFile) -> None:
