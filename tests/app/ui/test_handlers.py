@@ -242,16 +242,16 @@ def test_tokens_are_counted_after_the_cleaning(page: Page) -> None:
 
 def test_words_that_the_model_has_never_seen_are_told(page: Page) -> None:
     found: Any = next(f for f in page.demo.fns.values() if f.api_name == "recount")
-    html = found.fn("Two Fishermen and a red apple, please", "None", "nano")
+    html = found.fn("Two Fishermen and a red apple, please", "None", "nano", False)
     assert "This model has never seen: fishermen<" in html
     assert "tokens" in html
-    assert "never seen" not in found.fn("two red apples on a yellow background", "None", "nano")
+    assert "never seen" not in found.fn("two red apples on a yellow background", "None", "nano", False)
     # A style is not what somebody typed.
     style = list(styles.all_styles())[-1]
-    assert "never seen" not in found.fn("a red apple", style, "nano")
-    assert "<b>yacht" not in found.fn("<b>yacht</b>", "None", "nano")
+    assert "never seen" not in found.fn("a red apple", style, "nano", False)
+    assert "<b>yacht" not in found.fn("<b>yacht</b>", "None", "nano", False)
     # What stands behind the end is told as not read, not as unknown.
-    assert "never seen" not in found.fn("castle " * 60 + "fisherman", "None", "nano")
+    assert "never seen" not in found.fn("castle " * 60 + "fisherman", "None", "nano", False)
 
 
 def test_a_seat_takes_only_a_plausible_owner() -> None:
