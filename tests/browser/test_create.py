@@ -203,7 +203,7 @@ def test_a_start_picture_comes_and_goes(visit: Visit, tmp_path: Path) -> None:
     page.get_by_role("button", name="Remove the start picture").click()
     page.wait_for_selector(".start-chip", state="detached")
     broken = tmp_path / "broken.png"
-    broken.write_bytes(b"no picture")
+    broken.write_bytes(b"\x89PNG\r\n\x1a\n and no more")
     page.set_input_files("#start-card input[type=file]", broken)
     page.wait_for_selector(".status[data-tone=bad]")
 
