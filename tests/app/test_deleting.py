@@ -70,7 +70,9 @@ def test_every_model_that_read_the_prompt_forgets_it(studio: FakeStudio, tmp_pat
     other.write_bytes(b"features")
     read = tokens.tokenize
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tokens, "tokenize", lambda t, m: shorter if m.id == "tiny" else read(t, m))
+        patch.setattr(
+            tokens, "tokenize", lambda t, m, *how: shorter if m.id == "tiny" else read(t, m, *how)
+        )
         studio.delete_picture(job.pictures[0].name, ME)
     assert not other.exists()
     assert not encoded(studio, "a cat").exists()

@@ -38,8 +38,10 @@ async ([studio, picture, calls]) => {
       headers: {'Content-Type': 'application/json'},
       body: JSON.stringify({data: ['a cat', '', '', '', null, null, '', '', 1, 'None']})}],
   ];
+  // The studio keeps pictures only.
+  const head = new Uint8Array([0x89, 0x50, 0x4e, 0x47, 0x0d, 0x0a, 0x1a, 0x0a, 0, 0, 0, 13]);
   const files = new FormData();
-  files.append('files', new Blob(['x']), 'foreign.txt');
+  files.append('files', new Blob([head]), 'foreign.png');
   asks.push(['upload', '/gradio_api/upload', {method: 'POST', body: files}]);
   for (const [name, path, init] of asks)
     for (const mode of ['cors', 'no-cors'])
@@ -88,7 +90,7 @@ async ([studio, picture, calls]) => {
     const input = document.createElement('input');
     input.type = 'file'; input.name = 'files';
     const held = new DataTransfer();
-    held.items.add(new File(['x'], 'by-form.txt'));
+    held.items.add(new File([head], 'by-form.png'));
     input.files = held.files;
     form.append(input);
   });

@@ -245,7 +245,9 @@ def test_words_that_the_model_has_never_seen_are_told(page: Page) -> None:
     html = found.fn("Two Fishermen and a red apple, please", "None", "nano", False)
     assert "This model has never seen: fishermen<" in html
     assert "tokens" in html
-    assert "never seen" not in found.fn("two red apples on a yellow background", "None", "nano", False)
+    assert "never seen" not in found.fn(
+        "two red apples on a yellow background", "None", "nano", False
+    )
     # A style is not what somebody typed.
     style = list(styles.all_styles())[-1]
     assert "never seen" not in found.fn("a red apple", style, "nano", False)
