@@ -19,6 +19,8 @@ from functools import partial
 from pathlib import Path
 from typing import IO, TextIO
 
+from app.streams import bare, escape
+
 LOG_NAME = "install.log"
 LOCK_NAME = "studio.lock"
 # A failure is judged by this much of the output: trouble that pip got over lies further back.
@@ -61,7 +63,14 @@ OTHER_HASH = re.compile(r" +or [0-9a-f]{64}$")
 
 
 class SetupError(Exception):
-    """The set-up cannot go on; the message is one plain sentence with a way out."""
+    """The set-up cannot go on; the message is one plain sentence with a way out.
+
+    It may name what comes from outside (folders, what pip and the index say): escaped here, for
+    whoever prints it.
+    """
+
+    def __init__(self, sentence: str) -> None:
+        super().__init__(escape(sentence))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,7 +91,8 @@ class StatusLine:
     def __init__(
         self, stream: TextIO, *, every: float = 5.0, clock: Callable[[], float] = time.monotonic
     ) -> None:
-        self._stream = stream
+        # It moves the cursor itself, and escapes what it shows.
+        self._stream = bare(stream)
         self._every = every
         self._clock = clock
         self._started = clock()
@@ -98,7 +108,7 @@ class StatusLine:
 
     def show(self, stage: str, doing: str) -> None:
         """Name the stage and what goes on in it; safe to call as often as one likes."""
-        text = f"{self.elapsed()}  {stage}" + (f": {doing}" if doing else "")
+        text = escape(f"{self.elapsed()}  {stage}" + (f": {doing}" if doing else ""))
         now = self._clock()
         if self._terminal:
             room = shutil.get_terminal_size().columns - 1
@@ -115,7 +125,7 @@ class StatusLine:
     def say(self, sentence: str) -> None:
         """Print a sentence that stays."""
         self.clear()
-        self._stream.write(sentence + "\n")
+        self._stream.write(escape(sentence) + "\n")
         self._stream.flush()
 
     def clear(self) -> None:

@@ -241,3 +241,18 @@ def test_lock_of_a_killed_process_is_free(tmp_path):
     stream = io.StringIO()
     with installer.setup_lock(tmp_path, StatusLine(stream)):
         assert stream.getvalue() == ""
+
+
+def test_control_characters_of_others_reach_no_terminal() -> None:
+    hostile = "\x1b]0;owned\x07\x9b2J\u202e\r"
+    written = "\\x1b]0;owned\\x07\\x9b2J\\u202e\\x0d"
+    assert str(SetupError(f"{hostile} cannot be read.")) == f"{written} cannot be read."
+    for stream in (Terminal(), io.StringIO()):
+        line = StatusLine(stream)
+        line.show("packages", f"reading {hostile}")
+        line.say(f"No {hostile}.")
+        said = stream.getvalue()
+        assert said.count(written) == 2
+        assert {one for one in said if not one.isprintable()} <= {"\r", "\n"}
+    why = installer.explain_failure("packages", f"ERROR: no {hostile} there", Path("log"))
+    assert written.removesuffix("\\x0d") in str(SetupError(why))
