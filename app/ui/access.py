@@ -37,6 +37,11 @@ def is_loopback(host: str) -> bool:
         return False
 
 
+def is_everywhere(host: str) -> bool:
+    """True where `host` stands for every address of this machine."""
+    return host.strip("[]") in ("0.0.0.0", "::")
+
+
 def is_address(host: str) -> bool:
     """True for a bare IP address, in brackets where it is one of IPv6."""
     try:

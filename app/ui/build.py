@@ -19,6 +19,7 @@ from app import hosting, scratch
 from app.janitor import Janitor
 from app.settings import DEFAULT_PORT, Settings
 from app.tokens import Tokens
+from app.turns import MAX_WAITING
 from app.ui import access, serving
 from app.ui.serving import asking_nobody_else as asking_nobody_else
 from pipelines.errors import SaveError
@@ -33,6 +34,9 @@ MAX_UPLOAD = "32mb"
 SESSIONS = 50
 """Whose state gradio keeps, 0.2 MB each; of a tab that was forgotten the next question makes a new
 one, and a tab asks every 1.5 s."""
+AT_ONCE = MAX_WAITING + 32
+"""Events that go on at once: as many calls of the API as jobs can wait, and what is answered
+meanwhile. A thread is only made for what needs one."""
 ENGINE_DELAY = 1.5
 """Seconds between the page and the start of the painting process."""
 
@@ -91,6 +95,7 @@ def launch_arguments(
         "run_history": False,
         "enable_monitoring": False,
         "max_file_size": MAX_UPLOAD,
+        "max_threads": AT_ONCE,
         "state_session_capacity": SESSIONS,
         # What goes wrong in a Space is told to its owner, in the log.
         "show_error": not hosting.on_space(),
@@ -118,7 +123,7 @@ def serve(
     open_browser: bool,
 ) -> None:
     """Serves the page until Ctrl+C or SIGTERM. Raises StudioError where it cannot be served."""
-    host = host.strip("[]")
+    host = serving.canonical(host)
     access.check(host, tokens.share)
     stopped = threading.Event()
     engine: threading.Timer | None = None

@@ -145,6 +145,14 @@ def end(connection: Any) -> None:
             break
 
 
+def _config(*, host: str = "127.0.0.1", **named: Any) -> uvicorn.Config:
+    """The settings of the server, which listens on IPv4 and IPv6 where it listens everywhere.
+
+    asyncio takes "::" for IPv6 alone, and an empty name for all that the system has.
+    """
+    return uvicorn.Config(host="" if host == "::" else host, **named)
+
+
 @contextmanager
 def watched() -> Iterator[None]:
     """Has gradio, which takes no settings of its server, serve over such connections."""
@@ -154,7 +162,7 @@ def watched() -> Iterator[None]:
     most = most_connections()
     kept = http_server.uvicorn
     config = partial(
-        uvicorn.Config,
+        _config,
         # uvicorn asks for a class, and makes one for each connection.
         http=cast(Any, partial(Connection, most=most)),
         timeout_keep_alive=KEEP_ALIVE_SECONDS,

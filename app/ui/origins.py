@@ -7,7 +7,7 @@ was (`Origin`, `Sec-Fetch-Site`) and by which name it found us (`Host`). Pages c
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -19,7 +19,6 @@ from pipelines.errors import RequestError, printable
 
 _SPACES = ".hf.space"
 _LOCAL = ("localhost", "127.0.0.1", "[::1]")
-_EVERYWHERE = ("0.0.0.0", "::", "[::]")
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 # Host names and addresses as browsers write them; nothing else is worth a thought.
 _AUTHORITY = re.compile(
@@ -80,6 +79,9 @@ def public_url(text: str) -> Page:
             f"“{printable(text)}” is not the address of a page.",
             "Give one as https://studio.example.org, without a path.",
         )
+    if found.authority.port == _DEFAULT_PORTS[found.scheme]:
+        # Browsers leave it out.
+        found = replace(found, authority=replace(found.authority, port=None))
     return found
 
 
@@ -100,18 +102,25 @@ class Names:
         """The names of a studio that listens on `host`."""
         if hosting.on_space():
             return cls(hosts=frozenset(_LOCAL), public=public, space=hosting.space_hosts())
-        if host in _EVERYWHERE:
+        if access.is_everywhere(host):
             return cls(hosts=frozenset(_LOCAL), public=public, any_host=True)
         bare = host.strip("[]").lower()
         return cls(hosts=frozenset([*_LOCAL, f"[{bare}]" if ":" in bare else bare]), public=public)
 
     def knows(self, asked: Authority, port: int) -> bool:
         """True where `asked`, the Host of a request to our `port`, is a name of the studio."""
-        if self.any_host or (self.public is not None and asked == self.public.authority):
+        if self.any_host or self.is_public(asked):
             return True
         if self.space is not None and self._is_space(asked.host):
             return True
         return asked.host in self.hosts and asked.is_at(port, "http")
+
+    def is_public(self, asked: Authority) -> bool:
+        """True where `asked` is the host of the public address, its default port written or not."""
+        if self.public is None or asked.host != self.public.authority.host:
+            return False
+        default = _DEFAULT_PORTS[self.public.scheme]
+        return (asked.port or default) == (self.public.authority.port or default)
 
     def _is_space(self, host: str) -> bool:
         # The platform's own proxies use names of theirs, and its health checks bare addresses.
@@ -123,7 +132,7 @@ class Names:
         theirs = page(origin)
         if theirs is None or theirs == self.public:
             return theirs is not None
-        if self.public is not None and asked == self.public.authority:
+        if self.is_public(asked):
             return False
         # A Host without a port means the default one of the page's scheme.
         port = asked.port or _DEFAULT_PORTS[theirs.scheme]
@@ -193,8 +202,7 @@ class Origins:
         said = authority(value.decode("latin-1").strip())
         if said is None or name.lower() != b"x-forwarded-host":
             return False
-        public = self._names.public
-        if public is not None and said == public.authority:
+        if self._names.is_public(said):
             return True
         space = self._names.space
         return space is not None and (said.host in space or said.host.endswith(_SPACES))

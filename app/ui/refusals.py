@@ -21,13 +21,42 @@ _FORBIDDEN = "This studio answers only to its own page, by a name that it knows 
 _POLICY_VIOLATION = 1008
 
 
-class Refusals:
-    """The log of one studio. Whoever asks without end must not fill the disk with our lines."""
+class Sparing(logging.Filter):
+    """Lets `LINES_A_MINUTE` through, and says how many more `what` there were.
 
-    def __init__(self) -> None:
+    Whoever asks without end must not fill the disk with our lines. As a filter of a logger it does
+    so for all that is logged there.
+    """
+
+    def __init__(self, what: str) -> None:
+        super().__init__()
+        self._what = what
         self._lock = threading.Lock()
         self._minute = 0
         self._lines = 0
+
+    def has_room(self) -> bool:
+        """True where one more line may be written; it is counted."""
+        with self._lock:
+            minute = int(time.monotonic() // 60)
+            skipped = max(0, self._lines - LINES_A_MINUTE)
+            if minute != self._minute:
+                self._minute, self._lines = minute, 0
+                if skipped:
+                    log.warning("%s %d more in that minute", self._what, skipped)
+            self._lines += 1
+            return self._lines <= LINES_A_MINUTE
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """True where `record` is to be written."""
+        return self.has_room()
+
+
+class Refusals:
+    """The log of one studio."""
+
+    def __init__(self) -> None:
+        self._sparing = Sparing("requests refused:")
 
     def note(self, reason: str, scope: Scope) -> None:
         """Writes a line: who asked for what, and why it is refused."""
@@ -46,16 +75,7 @@ class Refusals:
         self._line(f"refused a call of {printable(name)}: {printable(repr(error), 200)}")
 
     def _line(self, line: str) -> None:
-        with self._lock:
-            minute = int(time.monotonic() // 60)
-            skipped = max(0, self._lines - LINES_A_MINUTE)
-            if minute != self._minute:
-                self._minute, self._lines = minute, 0
-                if skipped:
-                    log.warning("refused %d more requests in that minute", skipped)
-            self._lines += 1
-            shown = self._lines <= LINES_A_MINUTE
-        if shown:
+        if self._sparing.has_room():
             log.warning("%s", line)
 
     async def forbid(self, reason: str, scope: Scope, receive: Receive, send: Send) -> None:

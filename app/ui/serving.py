@@ -7,6 +7,7 @@ import errno
 import gc
 import importlib.abc
 import importlib.machinery
+import logging
 import os
 import socket
 import sys
@@ -25,10 +26,31 @@ TRIES = 50
 _STUBS = "gradio.component_meta"
 
 
+def canonical(host: str) -> str:
+    """`host` as browsers write it, without brackets: 0 is 0.0.0.0, 0:0::1 is ::1."""
+    name = host.strip("[]").lower()
+    try:
+        found = socket.getaddrinfo(name, None, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)
+    except (OSError, UnicodeError, ValueError):
+        return name
+    return str(found[0][4][0])
+
+
 def _is_free(host: str, port: int) -> bool:
-    name = host.strip("[]")
+    """True where the studio can listen at `port`; gradio wants that of 127.0.0.1 in any case."""
+    names = [host.strip("[]"), "127.0.0.1"]
+    if names[0] == "::":
+        names.append("0.0.0.0")
+    return all(_is_free_at(name, port) for name in dict.fromkeys(names))
+
+
+def _is_free_at(host: str, port: int) -> bool:
+    name = host
     family = socket.AF_INET6 if ":" in name else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as probe:
+        if family == socket.AF_INET6:
+            # As asyncio does it: what IPv4 has is asked for apart.
+            probe.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         if os.name != "nt":
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -191,9 +213,15 @@ def without_code_server() -> Iterator[None]:
 
 
 def plain_log() -> None:
-    """Lets the server write its log without colours: escaped they would be noise."""
+    """Lets the server write its log without colours, which escaped would be noise, and sparingly:
+    clients decide how often it warns."""
     from uvicorn.config import LOGGING_CONFIG
 
+    from app.ui.refusals import Sparing
+
+    server = logging.getLogger("uvicorn.error")
+    if not any(isinstance(one, Sparing) for one in server.filters):
+        server.addFilter(Sparing("lines of the server:"))
     LOGGING_CONFIG["formatters"]["default"]["use_colors"] = False
 
 

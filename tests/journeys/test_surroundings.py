@@ -209,6 +209,9 @@ def test_hosts_of_ipv6_with_and_without_brackets(tmp_path: Path, host: str) -> N
         query = "?token=0123456789abcdef-token" if token else ""
         with httpx.Client(trust_env=False, timeout=30, follow_redirects=True) as client:
             assert "PixArt Studio" in client.get(f"http://[::1]:{port}/{query}").text
+            if token:
+                # Every address means those of IPv4 as well.
+                assert "PixArt Studio" in client.get(f"http://127.0.0.1:{port}/{query}").text
 
 
 def test_no_variable_of_gradio_changes_anything(tmp_path: Path) -> None:

@@ -233,3 +233,13 @@ def test_a_sender_hears_of_the_end_although_a_fork_holds_the_connection() -> Non
         with pytest.raises(OSError, match=r"reset|[Bb]roken pipe"):
             while True:
                 client.send(b"0" * 65_536)
+
+
+@pytest.mark.parametrize(
+    ("host", "listens"), [("::", ""), ("::1", "::1"), ("0.0.0.0", "0.0.0.0"), ("a.lan", "a.lan")]
+)
+def test_everywhere_is_both_families(host: str, listens: str) -> None:
+    from gradio import http_server
+
+    with connections.watched():
+        assert http_server.uvicorn.Config(app=page, host=host).host == listens

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -295,6 +296,38 @@ def test_a_port_that_is_taken_is_named(studio: FakeStudio, http: httpx.Client) -
     with pytest.raises(StudioError, match=f"Port {port} is taken"):
         serving.free_port("127.0.0.1", port, 7860)
     assert serving.free_port("127.0.0.1", None, port) > port
+
+
+@pytest.mark.parametrize("host", ["::", "::1", "0.0.0.0", "127.0.0.1"])
+def test_a_port_that_127_0_0_1_has_taken_is_named(host: str) -> None:
+    if ":" in host and not socket.has_ipv6:
+        pytest.skip("this machine has no IPv6")
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(StudioError, match=f"Port {port} is taken"):
+            serving.free_port(host, port, 7860)
+
+
+@pytest.mark.parametrize(
+    ("host", "meant"),
+    [
+        ("127.0.0.1", "127.0.0.1"),
+        ("LocalHost", "localhost"),
+        ("[::1]", "::1"),
+        ("0:0:0:0:0:0:0:1", "::1"),
+        ("::0", "::"),
+        ("0", "0.0.0.0"),
+        ("127.1", "127.0.0.1"),
+        ("FE80::00AB", "fe80::ab"),
+        ("studio.lan", "studio.lan"),
+        ("", ""),
+        ("x\x1b[31m", "x\x1b[31m"),
+        ("ü" * 100, "ü" * 100),
+        ("x\0y", "x\0y"),
+    ],
+)
+def test_a_host_is_what_browsers_make_of_it(host: str, meant: str) -> None:
+    assert serving.canonical(host) == meant
 
 
 @pytest.mark.parametrize("port", [0, -1, 65536])

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import logging
 from collections.abc import Iterator
+from io import StringIO
 from typing import Any
 
 import pytest
@@ -15,9 +17,10 @@ from starlette.routing import BaseRoute, WebSocketRoute
 from starlette.testclient import TestClient
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
+from app.ui import serving
 from app.ui.build import build, launch_arguments
-from app.ui.origins import Names, Origins, public_url
-from app.ui.refusals import LINES_A_MINUTE, Refusals
+from app.ui.origins import Names, Origins, authority, public_url
+from app.ui.refusals import LINES_A_MINUTE, Refusals, Sparing
 from pipelines.errors import StudioError
 from tests import ports
 from tests.app.ui.fake_studio import FakeStudio
@@ -418,3 +421,34 @@ def test_refusals_are_lines_and_not_without_end(caplog: pytest.LogCaptureFixture
     for _ in range(LINES_A_MINUTE * 3):
         client.get("/", headers={"Host": "evil.example"})
     assert len(caplog.messages) <= 2 * LINES_A_MINUTE + 1
+
+
+@pytest.mark.parametrize("given", ["https://studio.example:443", "https://studio.example"])
+@pytest.mark.parametrize("asked", ["studio.example", "studio.example:443"])
+def test_the_default_port_may_be_written_or_not(given: str, asked: str) -> None:
+    names = Names.of("127.0.0.1", public_url(given))
+    found = authority(asked)
+    assert found is not None
+    assert names.knows(found, 7860)
+    assert names.is_own("https://studio.example", found)
+    assert not names.is_own("http://studio.example", found)
+    assert not names.is_own("https://studio.example:8443", found)
+    other = authority("studio.example:80")
+    assert other is not None
+    assert not names.knows(other, 7860)
+
+
+def test_what_the_server_logs_is_not_without_end() -> None:
+    lines = Sparing("lines:")
+    logger = logging.Logger("a server")
+    stream = StringIO()
+    logger.addHandler(logging.StreamHandler(stream))
+    logger.addFilter(lines)
+    for _ in range(LINES_A_MINUTE * 3):
+        logger.warning("Invalid HTTP request received.")
+    written = stream.getvalue().count("Invalid")
+    assert LINES_A_MINUTE <= written <= 2 * LINES_A_MINUTE
+    serving.plain_log()
+    serving.plain_log()
+    filters = logging.getLogger("uvicorn.error").filters
+    assert [type(one) for one in filters].count(Sparing) == 1
