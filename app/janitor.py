@@ -7,6 +7,7 @@ exports have rules of their own (`pipelines.prompt_files`, `app.export_jobs`).
 from __future__ import annotations
 
 import logging
+import os
 import threading
 import time
 from collections.abc import Callable, Collection
@@ -51,10 +52,12 @@ def old(files: Collection[Kept], now: float, *, seconds: float, most: int) -> li
 def files_below(folder: Path) -> list[Kept]:
     """Every file below `folder`; none where it is not there. Links are not followed."""
     found = []
-    for file in folder.rglob("*"):
-        with suppress(OSError):
-            stat = file.lstat()
-            if not file.is_dir() or file.is_symlink():
+    # A folder may go away while we look.
+    for inner, folders, names in os.walk(folder):
+        links = [name for name in folders if os.path.islink(os.path.join(inner, name))]
+        for file in [Path(inner, name) for name in (*names, *links)]:
+            with suppress(OSError):
+                stat = file.lstat()
                 found.append(Kept(file=file, size=stat.st_size, used=stat.st_mtime))
     return found
 
@@ -137,6 +140,7 @@ def _delete(found: Collection[Kept]) -> None:
 
 def _delete_empty(folder: Path) -> None:
     """Folders of uploads that are gone; one that is filled again meanwhile stays."""
-    for inner in folder.glob("*/"):
-        with suppress(OSError):
-            inner.rmdir()
+    for inner, _, _ in os.walk(folder, topdown=False):
+        if Path(inner) != folder:
+            with suppress(OSError):
+                os.rmdir(inner)

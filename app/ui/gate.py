@@ -13,7 +13,7 @@ from starlette.responses import HTMLResponse, PlainTextResponse, RedirectRespons
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app.tokens import Tokens
-from app.ui import access
+from app.ui import access, bodies, clients
 from app.ui.guesses import Guesses
 from app.ui.headers import form_policy
 from app.ui.refusals import Refusals
@@ -93,7 +93,12 @@ class Gate:
         if path == f"/{access.ENTER}":
             if method != "POST":
                 return role, self._form("admin" if role or not self._shared else "visitor", 200)
-            given = dict(parse_qsl((await _body(receive)).decode("latin-1"))).get("token", "")
+            try:
+                body = await bodies.read(scope, receive, most=_MAX_BODY)
+            except bodies.Refused as refused:
+                self._refusals.note(refused.sentence, scope)
+                return role, refused.answer()
+            given = dict(parse_qsl(body.decode("latin-1"))).get("token", "")
             return role, self._enter(given, scope, headers, [])
         if path == "/" and method == "GET":
             raw = scope.get("query_string", b"").decode("latin-1")
@@ -122,7 +127,7 @@ class Gate:
 
     def _guess(self, given: bytes, scope: Scope) -> tuple[Role | None, Response | None]:
         """Whose secret `given` is; with what to answer where it is nobody's."""
-        client = (scope.get("client") or ("",))[0]
+        client = clients.of_scope(scope)
         if wait := self._guesses.wait(client):
             self._refusals.note("too many wrong tokens", scope)
             said = f"Too many wrong tokens came from your address; try again in {wait} s."
@@ -172,14 +177,3 @@ class Gate:
         html = html.replace("<!--action-->", f"/{access.ENTER}")
         policy = {"Content-Security-Policy": form_policy(), "Cache-Control": "no-store"}
         return HTMLResponse(html, status, policy)
-
-
-async def _body(receive: Receive) -> bytes:
-    """The body of a form, as far as a token can be in it."""
-    body = b""
-    while len(body) <= _MAX_BODY:
-        message = await receive()
-        body += message.get("body", b"")
-        if message["type"] == "http.disconnect" or not message.get("more_body"):
-            break
-    return body[:_MAX_BODY]

@@ -14,6 +14,7 @@ from gradio.routes import App, ORJSONResponse
 from starlette.types import ASGIApp
 
 from app.tokens import Tokens
+from app.ui import uploads as uploading
 from app.ui.bodies import Bodies
 from app.ui.gate import Gate
 from app.ui.headers import SafeHeaders
@@ -41,6 +42,15 @@ class GuardedApp(App):
     def __init__(self, around: list[Guard], **arguments: Any) -> None:
         self._around = around
         super().__init__(default_response_class=ORJSONResponse, **arguments)
+
+    @property
+    def uploaded_file_dir(self) -> str:
+        """Where gradio keeps files: those of an upload in a folder of its own."""
+        return uploading.folder(self._uploaded)
+
+    @uploaded_file_dir.setter
+    def uploaded_file_dir(self, folder: str) -> None:
+        self._uploaded = folder
 
     def build_middleware_stack(self) -> ASGIApp:
         """The stack of gradio and starlette, with every guard around it."""

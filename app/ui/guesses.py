@@ -8,8 +8,6 @@ from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from app.ui.clients import network
-
 FREE = 5
 LONGEST = 30.0
 FORGOTTEN_AFTER = 600.0
@@ -23,8 +21,10 @@ class _Guesser:
 
 
 class Guesses:
-    """Counts wrong guesses by client address. Nothing sleeps: a guess that comes early is not
-    compared, and is told when to come back."""
+    """Counts wrong guesses by where they come from (`clients.of_scope`).
+
+    Nothing sleeps: a guess that comes early is not compared, and is told when to come back.
+    """
 
     def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
         self._now = now
@@ -32,7 +32,7 @@ class Guesses:
 
     def wait(self, client: str) -> int:
         """Whole seconds until the next guess of `client` is looked at; 0 now."""
-        guesser = self._guessers.get(network(client))
+        guesser = self._guessers.get(client)
         if guesser is None or guesser.wrong < FREE:
             return 0
         delay = min(LONGEST, 2.0 ** (guesser.wrong - FREE))
@@ -40,12 +40,12 @@ class Guesses:
 
     def wrong(self, client: str) -> None:
         """`client` guessed, and was wrong."""
-        name, now = network(client), self._now()
-        guesser = self._guessers.pop(name, None)
+        now = self._now()
+        guesser = self._guessers.pop(client, None)
         if guesser is None or now - guesser.since > FORGOTTEN_AFTER:
             guesser = _Guesser(wrong=0, since=now)
         guesser.wrong, guesser.since = guesser.wrong + 1, now
-        self._guessers[name] = guesser
+        self._guessers[client] = guesser
         # Those that guessed longest ago are forgotten first.
         while len(self._guessers) > MOST:
             self._guessers.popitem(last=False)

@@ -5,11 +5,14 @@ Whatever is used of an upload is kept elsewhere at once (`Studio.keep_start`).
 
 from __future__ import annotations
 
+import os
+import secrets
 import threading
 from collections import OrderedDict
-from collections.abc import Sequence
-from contextlib import suppress
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from pipelines import pictures
@@ -20,6 +23,55 @@ MOST_FILES = 32
 MOST_BYTES = 4 * pictures.MAX_BYTES
 """Of one address: its own older uploads make room for the newer."""
 _HEAD = 16
+
+
+@dataclass(kw_only=True)
+class Place:
+    """A folder for one upload alone, so that whatever is left of it can be found.
+
+    gradio writes every part that comes to a file, and forgets those of an upload that breaks off
+    and those that nobody asked for.
+    """
+
+    name: str = field(default_factory=lambda: secrets.token_hex(8))
+    folder: Path | None = None
+
+    def within(self, parent: str) -> str:
+        """Where gradio writes, which is below `parent`."""
+        self.folder = Path(parent, self.name)
+        return str(self.folder)
+
+    def keep_only(self, files: Collection[Path]) -> None:
+        """Deletes what was written, but for `files`."""
+        if self.folder is None:
+            return
+        for inner, _, names in os.walk(self.folder, topdown=False):
+            for name in names:
+                if (file := Path(inner, name)) not in files:
+                    with suppress(OSError):
+                        file.unlink()
+            with suppress(OSError):
+                os.rmdir(inner)
+
+
+_PLACE: ContextVar[Place | None] = ContextVar("pixart_upload", default=None)
+
+
+def folder(parent: str) -> str:
+    """Where gradio may keep what it gets just now: `parent`, or a folder of one upload there."""
+    place = _PLACE.get()
+    return parent if place is None else place.within(parent)
+
+
+@contextmanager
+def place() -> Iterator[Place]:
+    """What is uploaded within lies in a folder of its own."""
+    made = Place()
+    token = _PLACE.set(made)
+    try:
+        yield made
+    finally:
+        _PLACE.reset(token)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,14 +90,9 @@ class Uploads:
     def take(self, files: Sequence[Path], client: str) -> None:
         """Keeps files that were uploaded from `client`, and lets go of its older ones.
 
-        Raises RequestError for what is no picture, or for too many, and keeps none of them.
+        Raises RequestError for what is no picture, or for too many, and counts none of them.
         """
-        try:
-            self._check(files)
-        except RequestError:
-            for file in files:
-                _delete(file)
-            raise
+        self._check(files)
         with self._lock:
             for file in files:
                 self._kept.pop(file, None)
@@ -95,5 +142,6 @@ def _size(file: Path) -> int:
 def _delete(file: Path) -> None:
     with suppress(OSError):
         file.unlink(missing_ok=True)
-        # gradio makes a folder for each file.
+        # gradio makes a folder for each file, and we one for each upload.
         file.parent.rmdir()
+        file.parent.parent.rmdir()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 from starlette.applications import Starlette
@@ -12,7 +14,7 @@ from starlette.routing import Route
 from starlette.testclient import TestClient
 
 from app.tokens import Tokens
-from app.ui import access, guesses
+from app.ui import access, bodies, guesses
 from app.ui.gate import Gate
 from app.ui.guesses import FREE, LONGEST, Guesses
 from app.ui.refusals import Refusals
@@ -142,9 +144,37 @@ def test_the_form_takes_either_token() -> None:
         assert is_admin(client) is admin
 
 
-@pytest.mark.parametrize("body", [b"", b"token", b"token=" + b"x" * 100_000, b"\xff\xfe%zz=&&&"])
+@pytest.mark.parametrize("body", [b"", b"token", b"token=" + b"x" * 4000, b"\xff\xfe%zz=&&&"])
 def test_a_strange_form_is_a_wrong_token(body: bytes) -> None:
     assert client_of().post(f"/{access.ENTER}", content=body).status_code == 401
+
+
+def test_a_form_that_is_too_large_is_refused() -> None:
+    answer = client_of().post(f"/{access.ENTER}", content=b"token=" + b"x" * 100_000)
+    assert answer.status_code == 413
+    assert answer.headers["connection"] == "close"
+
+
+@pytest.mark.parametrize("piece", [b"x", b""])
+def test_a_form_that_comes_too_slowly_is_refused(
+    piece: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bodies, "BODY_SECONDS", 0.3)
+    sent: list[Any] = []
+
+    async def receive() -> dict[str, Any]:
+        await asyncio.sleep(0.05 if piece else 60)
+        return {"type": "http.request", "body": piece, "more_body": True}
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    gate = Gate(Starlette(), tokens=BOTH, refusals=Refusals())
+    scope = {"type": "http", "method": "POST", "path": f"/{access.ENTER}", "headers": []}
+    asyncio.run(asyncio.wait_for(gate(scope, receive, send), 20))
+    assert sent[0]["status"] == 408
+    # It is no guess.
+    assert not gate._guesses._guessers
 
 
 def test_a_browser_is_asked_for_the_token() -> None:
@@ -222,17 +252,34 @@ def test_the_wait_grows_and_ends() -> None:
 
 
 def test_addresses_of_one_network_are_one_guesser_and_few_are_kept() -> None:
+    gate = client_of().app
+
+    def status(address: str) -> int:
+        client = TestClient(gate, follow_redirects=False, client=(address, 1))
+        return client.get("/", params={"token": "a guess"}).status_code
+
+    assert [status(f"2001:db8::{n:x}") for n in range(FREE)] == [401] * FREE
+    assert (status("2001:db8::ffff"), status("2001:db8:0:1::1")) == (429, 401)
+    assert [status("::ffff:192.0.2.9") for _ in range(FREE)] == [401] * FREE
+    assert status("192.0.2.9") == 429
     counted = Guesses(lambda: 0.0)
-    for n in range(FREE):
-        counted.wrong(f"2001:db8::{n:x}")
-    assert counted.wait("2001:db8::ffff") > 0
-    assert counted.wait("2001:db8:0:1::1") == 0
-    for _ in range(FREE):
-        counted.wrong("::ffff:192.0.2.9")
-    assert counted.wait("192.0.2.9") > 0
     for n in range(guesses.MOST * 2):
         counted.wrong(f"no address {n}")
     assert len(counted._guessers) == guesses.MOST
+
+
+def test_visitors_of_a_space_guess_each_for_themselves(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SPACE_ID", "me/space")
+    # Every connection is the platform's; what it writes stands last.
+    client = client_of(Tokens(share=SHARE), "10.20.30.40")
+
+    def status(told: str) -> int:
+        sent = {"X-Forwarded-For": told}
+        return client.get("/", params={"token": "a guess"}, headers=sent).status_code
+
+    assert [status(f"192.0.2.{n}, 8.8.8.8") for n in range(FREE)] == [401] * FREE
+    assert status("8.8.8.8") == 429
+    assert status("8.8.8.8, 9.9.9.9") == 401
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "192.168.1.4", "studio.lan", "::"])

@@ -43,7 +43,7 @@ def http(studio: FakeStudio) -> Iterator[httpx.Client]:
 
 
 def lying(studio: FakeStudio) -> list[Path]:
-    return [file for file in studio.settings.uploads.rglob("*") if file.is_file()]
+    return [Path(at, name) for at, _, names in os.walk(studio.settings.uploads) for name in names]
 
 
 class Count:
@@ -270,3 +270,124 @@ def test_half_an_upload_keeps_nothing_waiting(http: httpx.Client) -> None:
         half.sendall(head.encode() + b"Content-Type: multipart/form-data; boundary=x\r\n")
         half.sendall(b"Content-Length: 1000\r\n\r\n--x\r\n")
         assert http.get("/studio/alive").status_code == 200
+
+
+FIELD = b'--x\r\nContent-Disposition: form-data; name="%s"%s\r\n\r\n%s\r\n'
+FORM = {"Content-Type": "multipart/form-data; boundary=x"}
+
+
+def part(data: bytes, name: bytes = b"files", file: bytes = b'; filename="a.png"') -> bytes:
+    return FIELD % (name, file, data)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        part(picture() + bytes(50_000))[:30_000],
+        part(picture(), name=b"other") + b"--x--\r\n",
+        part(picture()) + part(b"text", file=b"") + b"--x--\r\n",
+        part(picture()) + b"--x\r\nno header",
+    ],
+    ids=["broken off", "another name", "a field among them", "no form"],
+)
+def test_nothing_is_left_of_what_is_no_upload(
+    http: httpx.Client, studio: FakeStudio, body: bytes
+) -> None:
+    before, host, port = lying(studio), http.base_url.host, http.base_url.port or 0
+    with socket.create_connection((host, port), timeout=20) as sender:
+        head = f"POST /gradio_api/upload HTTP/1.1\r\nHost: {host}:{port}\r\n"
+        sender.sendall(head.encode() + b"Content-Type: multipart/form-data; boundary=x\r\n")
+        sender.sendall(b"Connection: close\r\nContent-Length: ")
+        sender.sendall(b"%d\r\n\r\n" % (len(body) + 100) + body)
+        end = time.monotonic() + 20
+        # gradio has begun, and then nothing more comes.
+        while len(lying(studio)) == len(before) and time.monotonic() < end:
+            sender.settimeout(0.1)
+            try:
+                if not sender.recv(1000):
+                    break
+            except TimeoutError:
+                pass
+    while lying(studio) != before:
+        assert time.monotonic() < end, lying(studio)
+        time.sleep(0.02)
+    folder = Path(os.environ["GRADIO_TEMP_DIR"])
+    assert not [one for one in folder.glob("*/") if not any(one.iterdir())]
+
+
+def test_parts_are_counted_although_they_come_in_pieces() -> None:
+    body = part(b"x") * (bodies.MOST_PARTS + 1)
+    for size in (1, 3, 1000):
+        count = Count([body[n : n + size] for n in range(0, len(body), size)])
+        assert count.run(bodies.UPLOADS, content_type=FORM["Content-Type"]) == 413
+        assert b"parts" in count.sent[1]["body"]
+    few = part(b"--" * 5000) * (bodies.MOST_PARTS - 1) + b"--x--\r\n"
+    assert Count([few]).run(bodies.UPLOADS, content_type=FORM["Content-Type"]) == 200
+
+
+def test_a_thousand_parts_open_no_thousand_files(http: httpx.Client, studio: FakeStudio) -> None:
+    before = lying(studio)
+    answer = http.post(
+        "/gradio_api/upload", content=part(picture()) * 1000 + b"--x--\r\n", headers=FORM
+    )
+    assert answer.status_code == 413
+    assert lying(studio) == before
+
+
+def test_the_same_picture_of_two_visitors_is_two_files(http: httpx.Client) -> None:
+    first, second = (
+        Path(http.post("/gradio_api/upload", files={"files": ("a.png", picture())}).json()[0])
+        for _ in range(2)
+    )
+    assert first != second
+    refused = {"files": ("a.png", picture())}, {"files": ("b.png", b"none")}
+    sent = [("files", one["files"]) for one in refused]
+    assert http.post("/gradio_api/upload", files=sent).status_code == 415
+    assert first.read_bytes() == second.read_bytes() == picture()
+
+
+@pytest.mark.parametrize(
+    ("path", "most"),
+    [
+        ("/gradio_api/run/predict", bodies.CALLS_AT_ONCE),
+        (bodies.UPLOADS, bodies.UPLOADS_AT_ONCE),
+    ],
+)
+def test_who_asks_for_much_at_once_waits_alone(path: str, most: int) -> None:
+    going: list[str] = []
+
+    async def tried() -> None:
+        end = asyncio.Event()
+
+        async def app(scope: Any, receive: Any, send: Any) -> None:
+            going.append(scope["client"][0])
+            await end.wait()
+            await send({"type": "http.response.start", "status": 200, "headers": []})
+            await send({"type": "http.response.body", "body": b"[]"})
+
+        guard = Bodies(app, uploads=Uploads(), refusals=Refusals())
+
+        async def ask(client: str) -> int:
+            sent: list[Any] = []
+
+            async def receive() -> dict[str, Any]:
+                return {"type": "http.request", "body": b"", "more_body": False}
+
+            async def send(message: Any) -> None:
+                sent.append(message)
+
+            scope = {"type": "http", "method": "POST", "path": path, "headers": []}
+            await guard({**scope, "client": (client, 1)}, receive, send)
+            return int(sent[0]["status"])
+
+        many = [asyncio.create_task(ask("192.0.2.1")) for _ in range(most + 100)]
+        other = asyncio.create_task(ask("192.0.2.2"))
+        await asyncio.sleep(0.2)
+        assert going.count("192.0.2.1") == most
+        assert going.count("192.0.2.2") == 1
+        end.set()
+        statuses = await asyncio.gather(*many)
+        assert await other == 200
+        assert (statuses.count(200), statuses.count(429)) == (most + 64, 36)
+
+    asyncio.run(tried())
