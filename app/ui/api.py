@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from app.studio import Studio
 
 _POLL_SECONDS = 0.1
-_AT_ONCE = 16
 
 
 class Api:
@@ -109,7 +108,8 @@ def publish(studio: Studio) -> None:
         api.generate,
         api_name="generate",
         api_visibility="public",
-        concurrency_limit=_AT_ONCE,
+        # Each waits for a job without a thread, and of jobs there are only so many (`app.turns`).
+        concurrency_limit=None,
     )
     gr.api(api.stop_all, api_name="stop_all", api_visibility="public")
 

@@ -117,6 +117,6 @@ def assemble(studio: Studio) -> gr.Blocks:
             create=(tab, on_create),
         )
         api.publish(studio)
-    demo.queue(api_open=False, max_size=64, default_concurrency_limit=8)
+    demo.queue(api_open=False, max_size=128, default_concurrency_limit=8)
     sessions.bound(demo)
     return demo
