@@ -56,8 +56,8 @@ def _wish(count: int) -> list[object]:
     return ["a red apple", "", "", "", 2, None, "64x64", "", count, "None"]
 
 
-def _post(http: httpx.Client, count: int) -> str:
-    body = {"data": _wish(count)}
+def _post(http: httpx.Client, count: int, **more: str) -> str:
+    body = {"data": _wish(count), **more}
     return str(http.post("/gradio_api/call/generate", json=body).json()["event_id"])
 
 
@@ -108,6 +108,26 @@ def _many_names(target: Target) -> str:
     return f"{refused} of 65 refused, room for {64 - (65 - refused)} others"
 
 
+def _calls(target: Target) -> str:
+    """More calls of the API at once than gradio's queue has room for."""
+    calls, other = 120, {"X-Forwarded-For": "203.0.113.77"}
+    sent = {**shown(target), "X-Forwarded-For": "198.51.100.77"}
+    with target.client(**sent) as http, target.client(**{**shown(target), **other}) as visitor:
+        for _ in range(calls):
+            body = {"data": _wish(_MANY), "session_hash": "many-calls"}
+            answer = http.post("/gradio_api/call/generate", json=body)
+            must(answer.status_code in (200, 503), f"{answer.status_code}: {answer.text[:100]}")
+        began, visitor.timeout = time.monotonic(), httpx.Timeout(120)
+        told = visitor.get(f"/gradio_api/call/generate/{_post(visitor, _FEW)}").text
+        waited = time.monotonic() - began
+        event = http.post(
+            "/gradio_api/call/stop_all", json={"data": [], "session_hash": "many-calls"}
+        ).json()["event_id"]
+        http.get(f"/gradio_api/call/stop_all/{event}")
+    must("event: complete" in told, told[-200:])
+    return f"{calls} calls at once; another visitor had a picture after {waited:.1f} s"
+
+
 ATTACKS = [
     Attack(
         topic="crowds",
@@ -118,6 +138,11 @@ ATTACKS = [
         topic="crowds",
         promise="the job of a client that has gone is not painted to its end",
         run=_gone,
+    ),
+    Attack(
+        topic="crowds",
+        promise="calls of one visitor do not keep those of others from being heard",
+        run=_calls,
     ),
     Attack(
         topic="crowds",

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import secrets
+import socket
 import struct
 import time
 import zlib
 from collections.abc import Iterator
+from urllib.parse import urlsplit
 
 import httpx
 
@@ -15,6 +17,7 @@ from tests.attack.crowds import shown
 
 _BIG = 30_000_000
 _FILES = 32
+_BROKEN = 10
 _ROUTES = ("queue/join", "call/generate", "call/v2/generate", "cancel", "reset", "component_server")
 
 
@@ -68,6 +71,29 @@ def _uploads(target: Target) -> str:
     return f"{len(kinds) + 1} refused; of 100 pictures {_lying(target)} are kept"
 
 
+def _broken_off(target: Target) -> str:
+    """Uploads that end in the middle, and parts that nobody asked for."""
+    place, before, sent = urlsplit(target.address), _lying(target), 0
+    head = f"POST /gradio_api/upload HTTP/1.1\r\nHost: {place.netloc}\r\n"
+    for name, value in shown(target).items():
+        head += f"{name}: {value}\r\n"
+    head += "Content-Type: multipart/form-data; boundary=x\r\nContent-Length: 30000000\r\n\r\n"
+    part = '--x\r\nContent-Disposition: form-data; name="files"; filename="a.png"\r\n\r\n'
+    for _ in range(_BROKEN):
+        with socket.create_connection((place.hostname, place.port), timeout=20) as sender:
+            data = (head + part).encode() + _png(b"") + bytes(5_000_000)
+            sender.sendall(data)
+            sent += len(data)
+    with target.client(**shown(target)) as http:
+        for _ in range(_BROKEN):
+            http.post("/gradio_api/upload", files={"other": ("a.png", _png(b""))})
+    end = time.monotonic() + 20
+    while _lying(target) > before:
+        must(time.monotonic() < end, f"{_lying(target) - before} files are left")
+        time.sleep(0.1)
+    return f"{_BROKEN} that broke off ({sent / 1e6:.0f} MB) and {_BROKEN} of another name: 0 left"
+
+
 def _pictures(target: Target) -> str:
     longest = 0.0
     with target.client(**shown(target)) as http:
@@ -92,6 +118,11 @@ ATTACKS = [
         topic="floods",
         promise="uploads are pictures, and few of one address are kept",
         run=_uploads,
+    ),
+    Attack(
+        topic="floods",
+        promise="nothing is left of uploads that break off",
+        run=_broken_off,
     ),
     Attack(topic="floods", promise="pictures of endless parts are refused", run=_pictures),
 ]
