@@ -117,16 +117,11 @@ def run(machine: Machine, clock: Clock) -> Iterator[Result]:
     with torch.inference_mode():
         yield embedded(clock)
         device = torch.device(machine.device)
-        bf16 = machine.bf16 if machine.device == "cuda" else has_bf16()
+        bf16 = machine.bf16 if machine.device == "cuda" else loader.has_bf16("cpu")
         for case in cases(machine.device, bf16=bf16):
             yield transformer(case, device, clock)
             if machine.compiles:
                 yield transformer(case, device, clock, compiler="inductor")
-
-
-def has_bf16() -> bool:
-    """True where the processor multiplies bf16 itself."""
-    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
 
 
 def transformer(

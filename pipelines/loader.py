@@ -84,8 +84,14 @@ def probe() -> Machine:
             unused = f" ({printable(error, 120)})"
     if torch.backends.mps.is_available():
         return Machine(device="mps", name="Apple GPU", bf16=False, **memory)
-    bf16 = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-    return Machine(device="cpu", name=f"CPU{unused}", bf16=bool(bf16), **memory)
+    return Machine(device="cpu", name=f"CPU{unused}", bf16=has_bf16("cpu"), **memory)
+
+
+def has_bf16(device: str) -> bool:
+    """True where a "cpu" or "cuda" multiplies bfloat16 itself, instead of widening it first."""
+    if device == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
 
 
 def _card(memory: dict[str, Any]) -> Machine:
@@ -101,7 +107,7 @@ def _card(memory: dict[str, Any]) -> Machine:
     return Machine(
         device="cuda",
         name=name,
-        bf16=torch.cuda.is_bf16_supported(including_emulation=False),
+        bf16=has_bf16("cuda"),
         compiles=wants_compiling() and _has_triton(),
         vram_total=total,
         vram_free=min(total, free + own),

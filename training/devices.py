@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from pipelines.errors import RequestError
+from pipelines.loader import has_bf16
 from training.config import RunConfig
 
 _SHORT = 256
@@ -51,7 +52,7 @@ def check_precision(config: RunConfig) -> None:
     # Accelerate would take emulation for support, which is right and slow.
     if config.precision != "bf16" or not has_card:
         return
-    if torch.cuda.is_bf16_supported(including_emulation=False):
+    if has_bf16("cuda"):
         return
     no_fp16 = config.optimizer.name == "muon" or config.shard
     raise RequestError(

@@ -95,6 +95,38 @@ def test_latents_are_the_same_and_leave_the_card_free(
             assert torch.equal(found.read(name), wanted.read(name))
 
 
+def folders(place: Sources) -> list[str]:
+    return sorted(folder.name for folder in (place.cache / "features").glob("latents-*"))
+
+
+def test_latents_are_computed_in_bf16_where_that_is_wanted_and_fast(
+    tmp_path: Path, model: Path, config: RunConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A set that was begun goes on in its precision, whatever this machine would choose."""
+    vae = AutoencoderKL.from_pretrained(model / "vae").eval()
+    digest = features.weights_digest(model / "vae")
+    name = {p: f"latents-{features.latents_id(digest, p)}" for p in ("fp32", "bf16")}
+    in_bf16 = config.model_copy(update={"precision": "bf16"})
+
+    def made(root: str, recipe: RunConfig, fast: bool) -> list[str]:
+        monkeypatch.setattr(sources, "has_bf16", lambda _: fast)
+        place = read(recipe, model, tmp_path / root)
+        place.latents(vae, place.buckets()[0])
+        return folders(place)
+
+    assert made("old", config, True) == [name["fp32"]]
+    assert made("old", in_bf16, True) == [name["fp32"]]
+    assert made("slow", in_bf16, False) == [name["fp32"]]
+    assert made("new", in_bf16, True) == [name["bf16"]]
+    assert made("new", in_bf16, False) == [name["bf16"]]
+    # What asks for fp32 never gets the other, and does not take that one's place.
+    assert made("new", config, True) == sorted(name.values())
+    monkeypatch.setattr(
+        features, "add_latents", lambda store, *_, **said: said["precision"] == "bf16"
+    )
+    assert made("new", in_bf16, False) == sorted(name.values())
+
+
 @pytest.mark.parametrize("free", [10**12, 10_000])
 def test_the_text_encoder_goes_where_there_is_room(
     tmp_path: Path, model: Path, config: RunConfig, monkeypatch: pytest.MonkeyPatch, free: int

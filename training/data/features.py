@@ -5,7 +5,8 @@
 
 <id> is decided by everything that the numbers depend on besides the sample: the weights of the VAE
 or T5, precision, crop rule, cleaning and token limit. Latents are the mode of the posterior, not
-scaled; text has only its valid tokens. A file is there whole or not at all, and its name is decided
+scaled, computed in float32 or under autocast in bfloat16; text, in float32, has only its valid
+tokens. A file is there whole or not at all, and its name is decided
 by what is in it, so an interrupted run goes on and an edited picture can never meet old features.
 The metadata of a file hold a hash of each tensor, which is compared whenever that one is read: a
 disk that forgets, or a copy that went wrong, is noticed. Few enough are all read at the start, so
@@ -19,7 +20,7 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Literal, TypeVar
 
 import torch
 from diffusers import AutoencoderKL
@@ -42,9 +43,14 @@ FORMAT = 1
 PRECISION = "float32, kept as float16"
 CROP = "cover, lanczos, centre"
 _PER_FILE = 512
+Precision = Literal["fp32", "bf16"]
+_PRECISIONS: Mapping[Precision, str] = {"fp32": PRECISION, "bf16": "bfloat16, kept as float16"}
 _TOGETHER = 16
 _TOGETHER_AREA = _TOGETHER * 256 * 256
 """Pixels that the VAE encodes together: in float32, each of its widest tensors takes 0.5 GB."""
+_PROCESSOR_AREA = 256 * 256
+"""The same on a processor, where more leaves its caches: 16 pictures of 256 px together take
+twice the time of one by one (docs/benchmarks.md)."""
 _TEXTS_TOGETHER = 8 * _TOGETHER
 _READ_AT_START = 2_000_000_000
 """Bytes of features that are compared with their hashes before a training begins: seconds."""
@@ -55,6 +61,12 @@ def feature_id(**facts: Any) -> str:
     """12 hex digits that change with any of the facts."""
     text = json.dumps({"format": FORMAT, "precision": PRECISION, **facts}, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def latents_id(vae: str, precision: Precision) -> str:
+    """The id of latents by a VAE whose weights have the digest `vae`; never one for two precisions,
+    and in float32 that of all earlier versions."""
+    return feature_id(kind="latents", vae=vae, crop=CROP, precision=_PRECISIONS[precision])
 
 
 def weights_digest(folder: Path) -> str:
@@ -158,30 +170,38 @@ def add_latents(
     manifest: Manifest,
     buckets: Sequence[Bucket],
     *,
+    precision: Precision = "fp32",
     report: Report,
     should_stop: ShouldStop,
 ) -> bool:
-    """Computes the latents that are missing; False where it was stopped. Raises StudioError."""
+    """Computes the latents that are missing; False where it was stopped. Raises StudioError.
+
+    `vae` is in float32; `precision` bf16 computes its convolutions in bfloat16, on tensors whose
+    channels come before their pixels: some processors are several times slower on the other order.
+    """
     wanted = [(s, b) for b in buckets for s in b.samples if latent_key(s, b) not in store]
     device = next(vae.parameters()).device
 
     def encode(together: list[tuple[Sample, Bucket]]) -> dict[str, Tensor]:
         tensors = [to_tensor(crop(pictures.load(manifest.file(s)), b.size)) for s, b in together]
-        modes = vae.encode(torch.cat(tensors).to(device)).latent_dist.mode().float().cpu()
+        with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
+            modes = vae.encode(torch.cat(tensors).to(device)).latent_dist.mode().float().cpu()
         return {latent_key(s, b): m for (s, b), m in zip(together, modes, strict=True)}
 
     work = _Work(
         items=wanted,
         kind=lambda pair: pair[1].size,
-        together=lambda pair: pictures_together(pair[1].size),
+        together=lambda pair: pictures_together(pair[1].size, device),
         encode=encode,
     )
     return _add(store, work, _PER_FILE, "pictures", report, should_stop)
 
 
-def pictures_together(size: Size) -> int:
-    """How many pictures of `size` are encoded at a time: their pixels decide about the memory."""
-    return max(1, min(_TOGETHER, _TOGETHER_AREA // (size.width * size.height)))
+def pictures_together(size: Size, device: torch.device) -> int:
+    """How many pictures of `size` are encoded at a time: on a processor as many as are fastest, on
+    a GPU as many as go into its memory."""
+    area = _PROCESSOR_AREA if device.type == "cpu" else _TOGETHER_AREA
+    return max(1, min(_TOGETHER, area // (size.width * size.height)))
 
 
 def add_texts(

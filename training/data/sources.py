@@ -14,7 +14,7 @@ from transformers import T5EncoderModel
 
 from pipelines.catalog import ModelSpec
 from pipelines.errors import ModelError, RequestError, StudioError, printable
-from pipelines.loader import quiet
+from pipelines.loader import has_bf16, quiet
 from pipelines.memory import is_out_of_memory
 from pipelines.progress import Progress, Report, ShouldStop, Stage
 from pipelines.sizes import Size, bins, nearest
@@ -22,12 +22,13 @@ from pipelines.tokens import tokenize
 from training.config import RunConfig
 from training.data import archives, features, lint, manifest
 from training.data.buckets import Bucket, assign, sentences
-from training.data.features import CROP, Store
+from training.data.features import Precision, Store
 from training.data.manifest import Manifest, Sample
 from training.data.split import split
 from training.devices import lent
 
 _DEFAULT_SIDE = 512
+_BEGUN: tuple[Precision, ...] = ("bf16", "fp32")
 
 
 class Stopped(Exception):
@@ -199,20 +200,36 @@ class Sources:
     def latents(self, vae: AutoencoderKL, buckets: Sequence[Bucket]) -> Store:
         """The latents of all pictures of `buckets`; what is missing is computed."""
         digest = features.weights_digest(self._needed("vae") / "vae")
-        name = features.feature_id(kind="latents", vae=digest, crop=CROP)
-        store = self._store(f"latents-{name}")
+        precision = self._latent_precision(digest)
+        store = self._store(f"latents-{features.latents_id(digest, precision)}")
         with lent(vae, _device()):
             done = features.add_latents(
                 store,
                 vae,
                 self.manifest,
                 buckets,
+                precision=precision,
                 report=self._report,
                 should_stop=self._should_stop,
             )
         if not done:
             raise Stopped
         return store
+
+    def _latent_precision(self, digest: str) -> Precision:
+        """bf16 where the recipe says so and the device multiplies it itself, else fp32.
+
+        A set that was begun goes on as it is, also on another machine: a training that has read it
+        must find the same numbers again. bf16 is looked for first, because beside it another stage
+        may have made one in fp32, while no stage in bf16 makes one where fp32 is there.
+        """
+        if self.config.precision != "bf16":
+            return "fp32"
+        for begun in _BEGUN:
+            name = f"latents-{features.latents_id(digest, begun)}"
+            if (self.cache / "features" / name).is_dir():
+                return begun
+        return "bf16" if has_bf16(_device().type) else "fp32"
 
     def _store(self, name: str) -> Store:
         store = Store(self.cache / "features" / name)

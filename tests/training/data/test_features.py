@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +51,7 @@ def add(
     vae: AutoencoderKL,
     manifest: Manifest,
     should_stop: Callable[[], bool] = lambda: False,
+    precision: features.Precision = "fp32",
 ) -> features.Store:
     store = features.Store(folder)
     features.add_latents(
@@ -57,6 +59,7 @@ def add(
         vae,
         manifest,
         buckets(manifest),
+        precision=precision,
         report=lambda _: None,
         should_stop=should_stop,
     )
@@ -128,26 +131,54 @@ def test_a_stop_or_a_torn_file_costs_only_what_is_missing(
         assert torch.equal(again.read(name), straight.read(name))
 
 
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_set_that_was_cut_off_ends_as_an_undisturbed_one(
+    tmp_path: Path,
+    vae: AutoencoderKL,
+    manifest: Manifest,
+    monkeypatch: pytest.MonkeyPatch,
+    precision: features.Precision,
+) -> None:
+    """To the bit, in groups of several and for a stop at every place."""
+    monkeypatch.setattr(features, "_PER_FILE", 4)
+    monkeypatch.setattr(features, "_PROCESSOR_AREA", 3 * 64 * 64)
+    straight = add(tmp_path / "straight", vae, manifest, precision=precision)
+    names = [features.latent_key(s, b) for b in buckets(manifest) for s in b.samples]
+    for place in (1, 2, 4, 7):
+        looks = iter([False] * place)
+        folder = tmp_path / f"cut-{place}"
+        stopped = add(folder, vae, manifest, partial(next, looks, True), precision)
+        assert not all(name in stopped for name in names)
+        again = add(folder, vae, manifest, precision=precision)
+        assert all(torch.equal(again.read(name), straight.read(name)) for name in names)
+
+
 @pytest.mark.parametrize(
-    ("size", "count"),
+    ("size", "here", "there"),
     [
-        (Size(64, 64), 16),
-        (Size(256, 256), 16),
-        (Size(512, 256), 8),
-        (Size(512, 512), 4),
-        (Size(1024, 1024), 1),
-        (Size(2048, 2048), 1),
+        (Size(64, 64), 16, 16),
+        (Size(128, 128), 4, 16),
+        (Size(144, 112), 4, 16),
+        (Size(256, 256), 1, 16),
+        (Size(512, 256), 1, 8),
+        (Size(512, 512), 1, 4),
+        (Size(1024, 1024), 1, 1),
+        (Size(2048, 2048), 1, 1),
     ],
 )
-def test_large_pictures_are_encoded_a_few_at_a_time(size: Size, count: int) -> None:
-    assert features.pictures_together(size) == count
+def test_pixels_decide_how_many_pictures_are_encoded_at_a_time(
+    size: Size, here: int, there: int
+) -> None:
+    """As many as are fastest on a processor, as many as there is memory for on a GPU."""
+    assert features.pictures_together(size, torch.device("cpu")) == here
+    assert features.pictures_together(size, torch.device("cuda")) == there
 
 
 def test_how_many_go_together_changes_no_latents(
     tmp_path: Path, vae: AutoencoderKL, manifest: Manifest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = add(tmp_path / "whole", vae, manifest)
-    monkeypatch.setattr(features, "_TOGETHER_AREA", 2 * 96 * 64)
+    monkeypatch.setattr(features, "_PROCESSOR_AREA", 2 * 96 * 64)
     seen: list[int] = []
     encode = vae.encode
 
@@ -163,6 +194,32 @@ def test_how_many_go_together_changes_no_latents(
             name = features.latent_key(sample, bucket)
             # Kept as float16; the kernels may differ in the last bit.
             assert torch.allclose(parts.read(name), whole.read(name), rtol=2e-3, atol=1e-4)
+
+
+def test_latents_in_bf16_are_near_those_in_fp32(
+    tmp_path: Path, manifest: Manifest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Within 1 % of their norm for a trained VAE, whose weights stay what they are."""
+    vae = AutoencoderKL.from_pretrained(Catalog().find("nano").part("vae")).eval()
+    weights = {name: weight.clone() for name, weight in vae.state_dict().items()}
+    exact = add(tmp_path / "fp32", vae, manifest)
+    orders: list[bool] = []
+    encode = vae.encode
+
+    def looked_at(pixels: torch.Tensor) -> Any:
+        orders.append(pixels.is_contiguous())
+        return encode(pixels)
+
+    monkeypatch.setattr(vae, "encode", looked_at)
+    near = add(tmp_path / "bf16", vae, manifest, precision="bf16")
+    names = [features.latent_key(s, b) for b in buckets(manifest) for s in b.samples]
+    for name in names:
+        distance = (near.read(name) - exact.read(name)).norm() / exact.read(name).norm()
+        assert distance < 0.01
+    assert any(not torch.equal(near.read(name), exact.read(name)) for name in names)
+    assert all(torch.equal(weight, weights[name]) for name, weight in vae.state_dict().items())
+    assert orders
+    assert all(orders)
 
 
 def test_an_edited_picture_has_other_features(
@@ -190,6 +247,14 @@ def test_the_id_changes_with_everything_it_depends_on(tmp_path: Path, model: Mod
         features.feature_id(kind="text", vae=one, crop="a"),
     }
     assert len(ids) == 4
+
+
+def test_sets_of_latents_of_two_precisions_never_meet() -> None:
+    """And those that were made before there were two are still found."""
+    assert features.CROP == "cover, lanczos, centre"
+    assert features.latents_id("ab", "fp32") == "12a671868dcc"
+    assert features.latents_id("ab", "bf16") != features.latents_id("ab", "fp32")
+    assert features.latents_id("cd", "bf16") != features.latents_id("ab", "bf16")
 
 
 def test_numbers_that_are_none_are_never_kept(tmp_path: Path) -> None:
