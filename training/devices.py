@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from datetime import timedelta
 
 import torch
@@ -18,7 +18,7 @@ from pipelines.errors import RequestError
 from pipelines.loader import has_bf16
 from training.config import RunConfig
 
-_SHORT = 256
+_SHORT = 512
 """Tokens up to which plain products are the faster attention on a processor."""
 
 
@@ -75,13 +75,22 @@ def lent(net: nn.Module, device: torch.device) -> Iterator[None]:
         net.to("cpu")
 
 
-def attention(latents: Tensor, patch: int) -> AbstractContextManager[None]:
+@contextmanager
+def attention(latents: Tensor, patch: int) -> Iterator[None]:
     """Within it, `latents` (B, C, h, w) are attended to by the kernel that suits their device.
 
-    The fused kernel for processors is made for long sequences: on short ones its backward pass
-    takes as long as half of the matrix products of the whole net.
+    The fused kernel for processors is made for long sequences and slow backwards: on short ones it
+    takes as long as half of the matrix products of the whole net. Plain products are faster there,
+    if bfloat16 stays bfloat16 (docs/benchmarks.md); torch widens it unless told otherwise.
     """
-    if latents.device.type == "cpu" and latents[0, 0].numel() <= _SHORT * patch**2:
-        plain: AbstractContextManager[None] = sdpa_kernel(SDPBackend.MATH)
-        return plain
-    return nullcontext()
+    if latents.device.type != "cpu" or latents[0, 0].numel() > _SHORT * patch**2:
+        yield
+        return
+    # For all devices, whatever the name says.
+    before = torch.backends.cuda.fp16_bf16_reduction_math_sdp_allowed()
+    torch.backends.cuda.allow_fp16_bf16_reduction_math_sdp(True)
+    try:
+        with sdpa_kernel(SDPBackend.MATH):
+            yield
+    finally:
+        torch.backends.cuda.allow_fp16_bf16_reduction_math_sdp(before)

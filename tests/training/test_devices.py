@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 import torch
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from pipelines.errors import RequestError
 from tests.training import small, toy
@@ -55,14 +57,17 @@ def test_a_card_without_bf16_says_so_before_the_first_stage(turing: None, tmp_pa
 
 
 @pytest.mark.parametrize(
-    ("side", "patch", "fused"), [(8, 2, False), (32, 2, False), (34, 2, True), (8, 1, False)]
+    ("side", "patch", "fused"),
+    [(8, 2, False), (32, 2, False), (34, 2, False), (46, 2, True), (8, 1, False)],
 )
 def test_the_kernel_follows_the_length(side: int, patch: int, fused: bool) -> None:
     assert torch.backends.cuda.flash_sdp_enabled()
     with attention(torch.zeros(1, 4, side, side), patch):
         assert torch.backends.cuda.flash_sdp_enabled() == fused
         assert torch.backends.cuda.math_sdp_enabled()
+        assert torch.backends.cuda.fp16_bf16_reduction_math_sdp_allowed() != fused
     assert torch.backends.cuda.flash_sdp_enabled()
+    assert not torch.backends.cuda.fp16_bf16_reduction_math_sdp_allowed()
 
 
 def test_both_kernels_learn_the_same() -> None:
@@ -88,3 +93,35 @@ def test_both_kernels_learn_the_same() -> None:
         gradients.append(grad.clone())
     assert gradients[0].abs().max() > 0
     assert torch.allclose(gradients[0], gradients[1], rtol=1e-3, atol=1e-5)
+
+
+class CountDtypes(TorchDispatchMode):
+    """Notes in which precision batched products are computed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.products: list[torch.dtype] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func.overloadpacket in (torch.ops.aten.bmm, torch.ops.aten.matmul):
+            self.products.append(args[0].dtype)
+        return func(*args, **(kwargs or {}))
+
+
+def test_short_attention_stays_in_bf16() -> None:
+    """Half of its time; beside fp32 the gradients are within the noise of that precision."""
+    torch.manual_seed(0)
+    heads = [torch.randn(2, 6, 64, 64) for _ in range(3)]
+    wanted = [tensor.clone().requires_grad_() for tensor in heads]
+    above = torch.randn(2, 6, 64, 64)
+    nn.functional.scaled_dot_product_attention(*wanted).backward(above)
+    found = [tensor.to(torch.bfloat16).requires_grad_() for tensor in heads]
+    with attention(torch.zeros(1, 4, 16, 16), 2), CountDtypes() as seen:
+        output = nn.functional.scaled_dot_product_attention(*found)
+    assert seen.products
+    assert set(seen.products) == {torch.bfloat16}
+    output.backward(above.to(torch.bfloat16))
+    for mine, theirs in zip(found, wanted, strict=True):
+        assert mine.grad is not None
+        assert theirs.grad is not None
+        assert (mine.grad.float() - theirs.grad).norm() < 0.02 * theirs.grad.norm()
