@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
+from app import sweeping
 from app.model_rows import Wanted
 from app.options import WorkspaceOption
-from app.settings import Settings, make_folder, user_path, workspace_path
+from app.settings import make_folder, user_path
 from app.status import Status
 from pipelines.errors import UnknownNameError
 from pipelines.memory import before_torch
@@ -148,7 +149,7 @@ def import_(
     _check_words(weights, precision)
     if distilled is not None and distilled not in DISTILLED:
         raise UnknownNameError("distilled", "distillation", distilled, DISTILLED)
-    settings = Settings(workspace=workspace_path(workspace or context.obj))
+    settings = sweeping.writer(workspace or context.obj)
     status = Status(sys.stderr)
     before_torch()
     from app import importing

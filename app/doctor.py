@@ -122,7 +122,7 @@ def _of(free: int, total: int, words: str) -> str:
 
 
 def _models(settings: Settings, machine: Machine | None) -> Iterator[Finding]:
-    catalog = Catalog(user_models=settings.models)
+    catalog = Catalog(user_models=settings.models, loras=settings.loras)
     for spec in catalog:
         size = spec.default_size
         try:
@@ -140,6 +140,9 @@ def _models(settings: Settings, machine: Machine | None) -> Iterator[Finding]:
         yield Finding(name=spec.id, state=state, fact=told)
     for problem in catalog.problems:
         yield Finding(name="model", state="warning", fact=redacted(problem))
+    # Some LoRAs lie among the models: what is wrong there is said above.
+    for problem in (p for p in catalog.loras.problems() if p not in catalog.unlisted):
+        yield Finding(name="LoRA", state="warning", fact=redacted(problem))
 
 
 def redacted(text: str) -> str:

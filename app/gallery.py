@@ -17,6 +17,7 @@ from PIL import Image
 
 from app import metadata
 from app.settings import make_folder
+from lora_manager import drafts
 from pipelines import files
 from pipelines.errors import RecipeError, SaveError
 from pipelines.request import GenerationRequest
@@ -74,7 +75,10 @@ class Gallery:
 
     def check_writable(self) -> None:
         """Raises SaveError before a long job whose pictures could not be written."""
-        files.check_writable(make_folder(self._root))
+        root = make_folder(self._root)
+        # It need not lie in the workspace, which is swept as a whole.
+        drafts.sweep(root)
+        files.check_writable(root)
 
     def path(self, name: str) -> Path:
         """Where the picture "YYYY-MM-DD/....png" is, or was. Raises RecipeError for other names."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import sys
 import threading
@@ -15,10 +14,12 @@ from typing import Annotated, Any
 import typer
 
 from app import export as exporting
+from app import sweeping
 from app.gallery_index import Entry, GalleryIndex
 from app.options import JsonOption, WorkspaceOption
 from app.settings import Settings, real_path, workspace_path
 from app.status import Status
+from lora_manager import folders
 from pipelines.errors import RequestError, SaveError, printable
 from pipelines.progress import Progress, Stage, plain_size
 
@@ -47,16 +48,9 @@ def _index(context: typer.Context, workspace: str | None) -> GalleryIndex:
 
 def _check_readable(outputs: Path) -> None:
     """Raises SaveError where nobody can say which pictures there are."""
-    try:
-        with os.scandir(outputs):
-            return
-    except FileNotFoundError:
-        if not outputs.is_symlink():
-            return
-        reason = "it is a link that leads nowhere"
-    except OSError as error:
-        reason = str(error.strerror)
-    raise SaveError(f"The pictures in {outputs} cannot be read ({reason}).", "Mend that folder.")
+    if reason := folders.trouble(outputs):
+        words = f"The pictures in {outputs} cannot be read ({reason})."
+        raise SaveError(words, folders.WAY_OUT)
 
 
 def _synced(index: GalleryIndex) -> GalleryIndex:
@@ -66,7 +60,13 @@ def _synced(index: GalleryIndex) -> GalleryIndex:
         index.sync(count=lambda read: status.show(_reading(read)))
     finally:
         status.clear()
+    _tell_missing(index)
     return index
+
+
+def _tell_missing(index: GalleryIndex) -> None:
+    if problem := index.problem():
+        print(problem, file=sys.stderr)
 
 
 def _reading(read: int) -> Progress:
@@ -101,11 +101,12 @@ def rebuild(
     context: typer.Context, workspace: WorkspaceOption = None, as_json: JsonOption = False
 ) -> None:
     """Reads every picture anew, should the index not tell the truth any more."""
-    status = Status(sys.stderr)
+    index, status = _index(context, workspace), Status(sys.stderr)
     try:
-        total = _index(context, workspace).rebuild(lambda read: status.show(_reading(read)))
+        total = index.rebuild(lambda read: status.show(_reading(read)))
     finally:
         status.clear()
+    _tell_missing(index)
     print(json.dumps({"pictures": total}) if as_json else f"{_pictures(total)} in the index.")
 
 
@@ -131,6 +132,7 @@ def export(
     exporting.find(format)
     if search is not None and ids:
         raise RequestError("ids", "Give --search or --ids, not both.")
+    sweeping.writer(workspace or context.obj)
     index = _synced(_index(context, workspace))
     chosen = index.find(_names(ids)) if ids else index.search(search or "").entries
     if not chosen:

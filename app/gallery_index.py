@@ -21,7 +21,8 @@ from typing import TYPE_CHECKING, Any
 from app import gallery_query, metadata, stars
 from app.gallery import PICTURE_NAME
 from app.gallery_tables import BUSY_SECONDS, Tables, writing
-from pipelines.errors import RecipeError, RequestError, printable
+from lora_manager import folders
+from pipelines.errors import RecipeError, RequestError, SaveError, printable
 from pipelines.request import GenerationRequest, from_mapping
 
 if TYPE_CHECKING:
@@ -79,6 +80,7 @@ class GalleryIndex:
         self._stars = stars.Stars(outputs)
         # One reading of the folders at a time; searches do not wait for it.
         self._reading = threading.Lock()
+        self._unlisted: Path | None = None
 
     def sync(self, seconds: float = float("inf"), count: Counted = lambda read: None) -> bool:
         """Takes in pictures that came and forgets those that went, the newest first.
@@ -94,6 +96,14 @@ class GalleryIndex:
             return self._tables.use(lambda db: self._sync(db, end, count), patience)
         finally:
             self._reading.release()
+
+    def problem(self) -> str:
+        """What of the pictures the last `sync` could not look at; "" where that is nothing."""
+        unlisted = self._unlisted
+        if unlisted is None:
+            return ""
+        reason = folders.trouble(unlisted) or "it could not be read just now"
+        return f"Pictures may be missing: {unlisted} cannot be listed ({reason})."
 
     def rebuild(self, count: Counted = lambda read: None) -> int:
         """Reads every picture anew; how many there are. Raises SaveError, BusyError."""
@@ -143,8 +153,10 @@ class GalleryIndex:
     def starts(self) -> set[str]:
         """The names of the pictures to start from that the recipes of pictures name.
 
-        Raises SaveError, BusyError.
+        Raises SaveError, also where some pictures could not be looked at, and BusyError.
         """
+        if problem := self.problem():
+            raise SaveError(problem)
         sql = (
             "SELECT DISTINCT json_extract(recipe, '$.init') AS init FROM pictures"
             " WHERE json_valid(recipe)"
@@ -190,8 +202,10 @@ class GalleryIndex:
         # Before the folders are looked at: whatever changes them from now on is seen next time.
         now = time.time_ns()
         known = {row["day"]: row["mtime_ns"] for row in db.query("SELECT * FROM days")}
+        self._unlisted = None
         days = self._days()
         if days is None:
+            self._unlisted = self._outputs
             return True
         for day in set(known) - set(days):
             rows = db.query("SELECT name FROM pictures WHERE day = ?", (day,))
@@ -201,8 +215,11 @@ class GalleryIndex:
         self._read_again(db)
         read = 0
         for day in sorted(days, reverse=True):
-            files = self._files(day) if known.get(day) != days[day] else None
+            if known.get(day) == days[day]:
+                continue
+            files = self._files(day)
             if files is None:
+                self._unlisted = self._outputs / day
                 continue
             rows = db.query("SELECT name FROM pictures WHERE day = ?", (day,))
             had = {str(row["name"]) for row in rows}
@@ -216,6 +233,8 @@ class GalleryIndex:
                 whole &= self._take_in(db, batch)
                 read += len(batch)
                 count(read)
+            if not whole:
+                self._unlisted = self._outputs / day
             # Times of the future are those of a clock that went back.
             settled = whole and abs(now - days[day]) > _SETTLED_NS
             value = days[day] if settled else 0
@@ -268,7 +287,8 @@ class GalleryIndex:
                         with suppress(FileNotFoundError):
                             found[entry.name] = entry.stat().st_mtime_ns
         except FileNotFoundError:
-            return {}
+            # Not made yet, but for a link to a disk that is not mounted just now.
+            return None if folders.trouble(self._outputs) else {}
         except OSError:
             return None
         return found

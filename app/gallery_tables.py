@@ -23,6 +23,11 @@ BUSY_SECONDS = 10.0
 _FORM = 3
 # What is wrong with an index where SQLite has no code of its own for it.
 _DAMAGE = re.compile(r"no such (table|column)|invalid fts5|could not decode|malformed", re.I)
+# The disk does not take the index, which is no reason to show no pictures.
+_NO_PLACE = (
+    *(sqlite3.SQLITE_READONLY, sqlite3.SQLITE_FULL, sqlite3.SQLITE_CANTOPEN),
+    *(sqlite3.SQLITE_PERM, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_PROTOCOL),
+)
 _COLUMNS: dict[str, type] = {
     "id": int,
     "name": str,
@@ -50,7 +55,8 @@ _SEARCHED = ("prompt", "negative", "style", "model")
 class Tables:
     """The index in the file `database`. Any thread and process may use it.
 
-    Where that cannot be written, on a read-only or full disk, the index lies in memory.
+    Where that cannot be written, on a read-only or full disk or behind a link that leads nowhere,
+    the index lies in memory.
     """
 
     def __init__(self, database: Path) -> None:
@@ -69,7 +75,7 @@ class Tables:
         except UnicodeDecodeError:
             pass
         except sqlite3.DatabaseError as error:
-            if _code(error) in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_FULL):
+            if _code(error) in _NO_PLACE:
                 return self._use_memory(work)
             if not _is_damage(error):
                 raise _told(error, self._database) from None
@@ -138,19 +144,20 @@ class Tables:
 
 
 def _may_write(database: Path) -> bool:
-    """Whether the file of the index, or the nearest folder that is there, can be written."""
-    try:
-        there = next((p for p in (database, *database.parents) if p.exists()), None)
-        return there is None or os.access(there, os.W_OK)
-    # A link that leads in circles: what comes of it is told where it is opened.
-    except OSError:
+    """Whether the file of the index can be written, or made in the nearest folder that is there."""
+    there = next((p for p in (database, *database.parents) if os.path.lexists(p)), None)
+    if there is None:
         return True
+    if there == database:
+        return os.path.isfile(there) and os.access(there, os.W_OK)
+    # No folder: a file in its place, or a link that leads nowhere or in circles.
+    return os.path.isdir(there) and os.access(there, os.W_OK | os.X_OK)
 
 
 def _in_memory(copied: Path | None) -> sqlite3.Connection:
     """An index in memory, with what the file `copied` holds if it can be read."""
     memory = sqlite3.connect(":memory:", check_same_thread=False)
-    if copied is None or not copied.is_file():
+    if copied is None or not os.path.isfile(copied):
         return memory
     # Immutable: otherwise SQLite writes beside what it only reads.
     with suppress(sqlite3.DatabaseError):

@@ -11,11 +11,11 @@ from typing import Annotated, Any
 
 import typer
 
-from app import metadata
+from app import metadata, sweeping
 from app.gallery import Gallery, PictureFile
 from app.options import WorkspaceOption
 from app.runner import LocalRunner
-from app.settings import Settings, make_folder, real_path, user_path, workspace_path
+from app.settings import Settings, make_folder, real_path, user_path
 from app.status import Status
 from app.streams import say
 from pipelines import forecast, pictures, samplers, seen_words
@@ -100,7 +100,7 @@ def generate(
     values = {name: options[name] for name in _REQUEST_OPTIONS if options[name] is not None}
     if lora:
         values["loras"] = ",".join(lora)
-    settings = Settings(workspace=workspace_path(workspace or context.obj))
+    settings = sweeping.writer(workspace or context.obj)
     catalog = Catalog(user_models=settings.models, loras=settings.loras)
     recipe = metadata.read(user_path(like)) if like is not None else None
     if recipe is not None:
@@ -111,6 +111,9 @@ def generate(
         values["init"] = pictures.keep(user_path(init), settings.inputs)
     request = complete(values, catalog)
     given = {name for name in _REQUEST_OPTIONS if options[name] is not None}
+    # Of models, too: some LoRAs lie among them.
+    for sentence in catalog.loras.unlisted():
+        say(sentence, 0)
     for sentence in _without_effect(request, given, catalog):
         say(sentence, 0)
     if request.init is not None:

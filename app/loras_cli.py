@@ -8,7 +8,8 @@ from typing import Annotated, Any
 
 import typer
 
-from app.options import JsonOption, WorkspaceOption, YesOption
+from app import sweeping
+from app.options import UNLISTED, JsonOption, WorkspaceOption, YesOption
 from app.settings import Settings, user_path, workspace_path
 from app.status import agreed
 from lora_manager.card import LoraCard
@@ -27,24 +28,26 @@ app = typer.Typer(
 )
 
 
-def _library(context: typer.Context, workspace: str | None) -> LoraLibrary:
-    settings = Settings(workspace=workspace_path(workspace or context.obj))
+def _library(settings: Settings) -> LoraLibrary:
     return Catalog(user_models=settings.models, loras=settings.loras).loras
 
 
 @app.command("list")
 def list_(
     context: typer.Context, workspace: WorkspaceOption = None, as_json: JsonOption = False
-) -> None:
+) -> int:
     """Says which LoRAs can be added to a model."""
-    library = _library(context, workspace)
+    library = _library(Settings(workspace=workspace_path(workspace or context.obj)))
     cards = library.cards()
     for problem in library.problems():
         print(problem, file=sys.stderr)
     for card in cards:
         print(json.dumps(_json(card)) if as_json else _line(card))
+    if library.unlisted():
+        return UNLISTED
     if not cards and not as_json:
         print("There are no LoRAs yet. Bring one in with: launch.py loras import FILE")
+    return 0
 
 
 @app.command("import")
@@ -61,7 +64,7 @@ def import_(
     as_json: JsonOption = False,
 ) -> None:
     """Copies a LoRA into the workspace, whatever form it has."""
-    library = _library(context, workspace)
+    library = _library(sweeping.writer(workspace or context.obj))
     before_torch()
     with model_errors():
         card = library.import_(
@@ -84,7 +87,7 @@ def remove(
     as_json: JsonOption = False,
 ) -> None:
     """Deletes a LoRA from the disk."""
-    library = _library(context, workspace)
+    library = _library(sweeping.writer(workspace or context.obj))
     with model_errors():
         file, size = library.place(name)
         if not yes and not agreed(f"Remove “{name}” ({plain_size(size)}, {file})?"):

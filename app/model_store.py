@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from app import linked_parts, own_models
 from app.settings import Settings
+from lora_manager import folders
 from pipelines import found, hub_rows, hub_store, single_files
 from pipelines.catalog import Catalog, ModelSpec
 from pipelines.errors import ModelError, UnknownNameError
@@ -117,6 +118,14 @@ class ModelStore:
         """One sentence for each model of the user's folder that cannot be used."""
         return Catalog(user_models=self._settings.models).problems
 
+    def unlisted(self) -> tuple[str, ...]:
+        """One sentence where nobody can say which models there are."""
+        return Catalog(user_models=self._settings.models).unlisted
+
+    def _check_listed(self) -> None:
+        for sentence in self.unlisted():
+            raise ModelError(sentence, folders.WAY_OUT)
+
     def known(self, model_id: str) -> Known:
         """A released model. Raises ModelError, UnknownNameError."""
         model = hub_rows.known().get(model_id)
@@ -142,6 +151,7 @@ class ModelStore:
         """
         from pipelines import downloads
 
+        self._check_listed()
         model = self.known(model_id)
         if not own_copy:
             # What lay elsewhere may be gone since, or have come.
@@ -237,6 +247,7 @@ class ModelStore:
 
     def removable(self, model_id: str) -> tuple[Source, ...]:
         """The downloaded parts that no other model reads, downloaded or own. Raises ModelError."""
+        self._check_listed()
         model = self.known(model_id)
         others = [row for row in self._store.installed() if row.id != model_id]
         needed = {part.key for row in others for part in hub_rows.known()[row.id].parts}

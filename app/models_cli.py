@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from app import own_models
+from app import own_models, sweeping
 from app.convert_cli import import_
 from app.model_store import ModelStore, Row
-from app.options import JsonOption, WorkspaceOption, YesOption
+from app.options import UNLISTED, JsonOption, WorkspaceOption, YesOption
 from app.settings import Settings, workspace_path
 from app.status import Status, agreed
 from pipelines.progress import plain_size
@@ -64,24 +64,21 @@ def list_(
     ] = False,
     workspace: WorkspaceOption = None,
     as_json: JsonOption = False,
-) -> None:
+) -> int:
     """Says which models can be used, and with --all which can be downloaded."""
     store = _store(context, workspace)
     rows = store.rows()
     shown = [row for row in rows if all_ or row.state != "known"]
     for problem in store.problems():
         print(problem, file=sys.stderr)
-    if as_json:
-        for row in shown:
-            print(json.dumps(row.as_json()))
-        return
     for row in shown:
-        print("\n".join(_lines(row)))
-    if not all_:
+        print(json.dumps(row.as_json()) if as_json else "\n".join(_lines(row)))
+    if not as_json and not all_:
         print(f"{len(rows) - len(shown)} more can be downloaded: launch.py models list --all")
-        return
-    for file in store.found.files:
-        print(f"{file.what} ({plain_size(file.size)}) in {file.file}: {file.way()}")
+    elif not as_json:
+        for file in store.found.files:
+            print(f"{file.what} ({plain_size(file.size)}) in {file.file}: {file.way()}")
+    return UNLISTED if store.unlisted() else 0
 
 
 def _lines(row: Row) -> list[str]:
@@ -117,7 +114,7 @@ def download(
     as_json: JsonOption = False,
 ) -> int | None:
     """Downloads a released model. The same command again goes on where an earlier one ended."""
-    store = _store(context, workspace)
+    store = ModelStore(sweeping.writer(workspace or context.obj))
     status = Status(sys.stderr)
     report = _listener(status, as_json=as_json)
     try:
@@ -149,7 +146,7 @@ def remove(
     as_json: JsonOption = False,
 ) -> None:
     """Deletes a model: of a downloaded one what no other reads, of your own its folder."""
-    settings = Settings(workspace=workspace_path(workspace or context.obj))
+    settings = sweeping.writer(workspace or context.obj)
     if own_models.is_own(settings.models, model):
         _remove_own(settings.models, model, yes=yes, as_json=as_json)
         return

@@ -8,6 +8,8 @@ import typer
 
 from app import tokens
 
+UNLISTED = 2
+"""Exit code of a list that shows what can be read, and has said on stderr what cannot."""
 WorkspaceOption = Annotated[
     str | None, typer.Option(help="Folder for everything that the studio writes.", metavar="DIR")
 ]

@@ -1,11 +1,12 @@
-"""What processes that were killed have left in the workspace, taken away when a studio starts."""
+"""What processes that were killed have left in the workspace, taken away when the next one starts:
+the page, or a command that writes there."""
 
 from __future__ import annotations
 
 import logging
 import time
 
-from app.settings import Settings
+from app.settings import Settings, workspace_path
 from lora_manager import drafts
 
 log = logging.getLogger(__name__)
@@ -20,3 +21,10 @@ def sweep(settings: Settings) -> None:
     began = time.monotonic()
     drafts.sweep_below(settings.workspace, besides=(settings.data,))
     log.info("drafts were looked for in %.1f s", time.monotonic() - began)
+
+
+def writer(workspace: str | None) -> Settings:
+    """The settings of a command that writes into the workspace, after `sweep`. Raises SaveError."""
+    settings = Settings(workspace=workspace_path(workspace))
+    sweep(settings)
+    return settings

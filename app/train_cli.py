@@ -13,8 +13,9 @@ from typing import Annotated, Any
 
 import typer
 
+from app import sweeping
 from app.options import JsonOption, WorkspaceOption
-from app.settings import Settings, make_folder, real_path, user_path, workspace_path
+from app.settings import Settings, make_folder, real_path, user_path
 from app.status import Status
 from pipelines import files
 from pipelines.errors import RequestError, printable
@@ -38,7 +39,7 @@ _LOG_SECONDS = 30.0
 
 
 def _settings(context: typer.Context, workspace: str | None) -> Settings:
-    return Settings(workspace=workspace_path(workspace or context.obj))
+    return sweeping.writer(workspace or context.obj)
 
 
 @app.command("text-to-image")

@@ -17,7 +17,7 @@ from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 
-from lora_manager import card, headers, sources, strength
+from lora_manager import card, folders, headers, sources, strength
 from lora_manager.card import LoraCard
 from lora_manager.errors import LoraError, hint, printable
 
@@ -36,6 +36,7 @@ class LoraLibrary:
     def __init__(self, root: Path, others: Mapping[str, Path] = _NOTHING) -> None:
         self.root = root
         self._others = dict(others)
+        self._others_trouble: tuple[str, ...] = ()
         self._seen: dict[Path, tuple[_Stamp, LoraCard | LoraError]] = {}
         self._lock = threading.Lock()
 
@@ -55,11 +56,20 @@ class LoraLibrary:
 
     def problems(self) -> list[str]:
         """A sentence for everything in the folder that looks like a LoRA and cannot be used."""
-        return [*self.faulty().values(), *self._strangers()]
+        return [*self.unlisted(), *self.faulty().values(), *self._strangers()]
 
-    def use(self, others: Mapping[str, Path]) -> None:
-        """Takes `others` for the read-only ones from now on."""
-        self._others = dict(others)
+    def unlisted(self) -> list[str]:
+        """A sentence for each folder of which nobody can say what it holds."""
+        return [*self._root_trouble(), *self._others_trouble]
+
+    def _root_trouble(self) -> list[str]:
+        reason = folders.trouble(self.root)
+        return [f"The LoRAs in {self.root} cannot be listed ({reason})."] if reason else []
+
+    def use(self, others: Mapping[str, Path], unlisted: Iterable[str] = ()) -> None:
+        """Takes `others` for the read-only ones from now on; `unlisted` says why some may be
+        missing."""
+        self._others, self._others_trouble = dict(others), tuple(unlisted)
 
     def is_other(self, name: str) -> bool:
         """Whether `name` is one of the read-only ones, and none of the folder hides it."""
@@ -77,6 +87,7 @@ class LoraLibrary:
         """The LoRA called `name`. Raises LoraError that says the nearest name, or what is wrong."""
         files = dict(self._files())
         if name not in files:
+            _check(self.unlisted())
             raise _unknown(name, (one.name for one in self.cards()))
         found = self._card(name, files[name])
         if isinstance(found, LoraError):
@@ -183,8 +194,8 @@ class LoraLibrary:
             if file in known or file.name.startswith("."):
                 continue
             if file.suffix.lower() in _LIKELY or (file / strength.CONFIG).is_file():
-                shown = printable(file.name)
-                yield f"“{shown}” in {self.root} is left out: import it to use it."
+                reason = folders.dead_link(file) or "import it to use it"
+                yield f"“{printable(file.name)}” in {self.root} is left out: {reason}."
 
     def _card(self, name: str, file: Path) -> LoraCard | LoraError:
         """The card of a file, from memory while the file is as it was."""
@@ -208,6 +219,7 @@ class LoraLibrary:
                 f"The LoRA “{name}” was downloaded and is kept elsewhere, so it cannot be {what}"
                 " here."
             )
+        _check(self.unlisted())
         raise _unknown(name, files)
 
     def _check_free(self, name: str, besides: str = "") -> None:
@@ -221,6 +233,7 @@ class LoraLibrary:
         for taken, _ in self._files():
             if taken != besides and taken.casefold() == name.casefold():
                 raise LoraError(f"There is a LoRA called “{taken}”.", "Take another name.")
+        _check(self._root_trouble())
         # Also a folder, or a link that leads nowhere.
         if name.casefold() != besides.casefold() and os.path.lexists(self._path(name)):
             raise LoraError(f"{self._path(name)} exists.", "Take another name.")
@@ -230,6 +243,12 @@ class LoraLibrary:
             self.root.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise _refused(self.root, "made", error) from None
+
+
+def _check(troubles: Iterable[str]) -> None:
+    """Raises LoraError for the first one."""
+    for sentence in troubles:
+        raise LoraError(sentence, folders.WAY_OUT)
 
 
 def _read(file: Path, name: str) -> LoraCard | LoraError:

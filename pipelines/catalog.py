@@ -3,6 +3,7 @@ the released models of `hub_rows` as far as they were downloaded."""
 
 from __future__ import annotations
 
+import os
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from lora_manager import folders
 from lora_manager.card import LoraUse
 from lora_manager.library import LoraLibrary
 from pipelines import hub_rows, hub_store, parts, samplers, single_files, sizes
@@ -86,12 +88,14 @@ class Catalog:
         self._user_models = user_models
         self._loras = LoraLibrary(loras or _NOWHERE)
         self._refused: dict[str, str] = {}
+        self._unlisted: tuple[str, ...] = ()
         self._rows: dict[str, ModelSpec] = {}
         self.reload()
 
     def reload(self) -> None:
         """Reads the rows again."""
         refused: dict[str, str] = {}
+        unlisted = tuple(self._troubles())
         shipped = tomllib.loads((ROOT / "presets" / "models.toml").read_text("utf-8"))
         rows = {
             name: _row(
@@ -111,8 +115,8 @@ class Catalog:
                 continue
             rows[spec.id] = spec
         self._add_downloaded(rows, refused)
-        self._rows, self._refused = rows, refused
-        self._loras.use(self._adapters())
+        self._rows, self._refused, self._unlisted = rows, refused, unlisted
+        self._loras.use(self._adapters(), unlisted)
 
     def _adapters(self) -> dict[str, Path]:
         """The downloaded LoRAs, where they lie."""
@@ -164,15 +168,33 @@ class Catalog:
 
     @property
     def problems(self) -> list[str]:
-        """One sentence for each row of the user's folder that could not be read."""
-        return list(self._refused.values())
+        """One sentence for each row, or folder, of the user's models that could not be read."""
+        return [*self._unlisted, *self._refused.values()]
+
+    @property
+    def unlisted(self) -> tuple[str, ...]:
+        """One sentence for each folder that may hold models and cannot be listed."""
+        return self._unlisted
+
+    def _troubles(self) -> Iterator[str]:
+        if self._user_models is None:
+            return
+        hub = self._user_models / hub_store.FOLDER
+        for folder in (self._user_models, hub, hub / hub_store.INSTALLED):
+            if reason := folders.trouble(folder):
+                yield f"The models in {folder} cannot be listed ({reason})."
+                return
 
     def _user_files(self) -> list[Path]:
-        if self._user_models is None or not self._user_models.is_dir():
+        if self._user_models is None:
             return []
-        found = sorted(self._user_models.glob(f"*/{ROW_FILE}"))
+        try:
+            found = sorted(self._user_models.iterdir())
+        except OSError:
+            return []
         # A name that begins with a dot is a model in the making.
-        return [file for file in found if not file.parent.name.startswith(".")]
+        own = [one for one in found if one.name != hub_store.FOLDER and one.name[0] != "."]
+        return [folder / ROW_FILE for folder in own if _may_be_model(folder)]
 
     def __iter__(self) -> Iterator[ModelSpec]:
         return iter(self._rows.values())
@@ -180,12 +202,15 @@ class Catalog:
     def find(self, model_id: str) -> ModelSpec:
         """The model called `model_id`.
 
-        Raises ModelError for a folder whose row could not be read and for a released model that
-        was not downloaded, UnknownNameError (with the nearest name) for anything else.
+        Raises ModelError for a folder whose row could not be read, where nobody can say which
+        models there are, and for a released model that was not downloaded, UnknownNameError (with
+        the nearest name) for anything else.
         """
         spec = self._rows.get(model_id)
         if spec is None and model_id in self._refused:
             raise ModelError(self._refused[model_id])
+        if spec is None and self._unlisted:
+            raise ModelError(self._unlisted[0], folders.WAY_OUT)
         if spec is None and model_id in hub_rows.known():
             raise _not_here(hub_rows.known()[model_id])
         if spec is None:
@@ -247,6 +272,13 @@ def _row(values: dict[str, Any], folder: Path) -> ModelSpec:
     return spec
 
 
+def _may_be_model(folder: Path) -> bool:
+    """Whether `folder` holds a row, or cannot be looked into; then reading the row says why."""
+    if os.path.isdir(folder) and os.access(folder, os.X_OK):
+        return os.path.lexists(folder / ROW_FILE)
+    return os.path.isdir(folder) or folder.is_symlink()
+
+
 def _user_row(file: Path) -> ModelSpec:
     """The row in a model folder of the user; the folder's name is the id. Raises ModelError."""
     try:
@@ -256,7 +288,8 @@ def _user_row(file: Path) -> ModelSpec:
         fixed = {"id": file.parent.name, "embedded": False, "sources": ()}
         return checked_row({**row, **fixed}, file.parent)
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
-        raise ModelError(f"{file} cannot be read ({printable(error, 120)}).") from None
+        reason = folders.trouble(file.parent) or printable(error, 120)
+        raise ModelError(f"{file} cannot be read ({reason}).") from None
     except ValueError as error:
         raise ModelError(f"{file} is not a model row ({printable(error, 120)}).") from None
 

@@ -28,7 +28,7 @@ from pipelines.hub_rows import Known, Source
 
 FOLDER = "hub"
 RECORD = "download.json"
-_INSTALLED = "installed"
+INSTALLED = "installed"
 _REVISIONS = "revisions.json"
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _MAX_RECORD = 2_000_000
@@ -182,7 +182,7 @@ class Store:
 
     def installed(self) -> Iterator[Installed]:
         """The models that were downloaded; what cannot be read is left out."""
-        for file in sorted((self.root / _INSTALLED).glob("*.json")):
+        for file in sorted((self.root / INSTALLED).glob("*.json")):
             kept = _read(file)
             with suppress(ValidationError):
                 if kept:
@@ -220,12 +220,12 @@ class Store:
             for part, place in places.items()
         }
         row = Installed(id=model.id, places=inside, commits=commits)
-        self._write(self.root / _INSTALLED / f"{model.id}.json", row.model_dump_json(indent=1))
+        self._write(self.root / INSTALLED / f"{model.id}.json", row.model_dump_json(indent=1))
 
     def uninstall(self, model_id: str) -> None:
         """Takes the record of a model away."""
         with suppress(FileNotFoundError):
-            (self.root / _INSTALLED / f"{model_id}.json").unlink()
+            (self.root / INSTALLED / f"{model_id}.json").unlink()
 
     def _write(self, file: Path, text: str) -> None:
         try:

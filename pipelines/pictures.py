@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageCms, UnidentifiedImageError
 
+from lora_manager import folders
 from pipelines import files, picture_parts
 from pipelines.errors import RecipeError, RequestError, SaveError, printable
 
@@ -207,7 +208,8 @@ def keep(file: Path, folder: Path) -> str:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise SaveError(f"The picture cannot be kept in {folder} ({error.strerror}).") from None
+        reason = folders.trouble(folder) or error.strerror
+        raise SaveError(f"The picture cannot be kept in {folder} ({reason}).") from None
     files.write(target, png(picture))
     return name
 
@@ -215,10 +217,10 @@ def keep(file: Path, folder: Path) -> str:
 def find(name: str, folder: Path) -> Path:
     """The kept picture called `name`. Raises RequestError."""
     path = folder / name
-    if not _NAME.fullmatch(name) or not path.is_file():
-        raise RequestError(
-            "init", f"The picture to start from, “{printable(name)}”, is not there any more."
-        )
+    if not _NAME.fullmatch(name) or not os.path.isfile(path):
+        reason = folders.trouble(folder)
+        lost = f"cannot be read in {folder} ({reason})" if reason else "is not there any more"
+        raise RequestError("init", f"The picture to start from, “{printable(name)}”, {lost}.")
     _use(path)
     return path
 

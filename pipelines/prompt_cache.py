@@ -16,6 +16,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
+from lora_manager import folders
 from pipelines import files, prompt_files
 from pipelines.errors import SaveError, printable
 
@@ -46,6 +47,9 @@ class PromptCache:
         except FileNotFoundError:
             return None
         except (OSError, ValueError, KeyError, SafetensorError) as error:
+            # A folder that is none holds nothing; `keep` says so.
+            if folders.trouble(self._folder):
+                return None
             log.warning("%s is thrown away (%s)", file, printable(error, 80))
             prompt_files.remove(file)
             return None
@@ -58,7 +62,8 @@ class PromptCache:
             files.write(self._file(ids, encoder), data)
             prompt_files.trim(self._folder, self._max_bytes)
         except (OSError, SaveError) as error:
-            log.warning("features are not kept (%s)", printable(error, 80))
+            reason = folders.trouble(self._folder) or printable(error, 80)
+            log.warning("features are not kept in %s (%s)", self._folder, reason)
 
     def _file(self, ids: Sequence[int], encoder: str) -> Path:
         return prompt_files.file(self._folder, ids, encoder)

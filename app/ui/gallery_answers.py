@@ -282,6 +282,7 @@ class Gallery:
             look = gallery_look.detail(
                 picked, self._studio.catalog, admin=admin, asks=beside, at=browse.at
             )
+        unlisted = self._studio.index.problem() if admin else ""
         job = self._studio.exports.job(seat.owner)
         busy = browse.reading or (job is not None and job.active)
         tab = self._tab
@@ -289,7 +290,7 @@ class Gallery:
             "grid": (tab.grid, gallery_cards.grid(shown)),
             "bar": (tab.bar, gallery_cards.bar(shown, many, browse.orders, admin=admin)),
             "work": (tab.work, gallery_cards.exported(job)),
-            "note": (tab.note, gallery_cards.notice(browse.notice)),
+            "note": (tab.note, gallery_cards.notice(browse.notice or unlisted)),
             "look": (tab.look, look),
             "wait": (tab.timer, BUSY_SECONDS if busy else IDLE_SECONDS),
         }

@@ -338,14 +338,17 @@ def test_a_damaged_index_is_made_anew(
     assert fresh.rebuild() == 3
 
 
-def test_an_index_that_cannot_be_written_is_a_sentence(outputs: Path, tmp_path: Path) -> None:
+def test_an_index_that_cannot_be_written_lies_in_memory(outputs: Path, tmp_path: Path) -> None:
+    put(outputs, "2025-01-01/000000-1-000000.png", "a fox")
     (tmp_path / "cache").write_bytes(b"a file where a folder should be")
-    index = GalleryIndex(outputs, tmp_path / "cache" / "gallery.db")
-    with pytest.raises(SaveError):
-        index.sync()
     (tmp_path / "gallery.db").mkdir()
-    with pytest.raises(SaveError, match="your pictures are not touched"):
-        GalleryIndex(outputs, tmp_path / "gallery.db").sync()
+    for database in (tmp_path / "cache" / "gallery.db", tmp_path / "gallery.db"):
+        index = GalleryIndex(outputs, database)
+        assert index.sync()
+        assert prompts(index, "fox") == ["a fox"]
+        assert index.rebuild() == 1
+    assert (tmp_path / "cache").is_file()
+    assert list((tmp_path / "gallery.db").iterdir()) == []
 
 
 def test_a_rebuild_reads_files_that_changed_under_their_names(

@@ -655,9 +655,9 @@ def test_a_folder_that_cannot_be_written_is_one_sentence(hub: FakeHub, shelf: Sh
 def test_a_file_in_place_of_the_folder_is_one_sentence(hub: FakeHub, shelf: Shelf) -> None:
     shelf.settings.models.mkdir(parents=True)
     shelf.root.write_text("a file", "utf-8")
-    with pytest.raises(DownloadError) as caught:
+    with pytest.raises(ModelError) as caught:
         shelf.get()
-    assert "cannot be" in sentence(caught)
+    assert "it is a file, not a folder" in sentence(caught)
 
 
 # --- giving back ------------------------------------------------------------------------------

@@ -283,8 +283,12 @@ def test_a_disk_that_refuses_is_said(
             library.remove("dog")
     assert names(library) == ["dog"]
     (tmp_path / "file").touch()
-    with pytest.raises(LoraError, match="cannot be made"):
+    with pytest.raises(LoraError, match="it is a file, not a folder"):
         LoraLibrary(tmp_path / "file" / "loras").import_(source, "dog")
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "mkdir", refused)
+        with pytest.raises(LoraError, match=r"loras cannot be made \(Read-only file system\)"):
+            LoraLibrary(tmp_path / "new" / "loras").import_(source, "dog")
 
 
 def test_renaming_and_removing(library: LoraLibrary, source: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -122,3 +123,15 @@ def test_what_a_job_paints_with_stays(studio: FakeStudio) -> None:
     studio.runner.hold.set()
     studio.wait(job.id, "m" * 20, 20)
     assert studio.remove_lora("ink") > 0
+
+
+@pytest.mark.skipif(os.name != "posix", reason="links need rights elsewhere")
+def test_folders_that_cannot_be_listed_are_told(tmp_path: Path) -> None:
+    for name in ("models", "loras"):
+        (tmp_path / name).symlink_to(name)
+    with FakeStudio(tmp_path, steps=2, pace=0) as studio:
+        shelf = str(Page(studio).open()["shelf"])
+        assert "PixArt nano" in shelf
+    for what, name in (("models", "models"), ("LoRAs", "loras")):
+        told = f"The {what} in {tmp_path / name} cannot be listed (links in it lead in circles)."
+        assert told in shelf
