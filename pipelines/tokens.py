@@ -18,6 +18,7 @@ from pipelines import captions, spiece
 from pipelines.catalog import Cleaning, ModelSpec
 from pipelines.errors import ModelError, printable
 
+_LONE = re.compile("[\ud800-\udfff]")
 MAX_TOKENIZER_BYTES = 50_000_000
 
 
@@ -39,8 +40,10 @@ class Tokens:
 def clean(text: str, how: Cleaning) -> str:
     """`text` as the captions of the training set were written.
 
-    "lower": lower case, one space. "authors": as PixArt-α's own code cleans, see `captions`.
+    "lower": lower case, one space. "authors": as PixArt-α's own code cleans, see `captions`. Halves
+    of surrogate pairs, which browsers and JSON can send and no encoding holds, become spaces.
     """
+    text = _LONE.sub(" ", text)
     return captions.clean(text) if how == "authors" else " ".join(text.lower().split())
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import time
 from pathlib import Path
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer
 from transformers import AutoTokenizer
 
+from pipelines import seen_words
 from pipelines.catalog import Catalog, Cleaning, ModelSpec
 from pipelines.engine import Engine
 from pipelines.errors import ModelError
@@ -142,3 +144,12 @@ def test_batching_pads_with_zeros_behind_the_mask() -> None:
     assert features.embeds.shape == (2, 5, 3)
     assert features.embeds[0, 2:].abs().sum() == 0
     assert features.mask.tolist() == [[1, 1, 0, 0, 0], [1] * 5]
+
+
+@pytest.mark.parametrize("cleaning", [None, "authors"])
+@pytest.mark.parametrize("text", ["a \ud800 fox", "\udfff", "<b>a \ud83d</b> é\xa0fox", "&\ud800;"])
+def test_half_a_surrogate_pair_is_a_space(text: str, cleaning: Cleaning | None) -> None:
+    """The page counts what is typed before a request is made of it; JSON may hold anything."""
+    whole = re.sub("[\ud800-\udfff]", " ", text)
+    assert tokenize(text, MODEL, cleaning) == tokenize(whole, MODEL, cleaning)
+    assert isinstance(seen_words.unseen(text, MODEL), tuple)
