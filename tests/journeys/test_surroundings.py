@@ -435,6 +435,16 @@ def test_pictures_behind_links_in_circles_are_one_sentence(tmp_path: Path, verb:
     assert str(tmp_path / "outputs") in sentence(run(tmp_path, *verb.split()))
 
 
+def test_the_page_starts_and_stops_where_only_pictures_can_be_written(tmp_path: Path) -> None:
+    for name in ("cache", "models", "loras", "inputs", "logs", "runs"):
+        (tmp_path / name).symlink_to(name)
+    with studio(tmp_path) as (_, _, port):
+        address = f"http://127.0.0.1:{port}/"
+        shows_the_page(address)
+        with httpx.Client(trust_env=False, timeout=30) as client:
+            assert f"{tmp_path}/models cannot be listed" in client.get(address).text
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="a limit of Linux")
 @pytest.mark.parametrize(
     ("verb", "megabytes"),
