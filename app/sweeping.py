@@ -13,13 +13,18 @@ log = logging.getLogger(__name__)
 
 
 def sweep(settings: Settings) -> None:
-    """Takes away the drafts of dead processes everywhere in the workspace. Never raises.
+    """Takes away the drafts of dead processes in the folders of the workspace. Never raises.
 
     Whatever a process that lives is writing stays, as do downloads, which go on where they ended.
-    The user's pictures to train on are not searched: there may be millions.
+    The user's pictures to train on are not searched, nor what else lies in the workspace, which may
+    be somebody's home: there may be millions of files.
     """
     began = time.monotonic()
-    drafts.sweep_below(settings.workspace, besides=(settings.data,))
+    drafts.sweep(settings.workspace)
+    # Each by itself: one that is a link to another disk is searched, too.
+    written = (settings.outputs, settings.inputs, settings.models, settings.loras)
+    for folder in (*written, settings.runs, settings.cache, settings.logs):
+        drafts.sweep_below(folder)
     log.info("drafts were looked for in %.1f s", time.monotonic() - began)
 
 

@@ -20,7 +20,7 @@ import secrets
 import shutil
 import sys
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
@@ -65,8 +65,8 @@ def sweep(folder: Path) -> None:
                 _sweep(path)
 
 
-def sweep_below(root: Path, *, besides: Collection[Path] = ()) -> None:
-    """`sweep` for `root` and all folders below it, but for `besides`. Links are not followed."""
+def sweep_below(root: Path) -> None:
+    """`sweep` for `root`, which may be a link, and all folders below it; links there stay."""
     for folder, below, names in os.walk(root):
         here = Path(folder)
         # Looked at as texts: there may be hundreds of thousands of pictures.
@@ -74,7 +74,6 @@ def sweep_below(root: Path, *, besides: Collection[Path] = ()) -> None:
             if name.startswith("."):
                 with suppress(OSError):
                     _sweep(here / name)
-        below[:] = [name for name in below if here / name not in besides]
 
 
 def own_folder(parent: Path) -> Path:
@@ -91,10 +90,12 @@ def sweep_folders(parent: Path) -> None:
     """
     with suppress(OSError):
         for path in list(parent.iterdir()):
-            found = _FOLDER.fullmatch(path.name)
-            known = found is not None and not _is_elsewhere(found)
-            if _is_dead(found) if found is not None and known else _is_old(path):
-                _remove(path)
+            # One that somebody else has just taken away keeps no other.
+            with suppress(OSError):
+                found = _FOLDER.fullmatch(path.name)
+                known = found is not None and not _is_elsewhere(found)
+                if _is_dead(found) if found is not None and known else _is_old(path):
+                    _remove(path)
 
 
 def _sweep(path: Path) -> None:

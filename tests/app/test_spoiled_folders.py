@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from app import doctor
+from app import doctor, sweeping
 from app.cli import main
 from app.gallery_index import GalleryIndex
 from app.janitor import DAY, Janitor
@@ -251,6 +251,20 @@ def test_whatever_writes_sweeps_the_workspace(run: Run, tmp_path: Path, command:
     mine.touch()
     assert run(*command.split())[0] == 2
     assert [path for path in tmp_path.rglob("*.part")] == [mine]
+
+
+def test_folders_on_other_disks_are_swept_and_what_is_not_ours_is_not(tmp_path: Path) -> None:
+    dead = "999999999-abcdef-" + drafts.writer().rsplit("-", 1)[1]
+    draft = f".new.{dead}-0123abcd.part"
+    workspace, disk = tmp_path / "workspace", tmp_path / "disk"
+    for folder in (workspace, workspace / "mine", workspace / "data", disk / "2025-01-01"):
+        folder.mkdir(parents=True)
+        (folder / draft).touch()
+    (workspace / "outputs").symlink_to(disk)
+    (workspace / "models").symlink_to("models")
+    sweeping.sweep(Settings(workspace=workspace))
+    left = [path.parent.name for path in tmp_path.rglob("*.part")]
+    assert sorted(left) == ["data", "mine"]
 
 
 def test_a_folder_elsewhere_is_swept_before_it_is_painted_into(tmp_path: Path) -> None:

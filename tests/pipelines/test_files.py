@@ -167,3 +167,23 @@ def test_what_links_lead_to_is_left_alone(
         (draft / "gone").symlink_to(folder / "nowhere")
     assert [path.name for path in synced[:-2]] == ["own"]
     assert (folder / "new" / "link").readlink() == folder / "kept" / "a"
+
+
+def test_a_folder_that_goes_meanwhile_keeps_no_other(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two studios may start at once."""
+    for number in range(3):
+        (folder / f"left-{number}").touch()
+        os.utime(folder / f"left-{number}", (0, 0))
+    is_old = drafts._is_old
+
+    def racing(path: Path) -> bool:
+        if path.name.startswith("left-"):
+            monkeypatch.setattr(drafts, "_is_old", is_old)
+            raise FileNotFoundError
+        return is_old(path)
+
+    monkeypatch.setattr(drafts, "_is_old", racing)
+    drafts.sweep_folders(folder)
+    assert len(names(folder)) == 2, "the one that went, and what is not old"
