@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -31,6 +32,8 @@ MAX_UPLOAD = MAX_PICTURE + 100_000
 BODY_SECONDS, UPLOAD_SECONDS = 20.0, 600.0
 PIECE_SECONDS = 20.0
 """For the next piece of an upload."""
+LINGER_SECONDS, LINGER_BYTES = 5.0, 2 * MAX_UPLOAD
+"""For what comes after it was refused."""
 UPLOADS = "/gradio_api/upload"
 CALLS_AT_ONCE, UPLOADS_AT_ONCE = 8, 4
 """Of one address."""
@@ -45,6 +48,8 @@ class Refused(Exception):
 
     status: int
     sentence: str
+    unread: bool = False
+    """There is more to come, which nobody wants."""
 
     def answer(self) -> Response:
         """Says so. The rest of the body is not read: the connection ends with the answer."""
@@ -53,15 +58,16 @@ class Refused(Exception):
 
 def _too_large(most: int) -> Refused:
     size = f"{most // 1_000_000} MB" if most >= 1_000_000 else f"{most:,} bytes"
-    return Refused(413, f"This request is larger than {size}, which is more than it may be.")
+    return Refused(413, f"This request is larger than {size}, which is more than it may be.", True)
 
 
 def _too_slow() -> Refused:
     return Refused(408, "This request came in too slowly; try again.")
 
 
-def _too_many() -> Refused:
-    return Refused(429, "Too much was asked from your address at once; wait for some answers.")
+def _too_many(*, unread: bool) -> Refused:
+    said = "Too much was asked from your address at once; wait for some answers."
+    return Refused(429, said, unread)
 
 
 class Bodies:
@@ -79,8 +85,9 @@ class Bodies:
         if scope["type"] != "http" or scope["method"] in _NO_BODY:
             await self._app(scope, receive, send)
             return
+        uploads = scope["path"].rstrip("/") == UPLOADS
         try:
-            if scope["path"].rstrip("/") == UPLOADS:
+            if uploads:
                 async with self._uploading.turn(clients.of_scope(scope)):
                     await self._upload(scope, receive, send)
             else:
@@ -88,13 +95,26 @@ class Bodies:
                 async with self._calling.turn(clients.of_scope(scope)):
                     await self._app(scope, whole, send)
         except TooManyError:
-            await self._refuse(_too_many(), scope, receive, send)
+            await self._refuse(_too_many(unread=uploads), scope, receive, send)
         except Refused as refused:
             await self._refuse(refused, scope, receive, send)
 
     async def _refuse(self, refused: Refused, scope: Scope, receive: Receive, send: Send) -> None:
         self._refusals.note(refused.sentence, scope)
-        await refused.answer()(scope, receive, send)
+        if not refused.unread:
+            await refused.answer()(scope, receive, send)
+            return
+
+        async def answer(message: Message) -> None:
+            if message["type"] == "http.response.body":
+                # The connection ends with the last piece. Whoever still has something to send then
+                # often hears nothing, or waits for ever, so that is thrown away for a while.
+                await send({**message, "more_body": True})
+                await _throw_away(receive)
+                message = {"type": "http.response.body"}
+            await send(message)
+
+        await refused.answer()(scope, receive, answer)
 
     async def _upload(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Has gradio keep the files, and looks at them before anybody is told where they are."""
@@ -200,7 +220,7 @@ class _Counted:
         self.parts += seen.count(self.boundary)
         self.tail = seen[-(len(self.boundary) - 1) :]
         if self.parts > MOST_PARTS:
-            raise Refused(413, f"This upload has more than {MOST_PARTS} parts.")
+            raise Refused(413, f"This upload has more than {MOST_PARTS} parts.", True)
 
 
 async def read(scope: Scope, receive: Receive, *, most: int) -> bytes:
@@ -217,6 +237,18 @@ async def read(scope: Scope, receive: Receive, *, most: int) -> bytes:
             break
         body += message.get("body", b"")
     return bytes(body)
+
+
+async def _throw_away(receive: Receive) -> None:
+    """Reads what still comes, for so many seconds and bytes."""
+    came = 0
+    with suppress(TimeoutError):
+        async with asyncio.timeout(LINGER_SECONDS):
+            while came < LINGER_BYTES:
+                message = await receive()
+                if message["type"] == "http.disconnect" or not message.get("more_body"):
+                    break
+                came += len(message.get("body", b""))
 
 
 async def _whole(scope: Scope, inner: Receive, *, most: int) -> Receive:
