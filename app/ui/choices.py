@@ -27,6 +27,7 @@ from pipelines.styles import NO_STYLE, all_styles
 _FIRST = ("1:1", "4:3", "3:2", "16:9", "2:1", "3:4", "2:3", "9:16", "1:2")
 _FEW = 10
 MAX_PROBLEMS = 3
+_PROBLEM = "Not every model can be used; the Models tab says why."
 _START = (
     "${value ? `<div class='start-chip'>"
     f"<img src='{STARTS}/${{value}}' alt='The start picture'>"
@@ -140,7 +141,7 @@ def style_select() -> str:
 def model_select(catalog: Catalog, chosen: ModelSpec) -> str:
     """The models of the catalog with summary and licence of the chosen one.
 
-    Rows of the user's folder that could not be read are said below.
+    That rows of the user's folder could not be read is said below.
     """
     rows = list(catalog)
     shipped = [(m.id, m.title) for m in rows if m.embedded]
@@ -152,10 +153,9 @@ def model_select(catalog: Catalog, chosen: ModelSpec) -> str:
     note = (
         f'{escape(chosen.summary)} <span class="licence">Licence: {escape(chosen.licence)}</span>'
     )
-    problems = "".join(
-        f'<span class="problem">{escape(text)}</span>' for text in catalog.problems[:MAX_PROBLEMS]
-    )
-    return select("model", "Model", groups, note + problems)
+    # Why holds paths, and every visitor sees this.
+    problem = f'<span class="problem">{_PROBLEM}</span>' if catalog.problems else ""
+    return select("model", "Model", groups, note + problem)
 
 
 def sampler_select(note: str) -> str:

@@ -238,7 +238,8 @@ class Models:
                 needs=self._studio.needs(),
                 notice=visit.notice,
                 samples={spec.id: found for spec in catalog if (found := samples.read(spec))},
-                problems=catalog.problems[:MAX_PROBLEMS],
+                # They hold paths, which are nobody's business but the owner's.
+                problems=catalog.problems[:MAX_PROBLEMS] if admin else (),
             )
         )
         shown += lora_cards.shelf(catalog.loras, visit.removing, admin=admin)

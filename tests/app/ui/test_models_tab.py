@@ -16,7 +16,7 @@ from app.hardware import Hardware
 from app.model_jobs import FileState, ModelJob
 from app.model_store import Row
 from app.tokens import Tokens
-from app.ui import access, fields, model_cards
+from app.ui import access, choices, fields, model_cards
 from app.ui.build import build
 from app.ui.model_answers import Visit
 from app.ui.model_cards import Shelf
@@ -240,6 +240,18 @@ def view(job: ModelJob | None = None, **changes: Any) -> Shelf:
         "admin": True,
     }
     return Shelf(**{**values, "folder": "/models", "free": 10**12, **changes})
+
+
+def test_paths_of_models_that_cannot_be_used_are_for_the_owner_alone(studio: FakeStudio) -> None:
+    broken = studio.settings.models / "broken"
+    broken.mkdir(parents=True)
+    (broken / "model.toml").write_text("nothing = true\n")
+    studio.catalog.reload()
+    assert any("broken" in text for text in studio.catalog.problems), studio.catalog.problems
+    for request, told in ((HERE, True), (ELSEWHERE, False)):
+        shelf = str(Page(studio).open(request)["shelf"])
+        assert ("broken" in shelf) is told
+    assert "broken" not in choices.model_select(studio.catalog, studio.model("nano"))
 
 
 def test_names_of_models_are_no_markup() -> None:
