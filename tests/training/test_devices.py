@@ -114,10 +114,12 @@ def test_short_attention_stays_in_bf16() -> None:
     heads = [torch.randn(2, 6, 64, 64) for _ in range(3)]
     wanted = [tensor.clone().requires_grad_() for tensor in heads]
     above = torch.randn(2, 6, 64, 64)
-    nn.functional.scaled_dot_product_attention(wanted[0], wanted[1], wanted[2]).backward(above)
+    query, key, value = wanted
+    nn.functional.scaled_dot_product_attention(query, key, value).backward(above)
     found = [tensor.to(torch.bfloat16).requires_grad_() for tensor in heads]
+    query, key, value = found
     with attention(torch.zeros(1, 4, 16, 16), 2), CountDtypes() as seen:
-        output = nn.functional.scaled_dot_product_attention(found[0], found[1], found[2])
+        output = nn.functional.scaled_dot_product_attention(query, key, value)
     assert seen.products
     assert set(seen.products) == {torch.bfloat16}
     output.backward(above.to(torch.bfloat16))
