@@ -105,7 +105,7 @@ def run(argv: "list[str]") -> int:
     # Python does not look for modules beside the script with -P, -I or PYTHONSAFEPATH.
     if root not in sys.path:
         sys.path.insert(0, root)
-    from app import environment
+    from app.setup import environment
 
     try:
         rest = environment.prepare(root, argv)
@@ -119,7 +119,7 @@ def run(argv: "list[str]") -> int:
         return 130
 
     try:
-        from app.cli import main as studio
+        from app.cli.main import main as studio
     except (ImportError, MemoryError) as error:
         # Of all that is missing only room can be missing now.
         if not isinstance(error, MemoryError) and "map segment" not in str(error):

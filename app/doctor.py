@@ -18,12 +18,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from app.pins import PINS, missing_pins, read_pin_file
 from app.settings import VERSION, Settings
-from pipelines import forecast, memory, numbers
+from app.setup.pins import PINS, missing_pins, read_pin_file
 from pipelines.catalog import ROOT, Catalog
 from pipelines.errors import StudioError, printable
-from pipelines.memory import Machine, Wish
+from pipelines.memory import forecast, model_numbers, planning
+from pipelines.memory.planning import Machine, Wish
 
 State = Literal["ok", "warning", "fault"]
 _LITTLE_SPACE = 2_000_000_000
@@ -111,8 +111,8 @@ def _device(machine: Machine) -> Finding:
     parts.append("bf16" if machine.bf16 else "no bf16")
     if machine.compiles:
         parts.append("small kernels joined by torch.compile")
-    elif memory.wants_compiling():
-        parts.append(f"{memory.COMPILE_VARIABLE} has no effect: no NVIDIA card with Triton")
+    elif planning.wants_compiling():
+        parts.append(f"{planning.COMPILE_VARIABLE} has no effect: no NVIDIA card with Triton")
         return Finding(name="device", state="warning", fact=", ".join(parts))
     return Finding(name="device", state="ok", fact=", ".join(parts))
 
@@ -126,7 +126,7 @@ def _models(settings: Settings, machine: Machine | None) -> Iterator[Finding]:
     for spec in catalog:
         size = spec.default_size
         try:
-            sizes = numbers.of(spec)
+            sizes = model_numbers.of(spec)
         except StudioError as error:
             yield Finding(name=spec.id, state="fault", fact=redacted(str(error)))
             continue
@@ -134,8 +134,8 @@ def _models(settings: Settings, machine: Machine | None) -> Iterator[Finding]:
             yield Finding(name=spec.id, state="ok", fact=f"{size.width}x{size.height}")
             continue
         wish = Wish(width=size.width, height=size.height)
-        way = memory.plan(machine, sizes, wish)
-        state: State = "ok" if memory.fits(machine, way) else "warning"
+        way = planning.plan(machine, sizes, wish)
+        state: State = "ok" if planning.fits(machine, way) else "warning"
         told = f"{size.width}x{size.height} {forecast.told(machine, sizes, wish)}"
         yield Finding(name=spec.id, state=state, fact=told)
     for problem in catalog.problems:

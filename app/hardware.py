@@ -6,12 +6,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from app.model_jobs import free_bytes
-from pipelines import forecast, numbers, ram
+from app.models.download_jobs import free_bytes
 from pipelines.catalog import ModelSpec
 from pipelines.errors import ModelError
-from pipelines.hub_rows import Known
-from pipelines.memory import Machine, Numbers, Wish
+from pipelines.memory import forecast, model_numbers, ram
+from pipelines.memory.planning import Machine, Numbers, Wish
+from pipelines.models.hub_rows import Known
 
 # Changes of the free memory below this share of all are not told.
 _NOTICED = 0.04
@@ -61,7 +61,7 @@ class Forecasts:
     def before_download(self, machine: Machine | None, row: Known) -> str:
         """What a released model would need for its default size, before it is here; "" where the
         machine is not known, or the model paints nothing by itself."""
-        sizes = numbers.expected(row)
+        sizes = model_numbers.expected(row)
         if machine is None or sizes is None:
             return ""
         width, height = (int(side) for side in str(row.row["size"]).split("x"))
@@ -89,7 +89,7 @@ class Forecasts:
         try:
             key = (model.id, str(folder), folder.stat().st_mtime_ns)
             if key not in self._numbers:
-                self._numbers[key] = numbers.of(model)
+                self._numbers[key] = model_numbers.of(model)
         except (OSError, ModelError):
             return None
         return self._numbers[key]

@@ -1,7 +1,7 @@
 """Keeps what the studio gathers within bounds: uploads, pictures to start from, thumbnails.
 
 What a person made is never touched: painted pictures, models, trainings. Features of prompts and
-exports have rules of their own (`pipelines.prompt_files`, `app.export_jobs`).
+exports have rules of their own (`pipelines.text.prompt_files`, `app.gallery.exports.export_jobs`).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from app.gallery_index import GalleryIndex
+from app.gallery.index import GalleryIndex
 from app.settings import Settings
 from pipelines import pictures
 from pipelines.errors import StudioError, printable

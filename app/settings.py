@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from app import hosting
-from pipelines import prompt_files
 from pipelines.errors import SaveError
+from pipelines.text import prompt_files
 
 VERSION = "0.1.0"
 WORKSPACE_VARIABLE = "PIXART_STUDIO_WORKSPACE"

@@ -9,22 +9,24 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from app import doctor, hardware, hosting, metadata, own_models, sweeping, thumbs
+from app import doctor, hardware, hosting, sweeping
 from app.doctor import Finding
-from app.export_jobs import ExportJobs
-from app.gallery import Gallery
-from app.gallery_index import Entry, Found, GalleryIndex
+from app.gallery import metadata, thumbnails
+from app.gallery.exports.export_jobs import ExportJobs
+from app.gallery.index import Entry, Found, GalleryIndex
+from app.gallery.pictures import Gallery
 from app.hardware import Forecasts, Hardware
-from app.import_jobs import ImportJobs
-from app.job import Job
-from app.jobs import JobQueue
-from app.last_jobs import LastJobs
-from app.model_jobs import ModelJobs
-from app.model_store import ModelStore
+from app.jobs.job import Job
+from app.jobs.last_jobs import LastJobs
+from app.jobs.queue import JobQueue
+from app.models import own_models
+from app.models.download_jobs import ModelJobs
+from app.models.import_jobs import ImportJobs
+from app.models.store import ModelStore
+from app.painting.worker import EngineState, WorkerRunner
+from app.painting.zero import ZeroRunner
 from app.settings import Settings
-from app.worker import EngineState, WorkerRunner
-from app.zero import ZeroRunner
-from pipelines import hub_rows, pictures, prompt_files, seen_words, styles, tokens
+from pipelines import pictures
 from pipelines.catalog import Catalog, ModelSpec
 from pipelines.errors import (
     BusyError,
@@ -34,9 +36,11 @@ from pipelines.errors import (
     model_errors,
     printable,
 )
-from pipelines.memory import Wish
+from pipelines.memory.planning import Wish
+from pipelines.models import hub_rows
 from pipelines.request import MAX_PROMPT, GenerationRequest, complete
-from pipelines.tokens import Tokens
+from pipelines.text import prompt_files, seen_words, styles, tokens
+from pipelines.text.tokens import Tokens
 
 log = logging.getLogger(__name__)
 # Deleting a picture must not take long in a large gallery; a prompt that was used before all of
@@ -287,11 +291,11 @@ class Studio:
 
     def forget_thumbs(self, names: Collection[str]) -> None:
         """Deletes the small versions of pictures that are gone."""
-        thumbs.forget(names, self.settings.thumbs)
+        thumbnails.forget(names, self.settings.thumbs)
 
     def thumb(self, name: str) -> bytes:
         """A small version of the picture, as WebP. Raises RecipeError."""
-        return thumbs.read(self.picture(name), name, self.settings.thumbs)
+        return thumbnails.read(self.picture(name), name, self.settings.thumbs)
 
     def _forget_prompts(self, requests: Iterable[GenerationRequest]) -> None:
         try:

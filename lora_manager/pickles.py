@@ -1,7 +1,7 @@
 """Tensors of a `.bin`, `.pt` or `.pth`, without trusting it.
 
 Such a file is a zip with a pickle inside: its table of contents, its checksums and every name in
-the pickle are looked at before torch opens it with `weights_only=True`. `pipelines.weights` reads
+the pickle are looked at before torch opens it with `weights_only=True`. `pipelines.models.weights` reads
 models so.
 """
 

@@ -14,9 +14,11 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from lora_manager import folders
 from lora_manager.card import LoraUse
 from lora_manager.library import LoraLibrary
-from pipelines import hub_rows, hub_store, parts, samplers, single_files, sizes
+from pipelines import sizes
+from pipelines.denoising import samplers
 from pipelines.errors import ModelError, RequestError, UnknownNameError, printable
-from pipelines.hub_rows import Known
+from pipelines.models import hub_rows, hub_store, parts, single_files
+from pipelines.models.hub_rows import Known
 from pipelines.progress import plain_size
 
 # A folder of LoRAs for whoever has none.

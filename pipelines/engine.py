@@ -12,27 +12,21 @@ from PIL import Image
 from torch import Tensor
 
 from lora_manager.card import LoraUse
-from pipelines import (
-    adapters,
-    forecast,
-    lack,
-    latents,
-    loader,
-    memory,
-    numbers,
-    pictures,
-    text_loader,
-)
+from pipelines import pictures
 from pipelines.catalog import Catalog
-from pipelines.denoise import Step, denoise, make_schedule, start_latents
+from pipelines.denoising import active_loras, latents
+from pipelines.denoising.denoise import Step, denoise, make_schedule, start_latents
+from pipelines.denoising.preview import Previews
 from pipelines.errors import ModelError, OutOfMemoryError, StudioError
-from pipelines.loaded import Loaded, free
-from pipelines.measured import measured
-from pipelines.memory import DevicePlan, Machine, Wish
-from pipelines.preview import Previews
+from pipelines.memory import forecast, model_numbers, out_of_memory, planning
+from pipelines.memory.available_memory import Supply
+from pipelines.memory.measured import measured
+from pipelines.memory.planning import DevicePlan, Machine, Wish
+from pipelines.models import loader
+from pipelines.models.loaded import Loaded, free
 from pipelines.progress import Clock, Progress, Report, ShouldStop, Stage
 from pipelines.request import GenerationRequest
-from pipelines.supply import Supply
+from pipelines.text import text_loader
 
 # Often enough to see every step, seldom enough to cost nothing.
 _LOOK = 0.02
@@ -96,7 +90,7 @@ class Engine:
             return self._loaded
         # Here nothing holds its tensors any more.
         self.unload()
-        raise lack.too_little()
+        raise out_of_memory.too_little()
 
     def _reads(self, model_id: str, way: DevicePlan, report: Report) -> bool:
         """False where the memory did not suffice to load the model."""
@@ -104,15 +98,15 @@ class Engine:
             with torch.inference_mode():
                 self._open(model_id, way, report).read(report, way)
         except Exception as error:
-            if not memory.is_out_of_memory(error):
+            if not planning.is_out_of_memory(error):
                 raise
             return False
         return True
 
     def plan(self, model_id: str, wish: Wish) -> DevicePlan:
         """How `model_id` would paint `wish` with what is free now. Raises StudioError."""
-        about = numbers.of(self._catalog.find(model_id))
-        return memory.plan(self._machine_now(model_id), about, wish)
+        about = model_numbers.of(self._catalog.find(model_id))
+        return planning.plan(self._machine_now(model_id), about, wish)
 
     def plan_of(self, request: GenerationRequest) -> DevicePlan:
         """How `request` would be painted now. Raises StudioError."""
@@ -141,8 +135,8 @@ class Engine:
         `should_stop()` is true. Raises StudioError.
         """
         wish = _wish(request)
-        about = numbers.of(self._catalog.find(request.model))
-        way = memory.plan(self._machine_now(request.model), about, wish)
+        about = model_numbers.of(self._catalog.find(request.model))
+        way = planning.plan(self._machine_now(request.model), about, wish)
         self._refuse(request, way, report)
         work = _Work(
             request=request,
@@ -171,15 +165,21 @@ class Engine:
             loaded = self._open(request.model, way, report, request.loras)
         known = loaded.text.knows(*request.texts, cleaning=request.cleaning)
         mapped = text_loader.maps(loaded.model, way)
-        if not memory.lacks_main_memory(self.machine, way, reads_text=not known, maps_text=mapped):
+        if not planning.lacks_main_memory(
+            self.machine, way, reads_text=not known, maps_text=mapped
+        ):
             return
-        about = numbers.of(loaded.model)
+        about = model_numbers.of(loaded.model)
         rough = forecast.approximation(self.machine, about, _wish(request))
         raise (
-            lack.changed(rough) if rough else lack.too_little(forecast.sentence(self.machine, way))
+            out_of_memory.changed(rough)
+            if rough
+            else out_of_memory.too_little(forecast.sentence(self.machine, way))
         )
 
-    def _attempt(self, work: _Work, way: DevicePlan, index: int) -> Picture | lack.Lack | None:
+    def _attempt(
+        self, work: _Work, way: DevicePlan, index: int
+    ) -> Picture | out_of_memory.Lack | None:
         """One picture, None when it was stopped, or what the memory did not suffice for.
 
         Whatever holds tensors ends with this call, so that they can be freed behind it.
@@ -196,25 +196,29 @@ class Engine:
                 return replace(made, peak=_whole(peak.bytes, way), forecast=way.peak)
         except OutOfMemoryError as error:
             # Known before anything was tried.
-            return lack.Lack(stage="main memory", told=error)
+            return out_of_memory.Lack(stage="main memory", told=error)
         except Exception as error:
-            if not memory.is_out_of_memory(error):
+            if not planning.is_out_of_memory(error):
                 raise
-        return lack.Lack(stage=place.stage, told=None)
+        return out_of_memory.Lack(stage=place.stage, told=None)
 
     def _next_way(
-        self, model_id: str, wish: Wish, failed: DevicePlan, missing: lack.Lack
+        self, model_id: str, wish: Wish, failed: DevicePlan, missing: out_of_memory.Lack
     ) -> DevicePlan:
         """The next rung of the ladder. Raises OutOfMemoryError below the last one."""
         self.unload()
-        about = numbers.of(self._catalog.find(model_id))
+        about = model_numbers.of(self._catalog.find(model_id))
         machine = self._machine_now(model_id)
-        way = memory.cheaper(machine, about, wish, failed, missing.stage)
+        way = planning.cheaper(machine, about, wish, failed, missing.stage)
         self._supply.failed(model_id, failed, missing.stage)
         if way is None:
             asked = replace(wish, approximate=True)
-            rough = memory.cheaper(machine, about, asked, failed, missing.stage)
-            raise lack.changed(rough) if rough is not None else missing.told or lack.too_little()
+            rough = planning.cheaper(machine, about, asked, failed, missing.stage)
+            raise (
+                out_of_memory.changed(rough)
+                if rough is not None
+                else missing.told or out_of_memory.too_little()
+            )
         return way
 
     def _machine_now(self, model_id: str) -> Machine:
@@ -229,7 +233,7 @@ class Engine:
         self, model_id: str, way: DevicePlan, report: Report, uses: Sequence[LoraUse] = ()
     ) -> Loaded:
         model = self._catalog.find(model_id)
-        worn = adapters.found(uses, self._catalog.loras)
+        worn = active_loras.found(uses, self._catalog.loras)
         # A model that was installed again has the same row and other files.
         now = (model, loader.fingerprint(model), *_lasting(way))
         loaded = self._loaded
@@ -253,7 +257,7 @@ def _wish(request: GenerationRequest) -> Wish:
 
 def _whole(peak: int, way: DevicePlan) -> int:
     """A measured peak with what the forecast counts besides tensors."""
-    return max(0, peak) + (memory.CONTEXT if way.device == "cuda" else 0)
+    return max(0, peak) + (planning.CONTEXT if way.device == "cuda" else 0)
 
 
 def _lasting(way: DevicePlan) -> tuple[object, ...]:
@@ -277,7 +281,7 @@ class _Work:
 class _Place:
     """Where a picture is: what a lack of memory is blamed on."""
 
-    stage: memory.Stage | None = None
+    stage: planning.Stage | None = None
 
 
 class _Job:
@@ -344,7 +348,7 @@ class _Job:
             try:
                 self._loaded.text.remember(*one.texts, cleaning=one.cleaning)
             except Exception as error:
-                if not memory.is_out_of_memory(error) and not isinstance(error, StudioError):
+                if not planning.is_out_of_memory(error) and not isinstance(error, StudioError):
                     raise
                 return
 

@@ -24,9 +24,12 @@ from pydantic import (
 from lora_manager import card
 from lora_manager.card import LoraUse
 from lora_manager.errors import LoraError
-from pipelines import numbers, samplers, sizes, styles
+from pipelines import sizes
 from pipelines.catalog import Catalog, Cleaning, ModelSpec
+from pipelines.denoising import samplers
 from pipelines.errors import RequestError, printable
+from pipelines.memory import model_numbers
+from pipelines.text import styles
 
 MAX_PROMPT = 10_000
 """Characters. Far above any token limit; keeps hostile input from costing time."""
@@ -236,7 +239,7 @@ def _found_loras(value: Any, catalog: Catalog, model: ModelSpec) -> tuple[LoraUs
     try:
         uses: tuple[LoraUse, ...] = _uses(value)
         widths = {use.name: catalog.loras.find(use.name).width for use in uses}
-        wide = numbers.width(model) if widths else 0
+        wide = model_numbers.width(model) if widths else 0
         for name, width in widths.items():
             if width and wide and width != wide:
                 raise RequestError(
@@ -271,7 +274,7 @@ def _original_size(value: Any, model: ModelSpec) -> str | None:
         raise RequestError("original_size", _no_original_size(value)) from None
     if not all(MIN_ORIGINAL <= side <= MAX_ORIGINAL for side in (told.width, told.height)):
         raise RequestError("original_size", _no_original_size(value))
-    if not numbers.knows_sizes(model):
+    if not model_numbers.knows_sizes(model):
         raise RequestError(
             "original_size",
             f"“{model.id}” was not trained with size conditions, so it has no original size.",

@@ -129,7 +129,7 @@ class ObjectiveConfig(Part):
     the weight of the term that trains the variance half (arXiv 2102.09672), 0 leaves it
     untrained; `dropout` the share of captions (or labels) that are replaced by the empty one;
     `middle` the share of timesteps that are drawn around those where things take shape (see
-    `training.noise.drawn`), the others evenly. `perceptual`, `kl` and `adversarial` (the weight of
+    `training.loop.rng.drawn`), the others evenly. `perceptual`, `kl` and `adversarial` (the weight of
     fooling a critic of patches, 0: there is none) belong to the VAE. For a text
     encoder, `neighbours` weighs that every feature tells the tokens around it, `keep` that features
     stay what `base.text` made of them.

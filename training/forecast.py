@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pipelines import ram
+from pipelines.memory import ram
 from training.config import RunConfig
-from training.sharding import own
+from training.loop.sharding import own
 
 _GB = 1e9
 

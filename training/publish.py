@@ -17,9 +17,9 @@ from lora_manager import drafts
 from pipelines import files
 from pipelines.catalog import ROW_FILE
 from pipelines.errors import SaveError, TrainingError, printable
-from pipelines.loader import quiet
-from training.checkpoint import sync_folder
+from pipelines.models.loader import quiet
 from training.config import STAGE_PREFIX, PublishConfig, Recipe, RunConfig
+from training.loop.checkpoint import sync_folder
 from training.objective import LINEAR, TIMESTEPS
 
 MADE_BY = "training.json"

@@ -11,12 +11,12 @@ from diffusers import AutoencoderKL, DDIMScheduler, DiTTransformer2DModel, PixAr
 from PIL import Image
 from torch import Tensor
 
-from pipelines.denoise import denoise, make_schedule, start_latents
-from pipelines.latents import PIXELS_PER_LATENT, decode, to_picture
+from pipelines.denoising.denoise import denoise, make_schedule, start_latents
+from pipelines.denoising.latents import PIXELS_PER_LATENT, decode, to_picture
+from pipelines.denoising.samplers import DEFAULT_SAMPLER
+from pipelines.denoising.transformer import Transformer
 from pipelines.request import GenerationRequest
-from pipelines.samplers import DEFAULT_SAMPLER
 from pipelines.sizes import Size
-from pipelines.transformer import Transformer
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,7 +17,6 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 from safetensors import SafetensorError
 
-from pipelines import memory
 from pipelines.errors import (
     OutOfMemoryError,
     RequestError,
@@ -25,15 +24,16 @@ from pipelines.errors import (
     TrainingError,
     printable,
 )
+from pipelines.memory import planning
 from pipelines.progress import Report, ShouldStop
 from training import run as runs
 from training.config import STAGE_PREFIX, Recipe, RunConfig
 from training.data.sources import Sources, Stopped
-from training.devices import check_precision, make_accelerator
-from training.loop import train
+from training.loop.devices import check_precision, make_accelerator
+from training.loop.run_state import Outcome
+from training.loop.task import Task
+from training.loop.trainer import train
 from training.methods import class_to_image, text_encoder, text_to_image, vae
-from training.state import Outcome
-from training.task import Task
 
 _TASKS: Mapping[str, Callable[[RunConfig, Sources], Task]] = {
     "vae": vae.task,
@@ -145,7 +145,7 @@ def _task(run: runs.Run, sources: Sources) -> Task:
         run.hold_data(sources.manifest.digest)
         return _TASKS[run.config.method](run.config, sources)
     except _SETUP_FAULTS as error:
-        if memory.is_out_of_memory(error):
+        if planning.is_out_of_memory(error):
             raise OutOfMemoryError(
                 "There is not enough memory to prepare the training.", "Use a smaller base model."
             ) from None

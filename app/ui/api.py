@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import gradio as gr
 
 from app import hosting
-from app.job import Job, JobState
-from app.ui import clients
+from app.jobs.job import Job, JobState
+from app.ui.guards import clients
 from app.ui.listener import Listener
 from app.ui.routes import PICTURES
 from pipelines.errors import StudioError
@@ -108,7 +108,7 @@ def publish(studio: Studio) -> None:
         api.generate,
         api_name="generate",
         api_visibility="public",
-        # Each waits for a job without a thread, and of jobs there are only so many (`app.turns`).
+        # Each waits for a job without a thread, and of jobs there are only so many (`app.jobs.turns`).
         concurrency_limit=None,
     )
     gr.api(api.stop_all, api_name="stop_all", api_visibility="public")

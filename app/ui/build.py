@@ -17,10 +17,11 @@ from typing import TYPE_CHECKING, Any
 
 from app import hosting, scratch
 from app.janitor import Janitor
+from app.jobs.turns import MAX_WAITING
 from app.settings import DEFAULT_PORT, Settings
 from app.tokens import Tokens
-from app.turns import MAX_WAITING
-from app.ui import access, serving
+from app.ui import serving
+from app.ui.guards import access
 from app.ui.serving import asking_nobody_else as asking_nobody_else
 from pipelines.errors import SaveError
 
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     import gradio as gr
 
     from app.studio import Studio
-    from app.ui.uploads import Uploads
+    from app.ui.guards.uploads import Uploads
 
 MAX_UPLOAD = "32mb"
 SESSIONS = 50
@@ -82,11 +83,12 @@ def launch_arguments(
     prepare(studio.settings)
     from starlette.middleware import Middleware
 
-    from app.ui import guards, origins, routes, shell, theme
-    from app.ui.origins import Names
+    from app.ui import routes, shell, theme
+    from app.ui.guards import chain, origins
+    from app.ui.guards.origins import Names
 
     names = Names.of(host, origins.public_url(public_url) if public_url else None)
-    around = guards.guards(names=names, tokens=tokens or Tokens(), uploads=uploads)
+    around = chain.guards(names=names, tokens=tokens or Tokens(), uploads=uploads)
     return {
         "theme": theme.theme(),
         "server_name": serving.bracketed(host),
@@ -105,7 +107,7 @@ def launch_arguments(
         "quiet": True,
         "allowed_paths": [],
         # Not `app_kwargs`: what gradio makes of them lies inside of its own middleware.
-        "_app": guards.GuardedApp(
+        "_app": chain.GuardedApp(
             around,
             middleware=[Middleware(shell.Shell)],
             routes=[*routes.routes(studio), *shell.routes()],
@@ -173,8 +175,8 @@ def _launch(
     prepare(studio.settings)
     # Whatever imports gradio first lies within.
     with asking_nobody_else(), serving.uncollected(), serving.one_loop():
-        from app.ui import connections
-        from app.ui.uploads import Uploads
+        from app.ui.guards import connections
+        from app.ui.guards.uploads import Uploads
 
         demo, uploads = build(studio), Uploads()
         serving.plain_log()

@@ -19,9 +19,9 @@ from lora_manager.card import LoraCard
 from lora_manager.errors import LoraError
 from lora_manager.library import LoraLibrary
 from pipelines.catalog import Catalog, ModelSpec
-from pipelines.samplers import SAMPLERS
+from pipelines.denoising.samplers import SAMPLERS
 from pipelines.sizes import MIN_SIDE, MULTIPLE, Size
-from pipelines.styles import NO_STYLE, all_styles
+from pipelines.text.styles import NO_STYLE, all_styles
 
 # Shapes that nearly everybody wants, tallest last; the rest is one click away.
 _FIRST = ("1:1", "4:3", "3:2", "16:9", "2:1", "3:4", "2:3", "9:16", "1:2")

@@ -6,12 +6,15 @@ from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 
-from app.ui import api, canvas, sessions, watch
-from app.ui.answers import Session
-from app.ui.refusals import Refusals
+from app.ui import api, sessions
+from app.ui.create import canvas, watch
+from app.ui.create import tab as create
+from app.ui.create.handlers import Session
+from app.ui.create.watch import Seat
+from app.ui.gallery import tab as gallery
+from app.ui.guards.refusals import Refusals
+from app.ui.models import tab as models
 from app.ui.shell import logo
-from app.ui.tabs import create, gallery, models
-from app.ui.watch import Seat
 
 if TYPE_CHECKING:
     from app.studio import Studio

@@ -10,7 +10,7 @@ from starlette.requests import Request
 from starlette.responses import FileResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
-from app import samples
+from app.models import samples
 from app.ui.shell import NO_SNIFF
 from pipelines.errors import RecipeError, StudioError
 

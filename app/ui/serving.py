@@ -19,7 +19,7 @@ from typing import Any
 from urllib.parse import urlencode
 
 from app.tokens import Tokens
-from app.ui import access
+from app.ui.guards import access
 from pipelines.errors import RequestError, printable
 
 TRIES = 50
@@ -217,7 +217,7 @@ def plain_log() -> None:
     clients decide how often it warns."""
     from uvicorn.config import LOGGING_CONFIG
 
-    from app.ui.refusals import Sparing
+    from app.ui.guards.refusals import Sparing
 
     server = logging.getLogger("uvicorn.error")
     if not any(isinstance(one, Sparing) for one in server.filters):

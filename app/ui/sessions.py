@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from gradio.utils import LRUCache
 
-from app.ui import clients
+from app.ui.guards import clients
 
 if TYPE_CHECKING:
     import gradio as gr

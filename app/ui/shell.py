@@ -19,7 +19,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.ui.headers import NONCE, page_policy
+from app.ui.guards.headers import NONCE, page_policy
 
 ASSETS = Path(__file__).resolve().parent.parent.parent / "assets"
 STATIC = "studio/static"

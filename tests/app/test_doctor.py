@@ -11,9 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from app import cli, doctor
+from app import doctor
+from app.cli import main
 from app.settings import Settings
-from pipelines.memory import GIB, Machine
+from pipelines.memory.planning import GIB, Machine
 from tests import tiny
 
 CARD = Machine(
@@ -149,13 +150,13 @@ def test_nobody_is_needed(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["doctor", "--workspace", str(tmp_path), "--json"]) == 0
+    assert main.main(["doctor", "--workspace", str(tmp_path), "--json"]) == 0
     rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [row["name"] for row in rows][:3] == ["studio", "system", "packages"]
     tiny.build(tmp_path / "models" / "tiny")
     (tmp_path / "models" / "tiny" / "vae" / "config.json").unlink()
     capsys.readouterr()
-    assert cli.main(["doctor", "--workspace", str(tmp_path)]) == 2
+    assert main.main(["doctor", "--workspace", str(tmp_path)]) == 2
     told = capsys.readouterr()
     assert "X tiny: " in told.out
     assert len(told.err.strip().splitlines()) == 1

@@ -6,7 +6,7 @@ import pytest
 
 from app.hardware import Forecasts
 from pipelines.catalog import Catalog
-from pipelines.memory import GIB, Machine, Wish
+from pipelines.memory.planning import GIB, Machine, Wish
 
 CPU = Machine(device="cpu", name="CPU", bf16=False, ram_total=100 * GIB, ram_free=60 * GIB)
 WISH = Wish(width=128, height=128)

@@ -23,16 +23,16 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from app.importing import import_model
-from app.model_rows import Wanted
-from pipelines import convert, loader, weights
+from app.models.importing import import_model
+from app.models.rows import Wanted
 from pipelines.catalog import Catalog
-from pipelines.convert import WEIGHTS
 from pipelines.engine import Engine
 from pipelines.errors import ModelError, SaveError, StudioError
-from pipelines.sources import Wish, opened
+from pipelines.models import convert, loader, weights
+from pipelines.models.convert import WEIGHTS
+from pipelines.models.sources import Wish, opened
 from tests import original, tiny
-from tests.pipelines.test_convert import Runs, bare_pickle
+from tests.pipelines.models.test_convert import Runs, bare_pickle
 
 SMALL: dict[str, Any] = {"width": 48, "layers": 2, "captions": 32}
 WISH = Wish(head_dim=24)

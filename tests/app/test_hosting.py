@@ -9,7 +9,7 @@ import pytest
 
 from app import hosting
 from app.settings import workspace_path
-from app.ui.origins import Authority, Names
+from app.ui.guards.origins import Authority, Names
 from pipelines.catalog import Catalog
 from pipelines.errors import RequestError
 from pipelines.request import MAX_COUNT, GenerationRequest, complete

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from app import janitor, metadata
-from app.gallery_index import GalleryIndex
+from app import janitor
+from app.gallery import metadata
+from app.gallery.index import GalleryIndex
 from app.janitor import DAY, HOUR, Janitor, Kept, old
 from app.settings import Settings
 from pipelines import pictures

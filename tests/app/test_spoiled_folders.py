@@ -14,17 +14,17 @@ from pathlib import Path
 import pytest
 
 from app import doctor, sweeping
-from app.cli import main
-from app.gallery_index import GalleryIndex
+from app.cli.main import main
+from app.gallery.index import GalleryIndex
 from app.janitor import DAY, Janitor
-from app.model_store import ModelStore
+from app.models.store import ModelStore
 from app.settings import Settings
 from lora_manager import drafts
 from pipelines import pictures
 from pipelines.catalog import Catalog
 from pipelines.errors import ModelError, RequestError, SaveError
-from pipelines.prompt_cache import PromptCache
-from tests.app.test_gallery_index import put
+from pipelines.text.prompt_cache import PromptCache
+from tests.app.gallery.test_index import put
 from tests.small_loras import lora
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="links need rights elsewhere")
@@ -147,8 +147,8 @@ def test_a_cache_without_rights_keeps_no_picture_from_being_listed(
     (tmp_path / "cache").mkdir()
     script = (
         "import os, sys; from pathlib import Path\n"
-        "from app.gallery_index import GalleryIndex\n"
-        "import sqlite_utils, app.metadata\n"
+        "from app.gallery.index import GalleryIndex\n"
+        "import sqlite_utils, app.gallery.metadata\n"
         "root = Path(sys.argv[1]); os.chmod(root / 'cache', int(sys.argv[2]))\n"
         "if os.geteuid() == 0: os.setgid(65534); os.setuid(65534)\n"
         "index = GalleryIndex(root / 'outputs', root / 'cache' / 'gallery.db')\n"
@@ -268,7 +268,7 @@ def test_folders_on_other_disks_are_swept_and_what_is_not_ours_is_not(tmp_path: 
 
 
 def test_a_folder_elsewhere_is_swept_before_it_is_painted_into(tmp_path: Path) -> None:
-    from app.gallery import Gallery
+    from app.gallery.pictures import Gallery
 
     dead = "999999999-abcdef-" + drafts.writer().rsplit("-", 1)[1]
     (tmp_path / f".a.png.{dead}-0123abcd.part").touch()

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from app import cli, streams
-from app.status import Status
+from app import streams
+from app.cli import main
+from app.cli.status import Status
 
 HOSTILE = "\x1b[2J\x07\r\b\x7f\x9b31m\u202e\u2028"
 
@@ -80,7 +81,7 @@ def test_no_verb_says_it_raw(
 ) -> None:
     monkeypatch.setenv("PIXART_STUDIO_WORKSPACE", str(tmp_path))
     # A search that finds nothing is well.
-    assert cli.main(argv) == (0 if argv[:2] == ["gallery", "search"] else 2)
+    assert main.main(argv) == (0 if argv[:2] == ["gallery", "search"] else 2)
     said = "".join(capsys.readouterr())
     assert said
     assert not [c for c in said if c not in "\n\t" and not c.isprintable()], said
@@ -94,7 +95,7 @@ def test_the_log_of_the_painting_process_is_escaped(tmp_path: Path) -> None:
     )
     file = tmp_path / "worker.log"
     subprocess.run(
-        [sys.executable, "-c", script, str(file)], cwd=cli.__file__.rpartition("/app/")[0]
+        [sys.executable, "-c", script, str(file)], cwd=main.__file__.rpartition("/app/")[0]
     )
     written = file.read_text("utf-8")
     assert written.count("\\x1b[2J") >= 3

@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from app import tokens
-from app.installer import _settings
+from app.setup.installer import _settings
 from app.tokens import Tokens
 from app.ui import serving
 from pipelines.errors import RequestError

@@ -89,44 +89,44 @@ MAX_FUNCTION_LINES = 60
 MAX_POSITIONAL = 6
 # Functions over a limit, each with the reason.
 LONG_FUNCTIONS = {
-    "app/convert_cli.py:import_": "its parameters are the options of the command, one line each",
-    "app/generate_cli.py:generate": "its parameters are the options of the command, one line each",
+    "app/cli/convert.py:import_": "its parameters are the options of the command, one line each",
+    "app/cli/generate.py:generate": "its parameters are the options of the command, one line each",
 }
 MANY_POSITIONAL = {
-    "app/convert_cli.py:convert": "typer makes each parameter an option",
-    "app/convert_cli.py:import_": "typer makes each parameter an option",
-    "app/cli.py:studio": "typer makes each parameter an option",
-    "app/generate_cli.py:generate": "typer makes each parameter an option",
-    "app/loras_cli.py:import_": "typer makes each parameter an option",
-    "app/gallery_cli.py:export": "typer makes each parameter an option",
-    "app/models_cli.py:download": "typer makes each parameter an option",
-    "app/train_cli.py:text_to_image": "typer makes each parameter an option",
-    "app/train_cli.py:evaluate": "typer makes each parameter an option",
-    "app/train_cli.py:scenes": "typer makes each parameter an option",
+    "app/cli/convert.py:convert": "typer makes each parameter an option",
+    "app/cli/convert.py:import_": "typer makes each parameter an option",
+    "app/cli/main.py:studio": "typer makes each parameter an option",
+    "app/cli/generate.py:generate": "typer makes each parameter an option",
+    "app/cli/loras.py:import_": "typer makes each parameter an option",
+    "app/cli/gallery.py:export": "typer makes each parameter an option",
+    "app/cli/models.py:download": "typer makes each parameter an option",
+    "app/cli/train.py:text_to_image": "typer makes each parameter an option",
+    "app/cli/train.py:evaluate": "typer makes each parameter an option",
+    "app/cli/train.py:scenes": "typer makes each parameter an option",
     "app/ui/api.py:generate": "gradio makes each parameter an input of the endpoint",
 }
 # The outermost seams, where any fault must become a sentence.
 BROAD_EXCEPT = {
-    "app/export_jobs.py": "a fault of ours ends the export and not its note",
-    "app/import_jobs.py": "a fault of ours ends the import and not its card",
-    "app/import_process.py": "a fault of ours is a sentence in the page, and no silent end",
-    "app/jobs.py": "a fault of ours ends the job and not the queue",
-    "app/model_jobs.py": "a fault of ours ends the download and not its card",
-    "app/painting.py": "a fault of ours ends the job and not the worker",
-    "app/zero.py": "a fault of ours ends the job and not the fork; the platform raises anything",
-    "pipelines/attendance.py": "whatever ends the thread is raised again by the one that waits",
-    "pipelines/residual.py": "compilers and fresh kernels fail in ways of their own",
-    "pipelines/loader.py": "libraries raise nearly anything for a damaged file",
+    "app/gallery/exports/export_jobs.py": "a fault of ours ends the export and not its note",
+    "app/models/import_jobs.py": "a fault of ours ends the import and not its card",
+    "app/models/import_process.py": "a fault of ours is a sentence in the page, and no silent end",
+    "app/jobs/queue.py": "a fault of ours ends the job and not the queue",
+    "app/models/download_jobs.py": "a fault of ours ends the download and not its card",
+    "app/painting/process.py": "a fault of ours ends the job and not the worker",
+    "app/painting/zero.py": "a fault of ours ends the job and not the fork; the platform raises anything",
+    "pipelines/cancellation.py": "whatever ends the thread is raised again by the one that waits",
+    "pipelines/denoising/residual.py": "compilers and fresh kernels fail in ways of their own",
+    "pipelines/models/loader.py": "libraries raise nearly anything for a damaged file",
     "pipelines/engine.py": "lack of memory comes as several types, told apart by their words",
-    "app/ui/headers.py": "a fault of gradio or ours is a line in the log and an answer",
+    "app/ui/guards/headers.py": "a fault of gradio or ours is a line in the log and an answer",
     "app/ui/page.py": "gradio raises nearly anything for a value that somebody forged",
-    "app/cli.py": "a fault of ours becomes one sentence",
-    "pipelines/weights.py": "torch raises nearly anything for a damaged checkpoint",
-    "training/loop.py": "lack of memory comes as several types, told apart by their words",
-    "pipelines/text_loader.py": "a damaged copy of quantised weights is made again",
+    "app/cli/main.py": "a fault of ours becomes one sentence",
+    "pipelines/models/weights.py": "torch raises nearly anything for a damaged checkpoint",
+    "training/loop/trainer.py": "lack of memory comes as several types, told apart by their words",
+    "pipelines/text/text_loader.py": "a damaged copy of quantised weights is made again",
     "training/methods/text_encoder.py": "the tokenizers library raises bare Exception",
     "training/data/sources.py": "libraries raise nearly anything for a damaged file",
-    "pipelines/tokens.py": "the tokenizers library raises bare Exception",
+    "pipelines/text/tokens.py": "the tokenizers library raises bare Exception",
 }
 
 
@@ -173,7 +173,7 @@ def test_modules_import_only_their_own_rank_or_lower() -> None:
             if theirs is not None and theirs > mine:
                 wrong.append(f"{module} -> {target}")
     # The command line hands over to the page: the one upward step, taken inside a function.
-    assert [w for w in wrong if not w.startswith("app.cli -> app.ui.build")] == []
+    assert [w for w in wrong if not w.startswith("app.cli.main -> app.ui.build")] == []
 
 
 def test_no_import_cycles() -> None:
@@ -209,7 +209,13 @@ def test_light_modules_load_nothing_heavy() -> None:
         if not m.startswith("app.ui.")
         and m.partition(".")[2] not in HEAVY_MODULES.get(m.split(".")[0], set())
     ]
-    assert {"launch", "pipelines.request", "app.studio", "app.worker", "app.cli"} <= set(light)
+    assert {
+        "launch",
+        "pipelines.request",
+        "app.studio",
+        "app.painting.worker",
+        "app.cli.main",
+    } <= set(light)
     script = (
         "import importlib, json, sys\n"
         f"for name in {light!r}: importlib.import_module(name)\n"
@@ -297,19 +303,22 @@ def documentation() -> str:
 
 
 def test_every_name_is_documented() -> None:
-    import app.cli
-    from pipelines import errors, hub_rows, samplers, styles
+    import app.cli.main
+    from pipelines import errors
     from pipelines.catalog import Catalog
+    from pipelines.denoising import samplers
+    from pipelines.models import hub_rows
+    from pipelines.text import styles
 
     text = documentation()
     wanted = {row.id for row in samplers.SAMPLERS.values()}
     wanted |= set(styles.all_styles()) | {model.id for model in Catalog()} | set(hub_rows.known())
     wanted |= {n for n, v in vars(errors).items() if isinstance(v, type) and n.endswith("Error")}
     help_text = ""
-    from app.gallery_cli import app as gallery
-    from app.loras_cli import app as loras
-    from app.models_cli import app as models
-    from app.train_cli import app as train
+    from app.cli.gallery import app as gallery
+    from app.cli.loras import app as loras
+    from app.cli.models import app as models
+    from app.cli.train import app as train
 
     verbs = [[], ["generate"], ["bench"], ["convert"], ["doctor"]]
     for sub, verb_app in (
@@ -323,7 +332,13 @@ def test_every_name_is_documented() -> None:
         verbs += [[sub], *([sub, name] for name in names)]
     for verb in verbs:
         out = subprocess.run(
-            [sys.executable, "-c", "import sys, app.cli; app.cli.main(sys.argv[1:])", *verb, "-h"],
+            [
+                sys.executable,
+                "-c",
+                "import sys, app.cli.main; app.cli.main.main(sys.argv[1:])",
+                *verb,
+                "-h",
+            ],
             cwd=ROOT,
             capture_output=True,
             text=True,
@@ -331,7 +346,7 @@ def test_every_name_is_documented() -> None:
         )
         help_text += out.stdout
     wanted |= set(re.findall(r"(--[a-z-]+)", help_text)) - {"--help", "--no-browser"}
-    wanted |= {c.callback.__name__ for c in app.cli.app.registered_commands if c.callback}
+    wanted |= {c.callback.__name__ for c in app.cli.main.app.registered_commands if c.callback}
     wanted |= {word for verb in verbs for word in verb}
     wanted |= {"--torch", "SetupError", "test"}
     # Whole words in code marks, tables or command lines: "euler" inside "euler-ancestral" is not

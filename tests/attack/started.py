@@ -44,7 +44,7 @@ def started(folder: Path, *, short: bool = False, shared: bool = False) -> Itera
             [
                 sys.executable,
                 "-c",
-                "import sys, app.cli; sys.exit(app.cli.main(sys.argv[1:]))",
+                "import sys, app.cli.main; sys.exit(app.cli.main.main(sys.argv[1:]))",
                 *("--port", str(port), "--no-browser"),
             ],
             cwd=ROOT,

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from app import own_models
+from app.models import own_models
 from app.ui.serving import one_loop
 from tests.app.ui.fake_studio import FakeStudio, served
 

@@ -11,9 +11,9 @@ import pytest
 import torch
 from axe_playwright_python.sync_playwright import Axe
 
-from app.import_jobs import ImportJobs
-from app.import_process import Tell
-from app.model_rows import Wanted
+from app.models.import_jobs import ImportJobs
+from app.models.import_process import Tell
+from app.models.rows import Wanted
 from app.settings import Settings
 from pipelines.progress import ShouldStop
 from tests import original

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.app.test_gallery_index import put
+from tests.app.gallery.test_index import put
 from tests.app.ui.fake_studio import FakeStudio, gradient
 from tests.browser.test_care import sound
 

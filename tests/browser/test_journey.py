@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from app import metadata
+from app.gallery import metadata
 
 ROOT = Path(__file__).resolve().parents[2]
 pytestmark = [

@@ -6,9 +6,10 @@ import pytest
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from pipelines import benchmark, kernels
-from pipelines.benchmark import Case
-from pipelines.transformer import Transformer
+from pipelines.benchmarks import benchmark
+from pipelines.benchmarks.benchmark import Case
+from pipelines.denoising import kernels
+from pipelines.denoising.transformer import Transformer
 
 pytestmark = [
     pytest.mark.gpu,

@@ -8,11 +8,14 @@ import pytest
 import torch
 from diffusers import AutoencoderKL
 
-from pipelines import benchmark, latents, loader, memory
-from pipelines.benchmark import Case
-from pipelines.memory import CONTEXT, Wish
-from pipelines.transformer import Transformer
-from tests.pipelines.test_memory import REAL, card
+from pipelines.benchmarks import benchmark
+from pipelines.benchmarks.benchmark import Case
+from pipelines.denoising import latents
+from pipelines.denoising.transformer import Transformer
+from pipelines.memory import planning
+from pipelines.memory.planning import CONTEXT, Wish
+from pipelines.models import loader
+from tests.pipelines.memory.test_planning import REAL, card
 
 pytestmark = [
     pytest.mark.gpu,
@@ -42,7 +45,7 @@ def test_a_step_at_1024_px() -> None:
     torch.cuda.reset_peak_memory_stats()
     predict(start, 400.0)
     # The plan counts the VAE beside it; here it is not loaded.
-    expected = memory.plan(card(8), REAL, LARGE).peaks[1] - CONTEXT - 2 * REAL.vae
+    expected = planning.plan(card(8), REAL, LARGE).peaks[1] - CONTEXT - 2 * REAL.vae
     assert torch.cuda.max_memory_allocated() == pytest.approx(expected, rel=WITHIN)
 
 
@@ -56,7 +59,7 @@ def test_a_picture_is_decoded(side: int) -> None:
         latent_channels=4,
     )
     wish = Wish(width=side, height=side, approximate=True)
-    alone = memory.plan(card(3), REAL, wish)
+    alone = planning.plan(card(3), REAL, wish)
     vae = vae.to("cuda", torch.bfloat16, memory_format=loader.memory_format(alone)).eval()
     latents.decode(vae, torch.randn(1, 4, side // 8, side // 8))
     expected = alone.peaks[2] - CONTEXT - (0 if alone.decodes_alone else 2 * REAL.transformer)

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from pipelines import samplers
 from pipelines.catalog import Catalog
+from pipelines.denoising import samplers
 from pipelines.engine import Engine
 from pipelines.request import complete
 

@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch._dynamo.testing import CompileCounterWithBackend
 
-from pipelines import benchmark
-from pipelines.benchmark import Case
-from pipelines.transformer import Transformer
+from pipelines.benchmarks import benchmark
+from pipelines.benchmarks.benchmark import Case
+from pipelines.denoising.transformer import Transformer
 
 pytestmark = [
     pytest.mark.gpu,

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.training import small, toy
+from tests.training import small
+from tests.training.loop import toy
 from training import stages
 from training.recipes import resolve
 

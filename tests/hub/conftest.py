@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from app.model_store import ModelStore
+from app.models.store import ModelStore
 from app.settings import Settings
-from pipelines import hub_rows
-from pipelines.hub import Hub, Patience
+from pipelines.models import hub_rows
+from pipelines.models.hub import Hub, Patience
 from tests import fake_hub
 from tests.fake_hub import FakeHub, safetensors
 

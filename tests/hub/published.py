@@ -9,12 +9,12 @@ from pathlib import Path
 from safetensors.torch import load_file, save_file
 from transformers import T5EncoderModel
 
-from pipelines import convert, hub_rows
-from pipelines.sources import Wish
+from pipelines.models import convert, hub_rows
+from pipelines.models.sources import Wish
 from tests import tiny
 from tests.fake_hub import FakeHub
 from tests.hub.conftest import ALPHA, COMMIT
-from tests.pipelines.test_spiece import spiece_file
+from tests.pipelines.text.test_spiece import spiece_file
 
 COCO = "alpha-256-coco"
 PTH = hub_rows.known()[COCO].parts[0].file

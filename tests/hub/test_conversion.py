@@ -21,12 +21,12 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from app.cli import main
-from pipelines import conversion, hub_rows
+from app.cli.main import main
 from pipelines.catalog import Catalog
-from pipelines.convert import NULL_CAPTION_FILE
 from pipelines.errors import DownloadError, ModelError, WorkerError
-from pipelines.originals import NULL_CAPTION
+from pipelines.models import conversion, hub_rows
+from pipelines.models.convert import NULL_CAPTION_FILE
+from pipelines.models.original_layout import NULL_CAPTION
 from pipelines.progress import Stage
 from tests import tiny
 from tests.fake_hub import FakeHub
@@ -187,7 +187,7 @@ def test_a_stop_is_obeyed_and_the_conversion_is_done_again(
 
 _CHILD = """
 import sys
-from app.cli import main
+from app.cli.main import main
 code = main(["models", "download", "alpha-256-coco", "--yes", "--json"])
 print([name for name in ("torch", "diffusers", "transformers") if name in sys.modules])
 sys.exit(code)

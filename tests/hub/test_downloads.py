@@ -17,10 +17,10 @@ from typing import Any
 
 import pytest
 
-from pipelines import hub_rows
 from pipelines.catalog import Catalog
 from pipelines.errors import BusyError, DownloadError, ModelError
-from pipelines.hub import Hub
+from pipelines.models import hub_rows
+from pipelines.models.hub import Hub
 from pipelines.request import complete
 from tests.fake_hub import FakeHub, safetensors
 from tests.hub.conftest import ALPHA, BIG, COMMIT, WANTED, Shelf, parts
@@ -274,7 +274,7 @@ def test_a_stop_is_obeyed_while_the_network_is_silent(
 _CHILD = """
 import sys
 from pathlib import Path
-from app.cli import main
+from app.cli.main import main
 sys.exit(main(["models", "download", "alpha-1024", "--yes", "--json"]))
 """
 
@@ -616,7 +616,7 @@ def test_a_full_disk_is_said_before(
 
 _LIMITED = """
 import resource, sys
-from app.cli import main
+from app.cli.main import main
 import signal
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))

@@ -10,9 +10,10 @@ from typing import Any
 
 import pytest
 
-from pipelines import downloads, found, hub_rows, numbers
 from pipelines.catalog import Catalog
 from pipelines.errors import DownloadError, ModelError
+from pipelines.memory import model_numbers
+from pipelines.models import downloads, hub_rows, local_weights
 from tests import sparse
 from tests.fake_hub import FakeHub, safetensors
 from tests.hub.conftest import ALPHA, BIG, COMMIT, T5, WANTED, Shelf, parts
@@ -96,14 +97,14 @@ def test_the_encoder_of_another_model_is_the_same_encoder(tmp_path: Path) -> Non
         if name.startswith("text_encoder/")
     }
     snapshot = cache(tmp_path / "cache", "black-forest-labs/FLUX.1-dev", "f" * 40, files)
-    places = found.look().places(ALPHA_1024)
+    places = local_weights.look().places(ALPHA_1024)
     assert places == {"text_encoder": snapshot / "text_encoder_2"}
 
 
 def test_another_commit_or_another_vae_is_not_taken(tmp_path: Path) -> None:
     cache(tmp_path / "cache", ALPHA, "1" * 40, parts())
     cache(tmp_path / "cache", "someone/else", "2" * 40, parts())
-    assert set(found.look().places(ALPHA_1024)) == {"text_encoder"}
+    assert set(local_weights.look().places(ALPHA_1024)) == {"text_encoder"}
 
 
 BREAK: dict[str, Callable[[Path], object]] = {
@@ -134,7 +135,7 @@ def test_only_a_whole_part_is_taken(tmp_path: Path, how: str) -> None:
     folder = t5(tmp_path / "comfy" / "models" / "text_encoders" / "t5")
     if how:
         BREAK[how](folder)
-    places = found.look([tmp_path / "comfy"]).places(ALPHA_1024)
+    places = local_weights.look([tmp_path / "comfy"]).places(ALPHA_1024)
     assert places == ({} if how else {"text_encoder": folder})
 
 
@@ -165,7 +166,7 @@ def test_single_files_are_reported_with_their_use(tmp_path: Path) -> None:
     for file, data in files.items():
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_bytes(data)
-    seen = found.look([tmp_path / "comfy", tmp_path / "forge"])
+    seen = local_weights.look([tmp_path / "comfy", tmp_path / "forge"])
     assert seen.parts == ()
     told = {item.file.relative_to(tmp_path).as_posix(): item for item in seen.files}
     assert {name: (item.what, item.use) for name, item in told.items()} == {
@@ -216,7 +217,7 @@ def test_a_t5_in_one_file_spares_its_download(
     spec = Catalog(user_models=shelf.settings.models).find("alpha-1024")
     link = spec.part("text_encoder") / "model.safetensors"
     assert link.readlink() == file.resolve()
-    assert numbers._t5(json.loads((link.parent / "config.json").read_text()))
+    assert model_numbers._t5(json.loads((link.parent / "config.json").read_text()))
     # Read by a model of one's own, the link stays.
     own = shelf.settings.models / "mine" / "model.toml"
     own.parent.mkdir()
@@ -347,4 +348,7 @@ def test_a_hostile_folder_does_no_harm(tmp_path: Path) -> None:
     for i in range(2000):
         (root / "many" / f"{i}.txt").touch()
     os.mkfifo(root / "many" / "config.json")
-    assert found.look([root, tmp_path / "nowhere", root / "pipe.safetensors"]) == found.Found()
+    assert (
+        local_weights.look([root, tmp_path / "nowhere", root / "pipe.safetensors"])
+        == local_weights.Found()
+    )

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from app.cli import main
-from pipelines import hub_rows
+from app.cli.main import main
 from pipelines.catalog import Catalog, downloaded
 from pipelines.errors import ModelError, UnknownNameError
+from pipelines.models import hub_rows
 from pipelines.progress import plain_size
 from tests.fake_hub import FakeHub
 from tests.hub.conftest import ALPHA, BIG, COMMIT, Shelf, parts

@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
-from app.cli import main
-from app.importing import import_model
-from app.model_rows import Wanted
-from pipelines import convert, loader
+from app.cli.main import main
+from app.models.importing import import_model
+from app.models.rows import Wanted
 from pipelines.catalog import Catalog
-from pipelines.sources import Wish
+from pipelines.models import convert, loader
+from pipelines.models.sources import Wish
 from tests import tiny
 from tests.fake_hub import FakeHub
 from tests.hub import published

@@ -14,9 +14,9 @@ import torch
 from diffusers import DDPMScheduler, LCMScheduler, PixArtSigmaPipeline
 from PIL import Image
 
-from app.cli import main
+from app.cli.main import main
 from pipelines.catalog import Catalog
-from pipelines.tokens import tokenize
+from pipelines.text.tokens import tokenize
 from tests import tiny
 from tests.fake_hub import FakeHub
 from tests.hub import published

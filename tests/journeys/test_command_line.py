@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from app import metadata
+from app.gallery import metadata
 from tests import tiny
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -175,7 +175,7 @@ def test_a_full_disk_fails_the_job_and_keeps_earlier_pictures(workspace: Path) -
         "import resource, signal, sys\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
         "from app import gallery\n"
-        "from app.cli import main\n"
+        "from app.cli.main import main\n"
         "real = gallery.Gallery.add\n"
         "def add(self, picture):\n"
         "    file = real(self, picture)\n"
@@ -248,7 +248,7 @@ def test_help_and_version_load_nothing_heavy() -> None:
     for arguments in (["--help"], ["generate", "--help"], ["--version"]):
         script = (
             "import sys\n"
-            "from app.cli import main\n"
+            "from app.cli.main import main\n"
             f"code = main({arguments!r})\n"
             "heavy = [h for h in ('torch', 'gradio', 'diffusers') if h in sys.modules]\n"
             "sys.exit(9 if heavy else code)"

@@ -23,7 +23,7 @@ import psutil
 import pytest
 from PIL import Image
 
-from app import metadata
+from app.gallery import metadata
 from tests import ports
 
 ROOT = Path(__file__).resolve().parents[2]

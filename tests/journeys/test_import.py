@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from app import cli
+from app.cli import main
 from pipelines.catalog import ROOT
 from tests import tiny
 
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.usefixtures("workspace")
 
 def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
     handler = signal.getsignal(signal.SIGINT)
-    code = cli.main(list(arguments))
+    code = main.main(list(arguments))
     signal.signal(signal.SIGINT, handler)
     out, err = capsys.readouterr()
     return code, out, err

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.benchmark import stock_pipeline as stock
+from pipelines.benchmarks.benchmark import stock_pipeline as stock
 from pipelines.catalog import Catalog
 from pipelines.engine import Engine
-from pipelines.memory import Machine
+from pipelines.memory.planning import Machine
 from tests import tiny
 
 __all__ = ["stock"]

@@ -13,11 +13,13 @@ import torch
 from PIL import Image
 
 from pipelines import engine as engine_module
-from pipelines import memory, pictures, preview, samplers
+from pipelines import pictures
 from pipelines.catalog import Catalog
+from pipelines.denoising import preview, samplers
 from pipelines.engine import Engine, Picture
 from pipelines.errors import ModelError, OutOfMemoryError, RequestError
-from pipelines.measured import Peak
+from pipelines.memory import planning
+from pipelines.memory.measured import Peak
 from pipelines.progress import Progress, Stage
 from pipelines.request import complete
 
@@ -68,7 +70,7 @@ def test_a_picture_says_what_it_took_and_what_had_been_forecast(
 
     monkeypatch.setattr(engine_module, "measured", measured)
     (picture,) = paint(engine, catalog, model="nano")
-    wish = memory.Wish(width=128, height=128)
+    wish = planning.Wish(width=128, height=128)
     assert picture.forecast == engine.plan("nano", wish).peak
     assert picture.peak == 123_456
     # Counted from what the process held before its first model, and not from this picture on.

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps, JpegImagePlugin, PngImagePlugin, TiffImagePlugin
 
-from app import metadata, thumbs
-from app.gallery_index import GalleryIndex
+from app.gallery import metadata, thumbnails
+from app.gallery.index import GalleryIndex
 from pipelines import picture_parts, pictures
 from pipelines.errors import RecipeError
 from pipelines.picture_parts import BYTES_A_PART, MOST_PARTS, MOST_SCANS, TooManyPartsError
@@ -214,7 +214,7 @@ def test_every_place_that_opens_pictures_refuses_them(
         assert entry.problem
     elif reader == "thumbnail":
         with pytest.raises(RecipeError):
-            thumbs.read(file, "2026-01-01/000000-1-abcdef.png", tmp_path / "thumbs")
+            thumbnails.read(file, "2026-01-01/000000-1-abcdef.png", tmp_path / "thumbs")
     else:
         assert lint.decode is pictures.decode
     assert (work.opened, work.steps) == (0, 0)

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 import torch
 
-from pipelines import loader
-from pipelines.memory import CONTEXT, GIB, Machine
+from pipelines.memory.planning import CONTEXT, GIB, Machine
+from pipelines.models import loader
 
 
 def probed(monkeypatch: pytest.MonkeyPatch, **told: Any) -> Machine:

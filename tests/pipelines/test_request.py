@@ -9,9 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipelines import hub_rows, samplers, sizes, styles
+from pipelines import sizes
 from pipelines.catalog import Catalog, ModelSpec
+from pipelines.denoising import samplers
 from pipelines.errors import RequestError, StudioError, UnknownNameError
+from pipelines.models import hub_rows
 from pipelines.request import (
     MAX_COUNT,
     MAX_PROMPT,
@@ -20,6 +22,7 @@ from pipelines.request import (
     complete,
     from_mapping,
 )
+from pipelines.text import styles
 
 CATALOG = Catalog()
 

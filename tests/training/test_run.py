@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from pipelines.errors import BusyError, RequestError, SaveError
-from tests.training import toy
-from training import checkpoint
+from tests.training.loop import toy
+from training.loop import checkpoint
 from training.run import Run, only_one, open_run, read_config
 
 

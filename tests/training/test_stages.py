@@ -238,8 +238,8 @@ def test_a_vae_can_go_on_from_another(tmp_path: Path, walked: Place) -> None:
 def test_samples_can_be_handed_to_spawned_loaders(tmp_path: Path, walked: Place) -> None:
     """Windows, macOS and new Pythons start loader processes without copying memory."""
     from training.data.sources import Sources
+    from training.loop.order import Pick
     from training.methods import class_to_image, text_to_image
-    from training.order import Pick
 
     recipe = small_recipe()
     result = {name: walked.run / name / "result" for name in ("01-vae", "02-text", "03-pixels")}

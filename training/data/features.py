@@ -31,11 +31,11 @@ from transformers import T5EncoderModel
 
 from pipelines import files, pictures
 from pipelines.catalog import ModelSpec
+from pipelines.denoising.latents import to_tensor
 from pipelines.errors import TrainingError, printable
-from pipelines.latents import to_tensor
 from pipelines.progress import Progress, Report, ShouldStop, Stage
 from pipelines.sizes import Size
-from pipelines.tokens import tokenize
+from pipelines.text.tokens import tokenize
 from training.data.buckets import Bucket, crop
 from training.data.manifest import Manifest, Sample
 

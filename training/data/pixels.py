@@ -13,8 +13,8 @@ from torch import Tensor
 
 from pipelines import pictures
 from training.data.manifest import Manifest, Sample
-from training.draws import full_batches
-from training.order import Pick, Plan
+from training.loop.draws import full_batches
+from training.loop.order import Pick, Plan
 
 _CACHE_BYTES = 1_000_000_000
 

@@ -14,18 +14,18 @@ from transformers import T5EncoderModel
 
 from pipelines.catalog import ModelSpec
 from pipelines.errors import ModelError, RequestError, StudioError, printable
-from pipelines.loader import has_bf16, quiet
-from pipelines.memory import is_out_of_memory
+from pipelines.memory.planning import is_out_of_memory
+from pipelines.models.loader import has_bf16, quiet
 from pipelines.progress import Progress, Report, ShouldStop, Stage
 from pipelines.sizes import Size, bins, nearest
-from pipelines.tokens import tokenize
+from pipelines.text.tokens import tokenize
 from training.config import RunConfig
 from training.data import archives, features, lint, manifest
 from training.data.buckets import Bucket, assign, sentences
 from training.data.features import Precision, Store
 from training.data.manifest import Manifest, Sample
 from training.data.split import split
-from training.devices import lent
+from training.loop.devices import lent
 
 _DEFAULT_SIDE = 512
 _BEGUN: tuple[Precision, ...] = ("bf16", "fp32")

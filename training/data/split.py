@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from training.data.manifest import Manifest, Sample
-from training.draws import key
+from training.loop.draws import key
 
 
 def split(manifest: Manifest, share: float, seed: int) -> tuple[list[Sample], list[Sample]]:

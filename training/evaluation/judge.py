@@ -25,10 +25,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from pipelines import files
+from pipelines.denoising.latents import to_tensor
 from pipelines.errors import SaveError
-from pipelines.latents import to_tensor
 from pipelines.progress import Progress, Report, ShouldStop, Stage
-from training.evaluation import sight
+from training.evaluation import segmentation
 from training.perceptual import WEIGHTS, Features
 from training.scenes.build import FORMAT
 from training.scenes.compose import draw, sample_scene
@@ -107,17 +107,17 @@ class Judge:
 
         `wanted` are the things that were asked for, with the sprites that they may be.
         """
-        found = sight.look(picture)
+        found = segmentation.look(picture)
         if apart:
-            masks = [] if found.empty else sight.pieces(found)
+            masks = [] if found.empty else segmentation.pieces(found)
         else:
             masks = _masks(found, parts)
-        crops = [None if found.empty else sight.crop(found, mask) for mask in masks]
+        crops = [None if found.empty else segmentation.crop(found, mask) for mask in masks]
         shown = [crop for crop in crops if crop is not None]
         named = iter(self.name(shown) if shown else [])
         guesses = tuple(() if crop is None else next(named) for crop in crops)
         tints = tuple(
-            not found.empty and self._tinted(thing, sight.shade_of(found, mask))
+            not found.empty and self._tinted(thing, segmentation.shade_of(found, mask))
             for thing, mask in zip(wanted, masks, strict=False)
         )
         return Seen(colour=found.colour, place=found.place, guesses=guesses, tints=tints)
@@ -129,7 +129,7 @@ class Judge:
         best = logits.topk(min(GUESSES, len(self.names)), dim=1).indices
         return [tuple(self.names[index] for index in row) for row in best.tolist()]
 
-    def _tinted(self, wanted: SceneObject, shade: sight.Floats | None) -> bool:
+    def _tinted(self, wanted: SceneObject, shade: segmentation.Floats | None) -> bool:
         """Whether `shade` is that of a sprite of `wanted`, and of no other of the same object."""
         if shade is None:
             return False
@@ -150,11 +150,11 @@ class Judge:
         return [sprite.emoji for sprite in thing.sprites]
 
 
-def _masks(found: sight.Sight, parts: int) -> list[sight.Mask]:
+def _masks(found: segmentation.Sight, parts: int) -> list[segmentation.Mask]:
     """One mask for each of one to three `parts` from left to right."""
     if parts == 1:
         return [found.mask]
-    return list(sight.halves(found) if parts == 2 else sight.thirds(found))
+    return list(segmentation.halves(found) if parts == 2 else segmentation.thirds(found))
 
 
 def _owners(things: Sequence[SceneObject]) -> Tensor:
@@ -162,10 +162,10 @@ def _owners(things: Sequence[SceneObject]) -> Tensor:
     return torch.tensor([place for place, thing in enumerate(things) for _ in thing.sprites])
 
 
-def _sprite_shade(sprite: Sprite) -> sight.Floats:
+def _sprite_shade(sprite: Sprite) -> segmentation.Floats:
     """The mean Lab of what is not clear."""
     pixels = np.asarray(sprite.levels[0].convert("RGBA"))
-    shade: sight.Floats = sight.lab(pixels[pixels[:, :, 3] > 127][:, :3]).mean(axis=0)
+    shade: segmentation.Floats = segmentation.lab(pixels[pixels[:, :, 3] > 127][:, :3]).mean(axis=0)
     return shade
 
 
@@ -304,10 +304,10 @@ def _view(thing: SceneObject, seed: str, number: int, *, soft: bool) -> Image.Im
         chance = random.Random(f"{seed}/{attempt}")
         side = chance.randint(*_SIDES) if soft else _CHECK_SIDES[number // 2 % 2]
         picture = draw(scene, side, side)
-        crop = sight.crop(sight.look(_softened(picture, chance) if soft else picture))
+        crop = segmentation.crop(segmentation.look(_softened(picture, chance) if soft else picture))
         if crop is not None:
             break
-    return crop or Image.new("RGB", (sight.CROP_SIDE, sight.CROP_SIDE), "gray")
+    return crop or Image.new("RGB", (segmentation.CROP_SIDE, segmentation.CROP_SIDE), "gray")
 
 
 def _softened(picture: Image.Image, chance: random.Random) -> Image.Image:

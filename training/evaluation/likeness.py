@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from pipelines.latents import to_tensor
+from pipelines.denoising.latents import to_tensor
 from training.perceptual import Features
 
 _LUMA = (0.299, 0.587, 0.114)

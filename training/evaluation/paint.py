@@ -10,13 +10,13 @@ import torch
 from diffusers import AutoencoderKL
 from PIL import Image
 
-from pipelines import latents
 from pipelines.catalog import ROW_FILE, Catalog, ModelSpec
+from pipelines.denoising import latents
+from pipelines.denoising.samplers import DEFAULT_SAMPLER
 from pipelines.engine import Engine
 from pipelines.errors import ModelError, RequestError, printable
 from pipelines.progress import Report, ShouldStop
 from pipelines.request import complete
-from pipelines.samplers import DEFAULT_SAMPLER
 from training.evaluation.measure import Paint
 from training.evaluation.prompts import ScenePrompt
 from training.scenes.compose import Scene, draw, sample_scene

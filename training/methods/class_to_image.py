@@ -22,12 +22,12 @@ from training import nets
 from training.config import RunConfig
 from training.data.manifest import Sample
 from training.data.sources import Sources
-from training.devices import attention, lent
+from training.loop.devices import attention, lent
+from training.loop.rng import drawn, generator
+from training.loop.task import Batch, Task
 from training.methods.latent_data import LatentSamples, collate
-from training.noise import drawn, generator
 from training.objective import LINEAR, Diffusion
 from training.sampling import Wish, paint_classes, sheet
-from training.task import Batch, Task
 
 WEIGHTS = "dit.safetensors"
 SHAPE = "dit.json"

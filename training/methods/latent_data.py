@@ -10,12 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pipelines.text import batch as padded
+from pipelines.text.encoder import batch as padded
 from training.data.buckets import Bucket, batches
 from training.data.features import Store, latent_key
 from training.data.manifest import Sample
-from training.order import Pick, Plan
-from training.task import Batch
+from training.loop.order import Pick, Plan
+from training.loop.task import Batch
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from transformers import T5EncoderModel, T5ForConditionalGeneration
 
-from training.task import Batch
+from training.loop.task import Batch
 
 PAD = 0
 IGNORED = -100

@@ -23,18 +23,19 @@ from tokenizers import decoders as token_decoders
 from torch import nn
 from transformers import T5Config, T5EncoderModel, T5ForConditionalGeneration
 
-from pipelines import files, seen_words
+from pipelines import files
 from pipelines.catalog import Cleaning
 from pipelines.errors import RequestError, printable
-from pipelines.loader import quiet
-from pipelines.tokens import clean, read_tokenizer
+from pipelines.models.loader import quiet
+from pipelines.text import seen_words
+from pipelines.text.tokens import clean, read_tokenizer
 from training.config import RunConfig
 from training.data.sources import Sources
 from training.data.split import split
-from training.draws import full_batches
+from training.loop.draws import full_batches
+from training.loop.order import Pick, Plan
+from training.loop.task import Batch, Task
 from training.methods.span_loss import IGNORED, PAD, SpanLoss, see_order
-from training.order import Pick, Plan
-from training.task import Batch, Task
 
 END, UNKNOWN = 1, 2
 # Raise it when the same captions would give another tokenizer.

@@ -13,23 +13,23 @@ from diffusers import AutoencoderKL, PixArtTransformer2DModel
 from PIL import Image
 from torch import Tensor, nn
 
+from pipelines.denoising.latents import PIXELS_PER_LATENT
 from pipelines.errors import ModelError, TrainingError, printable
-from pipelines.latents import PIXELS_PER_LATENT
 from pipelines.sizes import Size
-from pipelines.tokens import tokenize
+from pipelines.text.tokens import tokenize
 from training import nets
 from training.config import RunConfig
 from training.data.features import Store, caption_key
 from training.data.manifest import Sample
 from training.data.sources import Sources
-from training.devices import attention, lent
+from training.loop.devices import attention, lent
+from training.loop.rng import drawn, generator
+from training.loop.task import Batch, Task
 from training.methods import class_to_image
 from training.methods.latent_data import LatentSamples, collate
-from training.noise import drawn, generator
 from training.objective import LINEAR, Diffusion
 from training.reparametrize import reparametrize
 from training.sampling import Wish, paint, sheet
-from training.task import Batch, Task
 
 
 class CaptionLoss(nn.Module):

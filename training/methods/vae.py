@@ -14,17 +14,17 @@ from diffusers import AutoencoderKL
 from PIL import Image
 from torch import Tensor, nn
 
-from pipelines.latents import to_picture
-from pipelines.loader import quiet
+from pipelines.denoising.latents import to_picture
+from pipelines.models.loader import quiet
 from training.config import RunConfig
 from training.data.pixels import Crops
 from training.data.sources import Sources
 from training.data.split import split
+from training.loop.order import Pick
+from training.loop.rng import generator
+from training.loop.task import Batch, Task, stacked
 from training.methods.adversary import Adversary
-from training.noise import generator
-from training.order import Pick
 from training.perceptual import Features
-from training.task import Batch, Task, stacked
 
 _SHOWN = 16
 

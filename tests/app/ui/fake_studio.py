@@ -16,23 +16,23 @@ from typing import Any
 
 from PIL import Image, ImageFilter
 
-from app.export_jobs import ExportJobs
-from app.gallery import Gallery
-from app.gallery_index import GalleryIndex
+from app.gallery.exports.export_jobs import ExportJobs
+from app.gallery.index import GalleryIndex
+from app.gallery.pictures import Gallery
 from app.hardware import Forecasts
-from app.import_jobs import ImportJobs
-from app.jobs import JobQueue
-from app.model_jobs import ModelJobs
-from app.model_store import ModelStore
-from app.runner import Keep
+from app.jobs.queue import JobQueue
+from app.models.download_jobs import ModelJobs
+from app.models.import_jobs import ImportJobs
+from app.models.store import ModelStore
+from app.painting.runner import Keep
+from app.painting.worker import EngineState
 from app.settings import Settings
 from app.studio import Studio
-from app.ui import access
 from app.ui.build import build, launch_arguments
-from app.worker import EngineState
+from app.ui.guards import access
 from pipelines.catalog import Catalog
 from pipelines.errors import WorkerError
-from pipelines.memory import Machine
+from pipelines.memory.planning import Machine
 from pipelines.progress import Progress, Report, ShouldStop, Stage
 from pipelines.request import GenerationRequest
 

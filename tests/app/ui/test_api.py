@@ -11,9 +11,10 @@ import pytest
 from gradio_client import Client
 from gradio_client.exceptions import AppError
 
-from app.job import Job, JobState
-from app.ui import clients, listener
-from app.ui.clients import GRACE_SECONDS, Sender
+from app.jobs.job import Job, JobState
+from app.ui import listener
+from app.ui.guards import clients
+from app.ui.guards.clients import GRACE_SECONDS, Sender
 from tests.app.ui.fake_studio import ELSEWHERE, HERE, FakeStudio, served
 
 WAIT = 20

@@ -16,8 +16,9 @@ import pytest
 
 from app.settings import Settings
 from app.tokens import Tokens
-from app.ui import fields, serving
+from app.ui import serving
 from app.ui.build import build, launch_arguments, prepare, serve
+from app.ui.create import fields
 from lora_manager import drafts
 from pipelines.catalog import ROOT
 from pipelines.errors import StudioError

@@ -7,7 +7,7 @@ from collections import Counter
 from types import SimpleNamespace
 from typing import Any
 
-from app.turns import MAX_WAITING
+from app.jobs.turns import MAX_WAITING
 from app.ui.build import AT_ONCE, build
 from app.ui.sessions import IDLE, MOST_EVENTS, _Messages, _share
 from tests.app.ui.fake_studio import FakeStudio

@@ -6,8 +6,8 @@ import asyncio
 
 import pytest
 
-from app.ui import shares
-from app.ui.shares import Shares, TooManyError
+from app.ui.guards import shares
+from app.ui.guards.shares import Shares, TooManyError
 
 
 def test_an_address_has_so_many_turns_and_others_have_their_own() -> None:

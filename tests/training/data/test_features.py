@@ -15,8 +15,8 @@ from transformers import T5EncoderModel
 
 from pipelines import pictures
 from pipelines.catalog import Catalog, ModelSpec
+from pipelines.denoising.latents import to_tensor
 from pipelines.errors import TrainingError
-from pipelines.latents import to_tensor
 from pipelines.sizes import Size
 from tests import tiny
 from tests.training import small

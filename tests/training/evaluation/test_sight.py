@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from PIL import Image, ImageDraw
 
-from training.evaluation.sight import (
+from training.evaluation.segmentation import (
     CROP_SIDE,
     crop,
     halves,

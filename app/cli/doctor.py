@@ -1,0 +1,54 @@
+"""The verb `doctor`: what to look at when something does not work."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import asdict
+
+import typer
+
+from app.cli.options import JsonOption, WorkspaceOption
+from app.cli.status import Status
+from app.doctor import Finding, examine
+from app.settings import Settings, workspace_path
+from pipelines.errors import OutOfMemoryError, StudioError
+from pipelines.memory.planning import Machine, before_torch
+
+
+def doctor(
+    context: typer.Context,
+    workspace: WorkspaceOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Look at the machine, the packages, the space and the models. Nothing personal is told."""
+    settings = Settings(workspace=workspace_path(workspace or context.obj))
+    status = Status(sys.stderr)
+    faults: list[Finding] = []
+    lacks: list[OutOfMemoryError] = []
+    for finding in examine(settings, lambda: _probe(status, lacks)):
+        status.clear()
+        if as_json:
+            print(json.dumps(asdict(finding)), flush=True)
+        else:
+            print(finding.line(), flush=True)
+        if finding.state == "fault":
+            faults.append(finding)
+    if lacks:
+        raise lacks[0]
+    if faults:
+        raise StudioError(f"Something is broken, {faults[0].name}: {faults[0].fact}")
+
+
+def _probe(status: Status, lacks: list[OutOfMemoryError]) -> Machine | None:
+    """The device; None, and why in `lacks`, where there is no room to look at it."""
+    status.text("Looking at the device")
+    try:
+        before_torch()
+    except OutOfMemoryError as error:
+        lacks.append(error)
+        return None
+    # Here and not above: loading torch takes seconds.
+    from pipelines.models import loader
+
+    return loader.probe()

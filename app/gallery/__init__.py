@@ -1,0 +1,1 @@
+"""The painted pictures: files, their recipes, the index that is searched, stars."""

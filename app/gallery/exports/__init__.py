@@ -1,0 +1,1 @@
+"""Pictures taken along: one module for each form, and their jobs."""

@@ -1,0 +1,149 @@
+"""The recipe inside every picture: our own JSON chunk, and a text that other programs read.
+
+`pixart-studio` holds {"version": 1, "studio", "weights", "request": {...}} and is the truth;
+`parameters` holds the same in the infotext grammar that most picture tools understand.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+from PIL import Image, PngImagePlugin
+
+from app.settings import VERSION
+from lora_manager import card
+from pipelines import picture_parts
+from pipelines.denoising import samplers
+from pipelines.errors import RecipeError, RequestError, printable
+from pipelines.request import GenerationRequest, from_mapping
+from pipelines.text import styles
+
+CHUNK = "pixart-studio"
+INFOTEXT = "parameters"
+FORMAT_VERSION = 1
+MAX_RECIPE = 200_000
+"""Characters; a request with two prompts of the greatest length stays far below."""
+MAX_FILE_BYTES = 200_000_000
+MAX_CHUNK_BYTES = 2_000_000
+"""A recipe of the greatest length in the widest letters stays below."""
+
+
+def chunks(
+    request: GenerationRequest, *, weights: str = "", notes: Sequence[str] = ()
+) -> PngImagePlugin.PngInfo:
+    """The text chunks of a picture painted from `request` (one picture: count 1).
+
+    `weights` is the hash of the weights that painted it, `notes` say what was done for lack of
+    memory.
+    """
+    recipe: dict[str, Any] = {
+        "version": FORMAT_VERSION,
+        "studio": VERSION,
+        "weights": weights,
+        "request": request.recipe(),
+    }
+    if notes:
+        recipe["notes"] = list(notes)
+    info = PngImagePlugin.PngInfo()
+    info.add_itxt(CHUNK, json.dumps(recipe, ensure_ascii=False))
+    # iTXt: the older chunk kind cannot carry more than Latin-1.
+    info.add_itxt(INFOTEXT, infotext(request, weights=weights))
+    return info
+
+
+def infotext(request: GenerationRequest, *, weights: str = "") -> str:
+    """`request` in the grammar "prompt / Negative prompt: ... / Steps: 20, Sampler: ..., ..."."""
+    prompt, negative = styles.find(request.style).apply(request.prompt, request.negative)
+    pairs: dict[str, Any] = {
+        "Steps": request.steps,
+        "Sampler": samplers.find(request.sampler).infotext,
+        "CFG scale": f"{request.guidance:g}",
+        "Seed": request.seed,
+        "Size": f"{request.width}x{request.height}",
+    }
+    # With LoRAs the hash is that of all together, which no other program knows.
+    if weights and not request.loras:
+        pairs["Model hash"] = weights
+    pairs["Model"] = request.model
+    if request.init is not None:
+        pairs["Denoising strength"] = f"{request.strength:g}"
+    if request.loras:
+        pairs["LoRAs"] = card.written(request.loras)
+    if request.style != styles.NO_STYLE:
+        pairs["Style"] = request.style
+    pairs["Version"] = f"PixArt Studio {VERSION}"
+    lines = [prompt]
+    if negative:
+        lines.append(f"Negative prompt: {negative}")
+    lines.append(", ".join(f"{key}: {_quoted(str(value))}" for key, value in pairs.items()))
+    return "\n".join(lines)
+
+
+def _quoted(value: str) -> str:
+    return json.dumps(value, ensure_ascii=False) if re.search(r"[,:\n]", value) else value
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """What a picture says about itself. `weights` is "" where it does not say."""
+
+    request: GenerationRequest
+    weights: str
+
+
+def read(file: Path) -> Recipe:
+    """The recipe inside a picture that this studio painted. Raises RecipeError."""
+    text = _chunk(file)
+    shown = printable(file.name)
+    try:
+        recipe = json.loads(text, parse_constant=_no_constant)
+        version, request = recipe["version"], recipe["request"]
+        if not isinstance(request, dict) or not isinstance(version, int):
+            raise TypeError
+    except (ValueError, KeyError, TypeError, RecursionError):
+        raise RecipeError(f"The recipe inside “{shown}” is damaged.") from None
+    if version > FORMAT_VERSION:
+        raise RecipeError(
+            f"“{shown}” was painted by a newer version of the studio.", "Update the studio."
+        )
+    try:
+        weights = printable(recipe.get("weights", ""), 64)
+        return Recipe(request=from_mapping(request), weights=weights)
+    except RequestError as error:
+        raise RecipeError(f"The recipe inside “{shown}” cannot be used: {error.message}") from None
+
+
+def _no_constant(name: str) -> float:
+    raise ValueError(name)
+
+
+def _chunk(file: Path) -> str:
+    shown = printable(file.name)
+    try:
+        if not file.is_file():
+            raise RecipeError(f"There is no picture at {printable(file, 200)}.")
+        if file.stat().st_size > MAX_FILE_BYTES:
+            raise RecipeError(f"“{shown}” is too large for a picture of this studio.")
+        with file.open("rb") as stream:
+            found = picture_parts.png_text(stream, CHUNK, MAX_CHUNK_BYTES)
+        text: object = None
+        if found is not None:
+            with Image.open(BytesIO(found), formats=("PNG",)) as picture:
+                text = picture.info.get(CHUNK)
+    # Pillow signals damaged and over-long chunks by several exception types.
+    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError):
+        raise RecipeError(f"“{shown}” is not a PNG picture that can be read.") from None
+    if not isinstance(text, str):
+        raise RecipeError(
+            f"“{shown}” holds no recipe of this studio.",
+            "Only pictures that PixArt Studio painted can be painted again.",
+        )
+    if len(text) > MAX_RECIPE:
+        raise RecipeError(f"The recipe inside “{shown}” is too long.")
+    return str(text)

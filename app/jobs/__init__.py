@@ -1,0 +1,1 @@
+"""Jobs: their order, whose turn it is, and what outlives a restart."""

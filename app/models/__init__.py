@@ -1,0 +1,1 @@
+"""Models that are had, imported, downloaded and given up."""

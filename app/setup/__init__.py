@@ -1,0 +1,1 @@
+"""The environment of the studio: pins, locks, packages. Standard library only."""

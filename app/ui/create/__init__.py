@@ -1,0 +1,1 @@
+"""The Create tab: its form, its canvas, its handlers."""

@@ -1,0 +1,344 @@
+"""What the Create tab answers to each event. Thin: the rules are in `fields`, `watch`, `canvas`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import gradio as gr
+
+from app.ui import choices
+from app.ui.create import canvas, fields, watch
+from app.ui.create.fields import FIELDS, Form
+from app.ui.create.watch import Seat
+from app.ui.guards import clients
+from app.ui.guards.clients import Sender
+from pipelines.errors import RecipeError, StudioError
+from pipelines.memory import model_numbers
+from pipelines.request import is_visible
+
+if TYPE_CHECKING:
+    from app.studio import Studio
+
+MORE_COUNT = 4
+FORECAST = ("model", "sampler", "guidance", "size", "approximate")
+"""The fields that decide about the memory."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Session:
+    """What every tab of the page shares: who looks, and what the browser keeps."""
+
+    rail: gr.Tabs
+    seat: gr.State
+    owner: gr.BrowserState
+    kept: gr.BrowserState
+    engine: gr.HTML
+    model: gr.HTML
+    timer: gr.Timer
+
+
+@dataclass(frozen=True, kw_only=True)
+class CreateTab:
+    """The components of the tab; `form` holds one per entry of FIELDS, in that order."""
+
+    form: dict[str, Any]
+    count: gr.HTML
+    forecast: gr.HTML
+    examples: gr.HTML
+    upload: gr.UploadButton
+    generate: gr.Button
+    stop: gr.Button
+    canvas: gr.HTML
+    status: gr.HTML
+    result: gr.HTML
+
+
+def filled(tab: CreateTab, session: Session) -> list[Any]:
+    """What follows the values of the form."""
+    return [*tab.form.values(), tab.examples, tab.count, tab.forecast, session.model]
+
+
+class Create:
+    """The handlers of the tab."""
+
+    def __init__(self, studio: Studio, tab: CreateTab, session: Session) -> None:
+        self._studio = studio
+        self._tab = tab
+        self._session = session
+
+    # what the page is told
+
+    def news(self, seat: Seat, *, everything: bool = False) -> dict[Any, Any]:
+        """Updates for whatever the studio has new for this seat."""
+        view = watch.look(self._studio, seat)
+        fresh = watch.news(view, seat, everything=everything)
+        updates: dict[Any, Any] = {}
+        for name, place in (
+            ("canvas", self._tab.canvas),
+            ("status", self._tab.status),
+            ("result", self._tab.result),
+            ("engine", self._session.engine),
+        ):
+            if name in fresh:
+                updates[place] = fresh[name]
+        if "busy" in fresh:
+            updates[self._tab.generate] = gr.update(interactive=not view.busy)
+            updates[self._tab.stop] = gr.update(interactive=view.busy)
+            updates[self._session.timer] = gr.Timer(
+                watch.BUSY_SECONDS if view.busy else watch.IDLE_SECONDS, active=True
+            )
+        return updates
+
+    def fill(self, values: Form) -> dict[Any, Any]:
+        """Updates that put `values` into the whole form."""
+        tab = self._tab
+        updates: dict[Any, Any] = {
+            tab.form[name]: gr.update(value=values[name], **arguments)
+            for name, arguments in self._arguments(values).items()
+        }
+        model = self._studio.model(values["model"])
+        updates[tab.examples] = canvas.examples(model.examples)
+        updates[self._session.model] = canvas.model_chip(model.title)
+        updates[tab.count] = self._count(values)
+        updates[tab.forecast] = self._forecast(values)
+        return updates
+
+    def _arguments(self, values: Form) -> dict[str, dict[str, Any]]:
+        """For each field of the form: what its widget shows and allows, beside its value."""
+        model = self._studio.model(values["model"])
+        arguments: dict[str, dict[str, Any]] = {name: {} for name in FIELDS}
+        arguments |= fields.limits(values)
+        note = fields.sampler_note(values, self._studio)
+        arguments["sampler"] = {"markup": choices.sampler_select(note)}
+        shapes = choices.shapes(model.shapes, values["size"], model.max_side)
+        arguments["size"] = {"markup": shapes}
+        shown = True if fields.knows_sizes(values, self._studio) else "hidden"
+        arguments["original_size"] = {"visible": shown}
+        rows = choices.lora_rows(
+            self._studio.catalog.loras, values["loras"], model_numbers.width(model)
+        )
+        arguments["loras"] = {"markup": rows}
+        arguments["model"] = {"markup": choices.model_select(self._studio.catalog, model)}
+        return arguments
+
+    # events
+
+    def open(self, seat: Seat, owner: Any, kept: Any) -> Any:
+        """The page was loaded: the form of last time, and whatever the owner's job shows."""
+        # Somebody may have put a model into the folder since.
+        self._studio.catalog.reload()
+        updates = self.fill(fields.restored(kept, self._studio))
+        updates[self._session.owner] = seat.sit(owner)
+        seat.sent["models"] = self._models()
+        return told(updates | self.news(seat, everything=True))
+
+    def tick(self, seat: Seat, owner: Any, *raw: Any) -> Any:
+        """The timer asked what is new: for the seat, and for the form as it stands."""
+        seat.sit(owner)
+        late = self._late(seat, fields.form(raw)) if raw else {}
+        return told(late | self.news(seat))
+
+    def _late(self, seat: Seat, values: Form) -> dict[Any, Any]:
+        """What changed for the form without anybody touching it: models came or went."""
+        updates: dict[Any, Any] = {}
+        models, catalog = self._models(), self._studio.catalog
+        here = next((spec for spec in catalog if spec.id == values["model"]), None)
+        if here is None:
+            updates = self.choose(values, catalog.default.id)
+        elif seat.sent.get("models") != models:
+            dressed = self._arguments(values)
+            for name in ("model", "loras"):
+                updates[self._tab.form[name]] = gr.update(**dressed[name])
+        seat.sent["models"] = models
+        needs = self._forecast(values)
+        if seat.sent.get("forecast") != hash(needs):
+            seat.sent["forecast"] = hash(needs)
+            updates.setdefault(self._tab.forecast, needs)
+        return updates
+
+    def _models(self) -> int:
+        """Changes with the models that can be chosen and what is said of them."""
+        catalog = self._studio.catalog
+        rows = [(spec.id, spec.title, spec.summary, spec.licence) for spec in catalog]
+        return hash((*rows, *catalog.problems, *catalog.loras.cards()))
+
+    def paint(self, seat: Seat, owner: Any, request: gr.Request, *raw: Any) -> Any:
+        """Generate was pressed."""
+        seat.sit(owner)
+        updates: dict[Any, Any] = {}
+        try:
+            wish = self._studio.request(fields.request_values(fields.form(raw)))
+        except StudioError as error:
+            seat.complain(error)
+        else:
+            if watch.submit(self._studio, seat, wish, clients.sender(request)):
+                updates[self._tab.form["seed"]] = str(wish.seed)
+        return told(updates | self.news(seat))
+
+    def stop(self, seat: Seat, owner: Any) -> Any:
+        """Stop was pressed."""
+        seat.sit(owner)
+        watch.stop(self._studio, seat)
+        return told(self.news(seat))
+
+    def act(
+        self, seat: Seat, owner: Any, new_seed: Any, request: gr.Request, event: gr.EventData
+    ) -> Any:
+        """A picture, or a button under the canvas, was pressed."""
+        seat.sit(owner)
+        data = event._data if isinstance(event._data, dict) else {}
+        job = self._studio.latest(seat.owner)
+        name = str(data.get("name"))
+        file = next((f for f in job.pictures if f.name == name), None) if job else None
+        updates: dict[Any, Any] = {}
+        sender = clients.sender(request)
+        if file is None:
+            return told(self.news(seat))
+        seat.deleting = ""
+        try:
+            match data.get("do"):
+                case "ask-delete":
+                    seat.deleting = file.name
+                case "delete":
+                    self._studio.delete_picture(file.name, seat.owner)
+                    seat.notice = None
+                case "pick":
+                    seat.picked = file.name
+                case "again":
+                    updates = self._repeat(seat, fields.from_request(file.request), sender)
+                case "more":
+                    wish = fields.from_request(file.request) | {
+                        "new_seed": True,
+                        "count": MORE_COUNT,
+                    }
+                    updates = self._repeat(seat, wish, sender)
+                case "start":
+                    kept = self._studio.keep_start(file.path)
+                    updates = {self._tab.form["init"]: kept.name}
+                    seat.notice = None
+        except StudioError as error:
+            seat.complain(error)
+        return told(updates | self.news(seat))
+
+    def _repeat(self, seat: Seat, values: Form, sender: Sender) -> dict[Any, Any]:
+        """Paints `values` and, if that can be done, puts them into the form."""
+        request = self._studio.request(fields.request_values(values))
+        if not watch.submit(self._studio, seat, request, sender):
+            return {}
+        return self.fill(values | {"seed": str(request.seed)})
+
+    def retune(self, *raw: Any) -> Any:
+        """Another sampler was chosen: its own steps, guidance and limits."""
+        return self._changed(fields.form(raw), fields.tuned)
+
+    def relora(self, *raw: Any) -> Any:
+        """LoRAs were chosen: one that distills the model brings its sampler along."""
+        values = fields.form(raw)
+        wanted = fields.distilled(values, self._studio)
+        if wanted is None or values["sampler"] == wanted:
+            return self._changed(values, lambda values, studio: {})
+        chosen = {"sampler": wanted}
+        return self._changed(
+            values | chosen, lambda values, studio: chosen | fields.tuned(values, studio)
+        )
+
+    def remodel(self, *raw: Any) -> Any:
+        """Another model was chosen: its shapes, examples and defaults."""
+        return self._changed(fields.form(raw), fields.for_model)
+
+    def _changed(self, values: Form, ask: Callable[[Form, Studio], Form]) -> Any:
+        try:
+            new = ask(values, self._studio)
+            values |= new
+            filled = self.fill(values)
+        except StudioError:
+            # A name that is in no list can only come from outside the page.
+            return gr.skip()
+        # What people typed stays untouched, or a letter typed meanwhile would be lost.
+        keep = {self._tab.form[n] for n in FIELDS if n not in new}
+        dressed = self._arguments(values)
+        for name in FIELDS:
+            component = self._tab.form[name]
+            if component in keep:
+                filled.pop(component)
+                if dressed[name]:
+                    filled[component] = gr.update(**dressed[name])
+        return filled
+
+    def choose(self, values: Form, model_id: str) -> dict[Any, Any]:
+        """Updates that make `model_id` the chosen model; {} for one that cannot be chosen."""
+
+        def ask(values: Form, studio: Studio) -> Form:
+            wanted = {"model": model_id}
+            return wanted | fields.for_model(values | wanted, studio)
+
+        answer = self._changed(values, ask)
+        return answer if isinstance(answer, dict) and "__type__" not in answer else {}
+
+    def reguide(self, sampler: Any, guidance: Any) -> Any:
+        """Guidance was moved: the negative prompt may do nothing now."""
+        return gr.update(**fields.limits({"sampler": sampler, "guidance": guidance})["negative"])
+
+    def reforecast(self, *raw: Any) -> str:
+        """What decides about the memory has changed."""
+        return self._forecast(dict(zip(FORECAST, raw, strict=True)))
+
+    def _forecast(self, values: Form) -> str:
+        try:
+            wish = fields.wish(values)
+            return canvas.forecast(self._studio.forecast(str(values["model"]), wish))
+        except StudioError:
+            return canvas.forecast("")
+
+    def recount(self, prompt: Any, style: Any, model: Any, cleaned: Any) -> str:
+        """The prompt, its style, its model or its cleaning changed."""
+        return self._count(
+            {"prompt": prompt, "style": style, "model": model, "clean_caption": cleaned}
+        )
+
+    def _count(self, values: Form) -> str:
+        text = values["prompt"] if isinstance(values["prompt"], str) else ""
+        try:
+            tokens = self._studio.count(
+                str(values["model"]),
+                text,
+                str(values["style"]),
+                cleaned=values["clean_caption"] is True,
+            )
+            unseen = self._studio.unseen(str(values["model"]), text)
+        except StudioError as error:
+            return canvas.sentence(str(error))
+        return canvas.token_count(tokens, empty=not is_visible(text), unseen=unseen)
+
+    def keep_upload(self, seat: Seat, file: Any) -> Any:
+        """A picture was uploaded to start from."""
+        # Emptied, so that the same file can be uploaded again.
+        updates: dict[Any, Any] = {self._tab.upload: gr.update(value=None)}
+        try:
+            if not isinstance(file, str):
+                raise RecipeError("There was no picture in the upload.")
+            updates[self._tab.form["init"]] = self._studio.keep_start(Path(file)).name
+            seat.notice = None
+        except StudioError as error:
+            seat.notice = canvas.Notice(text=str(error), field="start-card")
+        return told(updates | self.news(seat))
+
+    def start_from(self, name: str) -> dict[Any, Any]:
+        """Updates that make the kept picture `name` the one to start from."""
+        return {self._tab.form["init"]: name}
+
+    def example(self, model: Any, event: gr.EventData) -> Any:
+        """An example prompt was pressed."""
+        data = event._data if isinstance(event._data, dict) else {}
+        try:
+            return self._studio.model(str(model)).examples[int(data.get("index", -1))]
+        except (StudioError, IndexError, TypeError, ValueError):
+            return gr.skip()
+
+
+def told(updates: dict[Any, Any]) -> Any:
+    """gradio takes an empty dict for a value, so nothing new has a word of its own."""
+    return updates or gr.skip()

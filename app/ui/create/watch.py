@@ -1,0 +1,119 @@
+"""What one browser tab shows, rendered from snapshots of the studio.
+
+The page asks again and again and is told only what changed, so a reload, a second tab or a lost
+connection needs nothing special: the next answer is complete in itself.
+"""
+
+from __future__ import annotations
+
+import secrets
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from app.gallery.pictures import PictureFile
+from app.jobs.job import Job
+from app.ui.create import canvas
+from app.ui.create.canvas import Notice
+from app.ui.guards.clients import Sender
+from pipelines.errors import RequestError, StudioError
+
+if TYPE_CHECKING:
+    from app.studio import Studio
+    from pipelines.request import GenerationRequest
+
+BUSY_SECONDS = 0.25
+IDLE_SECONDS = 1.5
+MAX_OWNER = 64
+
+
+@dataclass
+class Seat:
+    """One browser tab. `sent` remembers what it was told, to tell it only what is new.
+
+    `deleting` is the picture that the person was asked about.
+    """
+
+    owner: str = ""
+    job: str = ""
+    picked: str = ""
+    deleting: str = ""
+    notice: Notice | None = None
+    sent: dict[str, Any] = field(default_factory=dict)
+
+    def sit(self, owner: Any) -> str:
+        """The owner's id: the browser's own, else a new one."""
+        if isinstance(owner, str) and 16 <= len(owner) <= MAX_OWNER:
+            self.owner = owner
+        self.owner = self.owner or secrets.token_hex(16)
+        return self.owner
+
+    def complain(self, error: StudioError) -> None:
+        """Shows the error until the next try."""
+        where = error.field if isinstance(error, RequestError) else ""
+        if where in ("width", "height"):
+            where = "size"
+        self.notice = Notice(text=str(error), field=where)
+
+
+@dataclass(frozen=True, kw_only=True)
+class View:
+    """Everything on the page that the studio decides."""
+
+    canvas: str
+    status: str
+    result: str
+    engine: str
+    busy: bool
+
+
+def look(studio: Studio, seat: Seat) -> View:
+    """What the seat should show now."""
+    job = studio.latest(seat.owner)
+    engine = studio.engine()
+    if job is not None and job.id != seat.job:
+        seat.job, seat.picked = job.id, ""
+    picked = picked_file(job, seat.picked)
+    busy = job is not None and job.active
+    return View(
+        canvas=canvas.canvas(job, picked.name if picked else ""),
+        status=canvas.status(job, engine, seat.notice),
+        result=canvas.result(picked, busy=busy, asks=bool(picked and picked.name == seat.deleting)),
+        engine=canvas.engine_chip(engine),
+        busy=busy,
+    )
+
+
+def picked_file(job: Job | None, name: str) -> PictureFile | None:
+    """The picture of the job called `name`, else its first one."""
+    if job is None or not job.pictures:
+        return None
+    return next((file for file in job.pictures if file.name == name), job.pictures[0])
+
+
+def news(view: View, seat: Seat, *, everything: bool = False) -> dict[str, Any]:
+    """The parts of the view that the seat was not told yet, by name."""
+    parts = {name: getattr(view, name) for name in View.__dataclass_fields__}
+    fresh = {k: v for k, v in parts.items() if everything or seat.sent.get(k) != hash(v)}
+    seat.sent |= {name: hash(value) for name, value in fresh.items()}
+    return fresh
+
+
+def submit(studio: Studio, seat: Seat, request: GenerationRequest, sender: Sender) -> bool:
+    """Queues the request for the seat; False, with a notice, where that is not possible."""
+    last = studio.latest(seat.owner)
+    if last is not None and last.active:
+        seat.notice = Notice(text="A picture is being painted already. Stop it, or wait for it.")
+        return False
+    try:
+        studio.submit(request, seat.owner, client=sender.client, grace=sender.grace)
+    except StudioError as error:
+        seat.complain(error)
+        return False
+    seat.notice = None
+    return True
+
+
+def stop(studio: Studio, seat: Seat) -> None:
+    """Asks every job of the seat's owner to stop, those of other tabs and programs too."""
+    studio.stop_all(seat.owner)
+    seat.notice = None

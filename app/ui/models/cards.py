@@ -1,0 +1,319 @@
+"""The Models tab as HTML: pure functions of what the studio says.
+
+One card a model, whose buttons name what they do in `data-do`. What is asked, and how a download
+goes, stands in the card itself, so that nothing has to be looked for elsewhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from html import escape
+
+from app.hardware import Hardware
+from app.models.download_jobs import FileState, ModelJob
+from app.models.samples import Samples
+from app.models.store import Row
+from app.ui.routes import SAMPLES
+from pipelines.models.downloads import MARGIN
+from pipelines.progress import duration, plain_size
+
+_TAGS = {
+    "shipped": "Ships with the studio",
+    "own": "Yours",
+    "downloaded": "Downloaded",
+    "broken": "Cannot be used",
+    "known": "",
+}
+_KINDS = {
+    "original": "Published in the original format, and converted after the download.",
+    "controlnet": "A ControlNet, in the original format. It is kept; Create cannot use one yet.",
+    "lora": "A LoRA: once it is here, Create offers it for the model that it was made for.",
+}
+ADMINISTERED = "Models are downloaded, imported and removed"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shelf:
+    """What the cards are drawn from.
+
+    `usable` are the ids that can be chosen in Create and `chosen` the one that is; `removing` is
+    the id of the model whose removal is asked about, `question` says what would be deleted. `needs`
+    are the memory that models which may be downloaded would take, `samples` pictures that a model
+    painted, both by its id. `admin` is False for visitors, who see no button that changes
+    anything but `read_only`, the reason, and the address of the `entrance` where there is one.
+    """
+
+    rows: Sequence[Row]
+    job: ModelJob | None
+    usable: frozenset[str]
+    chosen: str
+    admin: bool
+    folder: str
+    free: int
+    removing: str = ""
+    question: str = ""
+    needs: Mapping[str, str] = field(default_factory=dict)
+    notice: str = ""
+    samples: Mapping[str, Samples] = field(default_factory=dict)
+    problems: Sequence[str] = ()
+    read_only: str = ""
+    entrance: str = ""
+
+
+def shelf(view: Shelf) -> str:
+    """Both lists: what is here, and what can be downloaded."""
+    here = [row for row in view.rows if row.state != "known"]
+    others = [row for row in view.rows if row.state == "known"]
+    said = "" if view.admin else f'<p class="shelf-note">{_read_only(view)}</p>'
+    notice = f'<p class="shelf-note" role="status">{escape(view.notice)}</p>'
+    problems = "".join(f'<p class="shelf-note bad">{escape(text)}</p>' for text in view.problems)
+    return (
+        f'<div class="shelf"><h2>On this computer</h2>{said}{notice}{problems}'
+        f"{_cards(here, view)}<h2>To download</h2>"
+        f'<p class="shelf-note">{escape(_shared(others))}</p>{_cards(others, view)}</div>'
+    )
+
+
+def _read_only(view: Shelf) -> str:
+    """Why there are no buttons, and where the admin token is given, if there is one."""
+    link = f' <a href="{view.entrance}">Give it</a>.' if view.entrance else ""
+    return f"{escape(view.read_only)}{link} From here they can be used."
+
+
+def _cards(rows: Sequence[Row], view: Shelf) -> str:
+    return f'<ul class="models">{"".join(_card(row, view) for row in rows)}</ul>'
+
+
+def _shared(rows: Sequence[Row]) -> str:
+    """What several models read and none has brought yet: said once."""
+    lacks = {
+        part.source.label: part.source
+        for row in rows
+        for part in row.parts
+        if part.folder is None and part.shared_with and part.source.size > 10_000_000
+    }
+    if not lacks:
+        return "Sizes are what is still to be fetched."
+    names = [
+        f"the {label} ({plain_size(source.size, exact=source.exact)})"
+        for label, source in sorted(lacks.items(), key=lambda item: -item[1].size)
+    ]
+    listed = " and ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
+    return (
+        f"Models share parts, which are downloaded once: {listed}."
+        " Each size counts what is still to be fetched."
+    )
+
+
+def _card(row: Row, view: Shelf) -> str:
+    job = view.job if view.job is not None and view.job.model == row.id else None
+    if job is not None and job.phase == "asked" and not view.admin:
+        job = None
+    tag = "In use" if row.id == view.chosen else _TAGS[row.state]
+    if job is not None and job.phase in ("downloading", "stopping"):
+        tag = "Downloading"
+    elif row.state == "known" and row.arrived:
+        tag = "Begun"
+    state = "chosen" if row.id == view.chosen else row.state
+    kind = f'<p class="kind">{_KINDS[row.kind]}</p>' if row.kind in _KINDS else ""
+    problem = f'<p class="problem">{escape(row.problem)}</p>' if row.problem else ""
+    tagged = f'<span class="tag">{tag}</span>' if tag else ""
+    return (
+        f'<li class="model-card" data-state="{state}" data-model="{escape(row.id)}">'
+        f'<div class="model-head"><h3>{escape(row.title)}</h3>{tagged}</div>'
+        f'<p class="what">{escape(row.summary)}</p>{_samples(row, view)}{kind}{problem}'
+        f"{_facts(row, job, view)}"
+        f"{_work(row, job, view)}</li>"
+    )
+
+
+def _samples(row: Row, view: Shelf) -> str:
+    """Pieces of one strip, each with its prompt."""
+    found = view.samples.get(row.id)
+    if found is None:
+        return ""
+    many = len(found.prompts)
+    address = f"{SAMPLES}/{escape(row.id)}?v={found.version}"
+    cells = "".join(
+        f'<li><span role="img" aria-label="{escape(prompt)}" title="{escape(prompt)}"'
+        f' style="background:url({address}) {100 * place / max(1, many - 1):.4f}% 0'
+        f' / {100 * many}% 100%"></span></li>'
+        for place, prompt in enumerate(found.prompts)
+    )
+    return f'<ul class="samples" aria-label="Painted by this model">{cells}</ul>'
+
+
+def _facts(row: Row, job: ModelJob | None, view: Shelf) -> str:
+    if job is not None and job.phase == "asked":
+        # The question says it all.
+        return ""
+    facts = [("Licence", row.licence)]
+    if row.state == "known":
+        if job is None:
+            facts.insert(0, ("To fetch", plain_size(row.left, exact=row.exact)))
+        here = [part.source.label for part in row.parts if part.folder is not None]
+        if here:
+            facts.append(("Here already", ", ".join(here)))
+        if needs := view.needs.get(row.id):
+            facts.append(("Memory", needs))
+    else:
+        # A folder is weighed to the byte; what parts of other programs weigh is not known.
+        exact = row.exact or row.state in ("shipped", "own")
+        facts.insert(0, ("Size", plain_size(row.size, exact=exact)))
+        shared = sorted(part.source.label for part in row.parts if part.shared_with)
+        if shared:
+            facts.append(("Shared", ", ".join(shared)))
+    rows = "".join(f"<div><dt>{name}</dt><dd>{escape(value)}</dd></div>" for name, value in facts)
+    return f'<dl class="model-facts">{rows}</dl>'
+
+
+def _work(row: Row, job: ModelJob | None, view: Shelf) -> str:
+    """What happens with the model now, or what can be done with it."""
+    if view.removing == row.id and view.admin:
+        buttons = (("remove", "Remove", "danger"), ("keep", "Keep it", ""))
+        return _said(view.question) + _buttons(row, buttons)
+    if job is None or job.phase == "done":
+        done = _said("It is here.", "good") if job is not None else ""
+        return done + _idle(row, view)
+    if job.phase == "asked":
+        return _question(row, job, view)
+    if job.phase in ("stopped", "failed"):
+        buttons = (_again(job), ("dismiss", "Not now", ""))
+        text = job.error or f"Stopped. {_amount(job)} are kept."
+        told = _said(text, "bad" if job.error else "")
+        return told + _files(job.files) + (_buttons(row, buttons) if view.admin else "")
+    stop = (("stop", "Stop", "" if job.phase != "stopping" else "off"),)
+    return _progress(job) + _files(job.files) + (_buttons(row, stop) if view.admin else "")
+
+
+def _again(job: ModelJob) -> tuple[str, str, str]:
+    if not job.files:
+        return ("ask", "Try again", "lead")
+    return ("download", "Go on" if job.done else "Try again", "lead")
+
+
+def _idle(row: Row, view: Shelf) -> str:
+    buttons: list[tuple[str, str, str]] = []
+    busy = "off" if view.job is not None and view.job.active else ""
+    if row.id in view.usable and row.id != view.chosen:
+        buttons.append(("use", "Use in Create", "lead"))
+    if view.admin and row.state == "known":
+        buttons.append(("ask", "Go on…" if row.arrived else "Download…", busy))
+    if view.admin and row.state == "broken":
+        buttons.append(("mend", "Mend…", busy or "lead"))
+    if view.admin and (row.state in ("downloaded", "broken", "own") or row.arrived):
+        buttons.append(("ask-remove", "Remove…", busy))
+    return _buttons(row, buttons)
+
+
+def _question(row: Row, job: ModelJob, view: Shelf) -> str:
+    """What a download would do, before it does it."""
+    enough = not view.free or view.free >= job.left + job.spare + MARGIN
+    lines = [
+        ("To fetch", f"{job.left:,} bytes ({plain_size(job.left)})"),
+        ("Here already", plain_size(job.total - job.left) if job.total > job.left else "nothing"),
+        ("Free on the disk", plain_size(view.free) if view.free else "not known"),
+        ("Folder", view.folder),
+        ("Licence", row.licence),
+    ]
+    if needs := view.needs.get(row.id):
+        lines.append(("Memory", needs))
+    if job.spare:
+        lines.insert(1, ("Then", f"converted; {plain_size(job.spare)} more until that is done"))
+    facts = "".join(f"<div><dt>{n}</dt><dd>{escape(v)}</dd></div>" for n, v in lines)
+    short = "" if enough else _said("The disk has too little room for it.", "bad")
+    nothing = "Convert it, nothing to fetch" if job.spare else "Add it, nothing to fetch"
+    label = f"Download {plain_size(job.left)}" if job.left else nothing
+    buttons = (("download", label, "lead" if enough else "off"), ("dismiss", "Not now", ""))
+    return (
+        f'<div class="ask"><dl class="model-facts">{facts}</dl></div>'
+        f"{short}{_buttons(row, buttons)}"
+    )
+
+
+def _amount(job: ModelJob) -> str:
+    return f"{plain_size(job.done)} of {plain_size(job.total)}"
+
+
+def _progress(job: ModelJob) -> str:
+    if job.phase == "stopping":
+        words = "Stopping…"
+    elif job.checking:
+        words = f"Checking what is here, {_amount(job)}"
+    elif job.phase == "asking":
+        words = "Asking the hub what is needed…"
+    else:
+        words = ("Converting to diffusers' layout, " if job.converting else "") + _amount(job)
+        if job.speed:
+            words += f", {plain_size(int(job.speed))}/s"
+        if job.seconds_left is not None and job.seconds_left >= 1:
+            words += f", about {duration(job.seconds_left)} left"
+    part = 100 * job.done / job.total if job.total else 0.0
+    unknown = " data-unknown" if not job.total else ""
+    value = "" if unknown else f' aria-valuenow="{part:.0f}"'
+    return (
+        f'<div class="bar" role="progressbar" aria-label="Download" aria-valuemin="0"'
+        f' aria-valuemax="100"{value}{unknown}><i style="width:{part:.1f}%"></i></div>'
+        f"{_said(words)}"
+    )
+
+
+def _files(files: Sequence[FileState]) -> str:
+    """Every file that matters: those of a few kilobytes are one line together."""
+    large = [file for file in files if file.size >= 100_000] or list(files)
+    small = [file for file in files if file not in large]
+    rows = [(file.path, file.done, file.size) for file in reversed(large)]
+    if small:
+        done, size = sum(f.done for f in small), sum(f.size for f in small)
+        what = f"{len(small)} small files" if len(small) > 1 else small[0].path
+        rows.append((what, done, size))
+    items = "".join(
+        f'<li><span class="path"><bdi>{escape(name)}</bdi></span>'
+        f'<span class="much">{_much(done, size)}</span>'
+        f'<i style="width:{100 * done / size if size else 100:.1f}%"></i></li>'
+        for name, done, size in rows
+    )
+    return f'<ul class="files">{items}</ul>' if items else ""
+
+
+def _much(done: int, size: int) -> str:
+    if done >= size:
+        return f"{plain_size(size)} ✓"
+    return f"{plain_size(done)} of {plain_size(size)}" if done else plain_size(size)
+
+
+def _said(text: str, tone: str = "") -> str:
+    return f'<p class="said {tone}">{escape(text)}</p>' if text else ""
+
+
+def _buttons(row: Row, buttons: Sequence[tuple[str, str, str]]) -> str:
+    made = "".join(
+        f'<button type="button" class="action {look}" data-do="{do}" data-name="{escape(row.id)}"'
+        f"{' disabled' if look == 'off' else ''}>{label}"
+        f'<span class="unseen"> ({escape(row.title)})</span></button>'
+        for do, label, look in buttons
+    )
+    return f'<div class="actions">{made}</div>' if made else ""
+
+
+def hardware(found: Hardware, title: str, size: str, plan: str) -> str:
+    """What the computer has, and how the chosen model would run on it at its default size."""
+    machine = found.machine
+    cells = [("Device", machine.name if machine else "Not known yet")]
+    if machine is not None and machine.vram_total:
+        cells.append(("Graphics memory", _free(machine.vram_free, machine.vram_total)))
+    cells.append(("Memory", _free(found.ram_free, found.ram_total)))
+    cells.append(("Disk", f"{plain_size(found.disk_free)} free" if found.disk_free else "…"))
+    told = "".join(f"<div><dt>{name}</dt><dd>{escape(text)}</dd></div>" for name, text in cells)
+    words = f"{title} at {size.replace('x', ' × ')} px {plan}." if plan else ""
+    return (
+        f'<section class="hardware" aria-label="This computer"><dl>{told}</dl>'
+        f'<p class="plan">{escape(words)}</p></section>'
+    )
+
+
+def _free(free: int, total: int) -> str:
+    if not total:
+        return "Not known"
+    return f"{plain_size(free)} of {plain_size(total)} free"

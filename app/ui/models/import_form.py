@@ -1,0 +1,152 @@
+"""Importing a model in the page: the form, and what becomes of it as HTML."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from html import escape
+from typing import Any
+
+import gradio as gr
+
+from app.models.import_jobs import ImportJob
+from app.models.rows import Wanted
+from app.ui import choices
+from pipelines.catalog import Catalog
+from pipelines.errors import RequestError, StudioError
+from pipelines.progress import plain_size
+
+OWN = ""
+COPY, IN_PLACE = "copy", "in-place"
+MAX_TEXT = 1000
+HEAD = (
+    '<h2><button type="button" aria-expanded="false" aria-controls="import-body">'
+    "Import a model of your own</button></h2>"
+)
+_ANOTHER = "Choose another model to take T5 and VAE from."
+# The same errors are said on the command line, where options are named.
+_WAYS = {
+    "id": "Give another id.",
+    "text": "Choose a model to take T5 and VAE from.",
+    "vae": "Choose a model to take T5 and VAE from.",
+    "in_place": "Have it copied.",
+}
+_WORDS = {"": "Reading it…", "convert": "Converting the transformer, {} of {} tensors"}
+_PARTS_NOTE = (
+    "A single file holds only the transformer, so it takes the rest from a model that is here:"
+    " PixArt-Σ from one of PixArt-Σ, PixArt-α from one of PixArt-α."
+)
+
+
+def build(catalog: Catalog) -> dict[str, Any]:
+    """The fields, by name, and the button. Call it where the form stands."""
+    fields: dict[str, Any] = {}
+    fields["path"] = gr.Textbox(
+        label="Path",
+        info="A folder in diffusers' layout, a .safetensors, the original .pth, or a LoRA.",
+        placeholder="/home/me/PixArt-XL-2-1024-MS.pth",
+        max_lines=1,
+        elem_id="import-path",
+    )
+    with gr.Row(elem_classes="pair"):
+        fields["title"] = gr.Textbox(
+            label="Title", placeholder="its name", max_lines=1, elem_id="import-title"
+        )
+        fields["id"] = gr.Textbox(
+            label="Id", placeholder="made of its name", max_lines=1, elem_id="import-id"
+        )
+    with gr.Row(elem_classes="pair"):
+        fields["parts"] = choices.choice("import-parts", OWN, parts_select(catalog))
+        fields["files"] = choices.choice("import-files", COPY, _files_select())
+    return fields
+
+
+def parts_select(catalog: Catalog) -> str:
+    """The models that parts can be taken from."""
+    rows = [(OWN, "Its own folder"), *((spec.id, spec.title) for spec in catalog)]
+    return choices.select("import-parts", "T5 and VAE from", [("", rows)], _PARTS_NOTE)
+
+
+def _files_select() -> str:
+    rows = [(COPY, "Copied into the studio"), (IN_PLACE, "Left where they are")]
+    note = "Only a whole folder in diffusers' layout can stay where it is."
+    return choices.select("import-files", "Its files are", [("", rows)], note)
+
+
+def wanted(values: Mapping[str, Any]) -> tuple[str, Wanted]:
+    """The path and what is wished for it. Raises RequestError for values that are no text."""
+    texts = {name: value for name, value in values.items() if isinstance(value, str)}
+    if len(texts) < len(values) or any(len(text) > MAX_TEXT for text in texts.values()):
+        raise RequestError("path", "This form takes text, and not that much of it.")
+    parts = texts["parts"] or None
+    return texts["path"], Wanted(
+        id=texts["id"].strip() or None,
+        title=texts["title"].strip() or None,
+        text=parts,
+        vae=parts,
+        in_place=texts["files"] == IN_PLACE,
+    )
+
+
+def sentence(error: StudioError) -> str:
+    """What went wrong, with a way out that the page has."""
+    way = error.way_out
+    field = error.field if isinstance(error, RequestError) else ""
+    if "--" in way:
+        option = field.replace("_", "-")
+        way = _WAYS.get(field) or (
+            f"Import it on the command line, with --{option}." if field else _ANOTHER
+        )
+    return f"{error.message} {way}".strip()
+
+
+def job(state: ImportJob | None, title: str, *, usable: bool) -> str:
+    """How the last import goes, or went. `title` is that of the finished model."""
+    if state is None:
+        return ""
+    name = escape(state.source)
+    if state.active:
+        off = " disabled" if state.phase == "stopping" else ""
+        return _frame(
+            f"<h2>Importing {name}</h2>{_progress(state)}",
+            f'<button type="button" class="action" data-do="stop-import"{off}>Stop'
+            '<span class="unseen"> the import</span></button>',
+        )
+    close = (
+        '<button type="button" class="action" data-do="dismiss-import">Close'
+        '<span class="unseen"> the note on the import</span></button>'
+    )
+    if state.phase == "done":
+        use = (
+            f'<button type="button" class="action lead" data-do="use"'
+            f' data-name="{escape(state.model)}">Use in Create</button>'
+        )
+        said = f'<p class="said good" role="status">“{escape(title)}” is here.</p>'
+        return _frame(said, (use if usable else "") + close)
+    if state.error is not None:
+        said = f"{name} was not imported. {escape(sentence(state.error))}"
+        return _frame(f'<p class="said bad" role="status">{said}</p>', close)
+    said = f"Stopped. Nothing of {name} was left behind."
+    return _frame(f'<p class="said" role="status">{said}</p>', close)
+
+
+def _frame(inside: str, buttons: str) -> str:
+    return (
+        '<section class="model-card imported" aria-label="Import">'
+        f'{inside}<div class="actions">{buttons}</div></section>'
+    )
+
+
+def _progress(state: ImportJob) -> str:
+    if state.phase == "stopping":
+        words = "Stopping…"
+    elif state.stage == "copy":
+        words = f"Copying the rest, {plain_size(state.done)} of {plain_size(state.total)}"
+    else:
+        words = _WORDS[state.stage].format(state.done, state.total)
+    part = 100 * state.done / state.total if state.total else 0.0
+    value = f' aria-valuenow="{part:.0f}"' if state.total else " data-unknown"
+    return (
+        '<div class="bar" role="progressbar" aria-label="Import" aria-valuemin="0"'
+        f' aria-valuemax="100"{value}><i style="width:{part:.1f}%"></i></div>'
+        f'<p class="said">{words}</p>'
+    )

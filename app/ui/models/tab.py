@@ -1,0 +1,81 @@
+"""The Models tab: the computer on top, a form to import, then a card for each model."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import gradio as gr
+
+from app.ui.create.handlers import Create, CreateTab, Session, filled
+from app.ui.create.tab import QUIET
+from app.ui.models import handlers, import_form
+from app.ui.models.handlers import Models, ModelsTab, Visit
+from app.ui.shell import script
+
+if TYPE_CHECKING:
+    from app.studio import Studio
+
+
+def _html(name: str, js: str | None = None) -> gr.HTML:
+    return gr.HTML("", elem_id=name, apply_default_css=False, js_on_load=js)
+
+
+def build(studio: Studio) -> ModelsTab:
+    """Draws the tab, empty: nothing is looked for before somebody opens it."""
+    with gr.Column(elem_id="models"):
+        with gr.Column(elem_id="computer"):
+            parts: dict[str, Any] = {"hardware": _html("hardware")}
+            parts["care"] = _html("care", script("care.js"))
+        # Shown to people at the computer itself. Its fields are there from the start: gradio loses
+        # the properties of what is told something before it is drawn, as inside an Accordion.
+        with gr.Column(elem_id="import", visible="hidden") as parts["import_box"]:
+            gr.HTML(
+                import_form.HEAD,
+                elem_id="import-head",
+                apply_default_css=False,
+                js_on_load=script("disclose.js"),
+            )
+            with gr.Column(elem_id="import-body"):
+                parts["form"] = import_form.build(studio.catalog)
+                parts["start"] = gr.Button("Import", variant="primary", elem_id="import-start")
+        parts["imported"] = _html("imported", script("models.js"))
+        parts["shelf"] = _html("shelf", script("models.js"))
+    return ModelsTab(timer=gr.Timer(handlers.IDLE_SECONDS, active=False), **parts)
+
+
+def wire(
+    studio: Studio,
+    tab: ModelsTab,
+    session: Session,
+    *,
+    opener: gr.Tab,
+    others: list[gr.Tab],
+    create: tuple[CreateTab, Create],
+) -> None:
+    """Connects the components; `opener` is the tab in the rail, `others` those beside it."""
+    form_tab, on_create = create
+    on = Models(studio, tab, session, on_create)
+    visit = gr.State(Visit())
+    news = handlers.places(tab)
+    model = form_tab.form["model"]
+    opener.select(on.open_models, [visit, model], news, **QUIET)
+    for other in others:
+        other.select(on.leave_models, None, tab.timer, **QUIET)
+    tab.timer.tick(on.tick_models, [visit, model], news, **QUIET)
+    # preprocess=False: values of the form are checked by the request, whoever sent them.
+    for place in (tab.shelf, tab.care, tab.imported):
+        place.act(
+            on.act_models,
+            [visit, *form_tab.form.values()],
+            [session.rail, *filled(form_tab, session), *news],
+            preprocess=False,
+            **QUIET,
+        )
+    gr.on(
+        [tab.start.click, tab.form["path"].submit],
+        on.start_import,
+        [visit, model, *tab.form.values()],
+        news,
+        preprocess=False,
+        **QUIET,
+    )

@@ -1,0 +1,1 @@
+"""Our painting held against stock diffusers."""

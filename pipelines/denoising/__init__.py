@@ -1,0 +1,1 @@
+"""From noise to latents to pixels: samplers, the loop, the transformer, the VAE."""

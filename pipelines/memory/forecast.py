@@ -1,0 +1,70 @@
+"""Plans in words: what a picture needs, what is free, and how it is made to fit."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from pipelines.memory import planning
+from pipelines.memory.planning import DevicePlan, Machine, Numbers, TextMode, Wish
+
+# Bytes a second from main memory to a card, through pages that are pinned for each block: an
+# estimate until one was measured (docs/gpu-wanted.md).
+_UPLOAD = 6e9
+_TEXT_WORDS: dict[TextMode, str] = {
+    "resident": "",
+    "streamed": "T5 streamed",
+    "cpu": "T5 on the processor",
+    "int8": "T5 in 8 bits",
+    "nf4": "T5 in 4 bits",
+}
+
+
+def words(way: DevicePlan) -> str:
+    """What is special about a plan, in a few words; "" where nothing is."""
+    text = _TEXT_WORDS[way.text]
+    if not text and not way.keeps_text and not way.one_by_one:
+        text = "T5 freed after encoding"
+    found = [
+        text,
+        "one part at a time" if way.one_by_one else "",
+        "transformer set aside for decoding" if way.decodes_alone and not way.one_by_one else "",
+        f"decoded in tiles of {way.tile} px" if way.tile else "",
+    ]
+    return ", ".join(filter(None, found))
+
+
+def approximation(machine: Machine, numbers: Numbers, wish: Wish) -> DevicePlan | None:
+    """The way that fits only if the picture may change; None where there is none or no need."""
+    if wish.approximate or planning.fits(machine, planning.plan(machine, numbers, wish)):
+        return None
+    way = planning.plan(machine, numbers, replace(wish, approximate=True))
+    return way if planning.fits(machine, way) and not way.is_exact else None
+
+
+def sentence(machine: Machine, way: DevicePlan) -> str:
+    """What a run needs, what is free, and how it is made to fit."""
+    free = machine.vram_free if machine.device == "cuda" else machine.ram_free
+    told = f"needs {_amount(way.peak, free)}"
+    if planning.is_short_of_ram(machine, way):
+        told += f"; of main memory {_amount(way.text_ram, machine.ram_free)}"
+    if special := words(way):
+        told += f"; {special}"
+    seconds = way.text_ram / _UPLOAD if way.text == "streamed" else 0
+    if seconds >= 0.1:
+        told += f", about {seconds:.1f} s more for a new prompt"
+    if not planning.fits(machine, way):
+        told += "; it may not suffice"
+    return told
+
+
+def told(machine: Machine, numbers: Numbers, wish: Wish) -> str:
+    """The forecast of a wish, with what would fit if the picture may change."""
+    said = sentence(machine, planning.plan(machine, numbers, wish))
+    rough = approximation(machine, numbers, wish)
+    if rough is None:
+        return said
+    return f"{said}; approximately it fits: {words(rough)}, {rough.peak / 1e9:.1f} GB"
+
+
+def _amount(size: int, free: int) -> str:
+    return f"{size / 1e9:.1f} GB" + (f", {free / 1e9:.1f} GB are free" if free else "")

@@ -1,0 +1,1 @@
+"""Weights: fetched, found, verified, converted, loaded."""

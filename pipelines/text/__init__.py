@@ -1,0 +1,1 @@
+"""From a prompt to features: styles, cleaning, tokens, T5, the prompt cache."""

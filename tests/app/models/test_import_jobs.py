@@ -1,0 +1,287 @@
+"""Imports of the page: followed, stopped, and never without an end."""
+
+from __future__ import annotations
+
+import multiprocessing
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from app.models import import_process
+from app.models.import_jobs import ImportJob, ImportJobs
+from app.models.import_process import Tell
+from app.models.rows import Wanted
+from app.settings import Settings
+from lora_manager.library import LoraLibrary
+from pipelines.catalog import Catalog
+from pipelines.errors import (
+    BusyError,
+    ModelError,
+    RequestError,
+    StudioError,
+    WorkerError,
+)
+from pipelines.progress import ShouldStop
+from tests import original, tiny
+from tests.lora_manager import made
+from tests.small_loras import lora
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    return Settings(workspace=tmp_path / "workspace")
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    """A .pth of the original code that takes the rest from a small model of the workspace."""
+    tiny.build(tmp_path / "workspace" / "models" / "tiny")
+    state = original.state(width=48, layers=2, captions=32)
+    torch.save({"state_dict": state}, tmp_path / "net.pth")
+    return tmp_path / "net.pth"
+
+
+WANTED = Wanted(text="tiny", vae="tiny", head_dim=24, title="My net")
+
+
+def run(
+    file: Path, settings: Settings, should_stop: ShouldStop = lambda: False
+) -> tuple[str | None, list[tuple[str, int, int]]]:
+    told: list[tuple[str, int, int]] = []
+    made = import_process.run(
+        file, WANTED, settings, tell=lambda *news: told.append(news), should_stop=should_stop
+    )
+    return made, told
+
+
+def names(settings: Settings) -> list[str]:
+    return sorted(path.name for path in settings.models.iterdir())
+
+
+@pytest.mark.timeout(120)
+def test_a_process_of_its_own_imports(settings: Settings, file: Path) -> None:
+    made, told = run(file, settings)
+    assert made == "net"
+    assert {stage for stage, _, _ in told} == {"convert"}
+    assert told[-1][1] == told[-1][2] > 0
+    spec = Catalog(user_models=settings.models).find("net")
+    assert spec.title == "My net"
+    assert spec.part("vae") == settings.models.resolve() / "tiny" / "vae"
+
+
+@pytest.mark.timeout(120)
+def test_a_bad_file_is_the_sentence_of_the_command_line(settings: Settings, file: Path) -> None:
+    file.write_bytes(b"not weights")
+    with pytest.raises(StudioError) as failure:
+        run(file, settings)
+    assert "Traceback" not in str(failure.value)
+    with pytest.raises(RequestError) as missing:
+        import_process.run(
+            settings.models / "tiny" / "transformer",
+            Wanted(id="other"),
+            settings,
+            tell=lambda *_: None,
+            should_stop=lambda: False,
+        )
+    assert missing.value.field == "vae"
+    assert names(settings) == ["tiny"]
+
+
+@pytest.mark.timeout(120)
+def test_a_stop_leaves_nothing(settings: Settings, file: Path) -> None:
+    made, _ = run(file, settings, should_stop=lambda: True)
+    assert made is None
+    assert names(settings) == ["tiny"]
+
+
+def kill(when: Callable[[], object]) -> ShouldStop:
+    """Kills the import once `when()` is true, as the system does where memory is short."""
+
+    def killing() -> bool:
+        if when():
+            for child in multiprocessing.active_children():
+                if child.name == "pixart-import":
+                    child.kill()
+        return False
+
+    return killing
+
+
+@pytest.mark.timeout(120)
+def test_a_process_that_is_killed_is_said_and_leaves_nothing(
+    settings: Settings, file: Path
+) -> None:
+    # Of somebody else, who may be at work.
+    (settings.models / ".net.1-0123abcd.part").mkdir()
+    with pytest.raises(WorkerError, match="killed by SIGKILL, perhaps for lack of memory"):
+        run(file, settings, should_stop=kill(lambda: len(names(settings)) > 2))
+    assert names(settings) == [".net.1-0123abcd.part", "tiny"]
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("killed", [False, True])
+def test_an_end_that_comes_when_the_model_is_there_is_no_failure(
+    settings: Settings, file: Path, killed: bool
+) -> None:
+    def there() -> bool:
+        return (settings.models / "net").is_dir()
+
+    made, _ = run(file, settings, should_stop=kill(there) if killed else there)
+    assert made == "net"
+    assert names(settings) == ["net", "tiny"]
+
+
+def test_an_import_ends_though_the_list_cannot_be_read(settings: Settings, source: Path) -> None:
+    def broken() -> None:
+        raise OSError("the disk is gone")
+
+    fake = Fake()
+    fake.go.set()
+    jobs = ImportJobs(settings, broken, fake)
+    jobs.start(str(source), Wanted())
+    assert ended(jobs).phase == "done"
+
+
+class Fake:
+    """An import whose steps the test decides."""
+
+    def __init__(self) -> None:
+        self.go = threading.Event()
+        self.seen: list[tuple[Path, Wanted]] = []
+        self.fault: Exception | None = None
+
+    def __call__(
+        self,
+        source: Path,
+        wanted: Wanted,
+        settings: Settings,
+        *,
+        tell: Tell,
+        should_stop: ShouldStop,
+    ) -> str | None:
+        self.seen.append((source, wanted))
+        tell("copy", 10, 20)
+        while not self.go.wait(0.01):
+            if should_stop():
+                return None
+        if self.fault is not None:
+            raise self.fault
+        return "net"
+
+
+def until(condition: Callable[[], Any]) -> None:
+    end = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < end, "waited too long"
+        time.sleep(0.01)
+
+
+def ended(jobs: ImportJobs) -> ImportJob:
+    until(lambda: jobs.job is not None and not jobs.job.active)
+    assert jobs.job is not None
+    return jobs.job
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    (tmp_path / "my net.pth").touch()
+    return tmp_path / "my net.pth"
+
+
+def test_one_at_a_time_and_followed(settings: Settings, source: Path) -> None:
+    fake, changed = Fake(), []
+    jobs = ImportJobs(settings, lambda: changed.append(jobs.job), fake)
+    assert jobs.job is None
+    # As it is pasted from a file manager.
+    jobs.start(f' "{source}" ', Wanted(id="net"))
+    until(lambda: jobs.job is not None and jobs.job.stage == "copy")
+    assert jobs.job == ImportJob(source="my net.pth", stage="copy", done=10, total=20)
+    with pytest.raises(BusyError, match="being imported"):
+        jobs.start(str(source), Wanted())
+    jobs.dismiss()
+    assert jobs.job is not None
+    fake.go.set()
+    assert ended(jobs).model == "net"
+    assert fake.seen == [(source, Wanted(id="net"))]
+    assert [job.phase for job in changed] == ["running"], "the list is new before the end is said"
+    jobs.dismiss()
+    assert jobs.job is None
+
+
+def test_stop_and_close(settings: Settings, source: Path) -> None:
+    jobs = ImportJobs(settings, run=Fake())
+    jobs.stop()
+    jobs.start(str(source), Wanted())
+    jobs.stop()
+    assert ended(jobs).phase == "stopped"
+    jobs.start(str(source), Wanted())
+    jobs.close()
+    assert ended(jobs).phase == "stopped"
+
+
+@pytest.mark.parametrize("fault", [ModelError("It is broken."), ValueError("ours")])
+def test_every_failure_has_a_sentence(settings: Settings, source: Path, fault: Exception) -> None:
+    fake = Fake()
+    fake.fault = fault
+    fake.go.set()
+    jobs = ImportJobs(settings, run=fake)
+    jobs.start(str(source), Wanted())
+    job = ended(jobs)
+    assert job.phase == "failed"
+    assert str(fault) in str(job.error)
+
+
+@pytest.mark.parametrize("path", ["", "  ", '""', "/no/such/file", "\x00", "x" * 5000])
+def test_a_path_that_is_none_is_said_at_once(settings: Settings, path: str) -> None:
+    jobs = ImportJobs(settings, run=Fake())
+    with pytest.raises(RequestError) as failure:
+        jobs.start(path, Wanted())
+    assert failure.value.field == "path"
+    assert len(str(failure.value)) < 300
+    assert jobs.job is None
+
+
+def test_a_lora_goes_to_the_loras(settings: Settings, tmp_path: Path) -> None:
+    file = lora(tmp_path / "ink.safetensors")
+    wanted = Wanted(title="Ink", id="my-ink", licence="CC0")
+    made = import_process.run(
+        file, wanted, settings, tell=lambda *news: None, should_stop=lambda: False
+    )
+    assert made == "my-ink"
+    (card,) = LoraLibrary(settings.loras).cards()
+    assert (card.name, card.title, card.licence) == ("my-ink", "Ink", "CC0")
+    assert names(settings) == []
+    with pytest.raises(StudioError, match="There is a LoRA called “my-ink”"):
+        import_process.run(
+            file, wanted, settings, tell=lambda *news: None, should_stop=lambda: False
+        )
+
+
+@pytest.mark.parametrize("form", ["a folder of PEFT", "a pickle"])
+def test_a_lora_is_named_after_its_folder(settings: Settings, tmp_path: Path, form: str) -> None:
+    folder = tmp_path / "my dog"
+    folder.mkdir()
+    write = made.f3 if form == "a folder of PEFT" else made.f3_bin
+    write(made.reference(), folder)
+    source = folder if form == "a folder of PEFT" else folder / "adapter_model.bin"
+    name = import_process.run(
+        source, Wanted(), settings, tell=lambda *news: None, should_stop=lambda: False
+    )
+    assert name == "my-dog"
+    assert [card.name for card in LoraLibrary(settings.loras).cards()] == ["my-dog"]
+
+
+def test_a_lora_beside_a_model_does_not_take_its_place(settings: Settings, tmp_path: Path) -> None:
+    folder = tiny.build(tmp_path / "whole")
+    lora(folder / "pytorch_lora_weights.safetensors")
+    name = import_process.run(
+        folder, Wanted(), settings, tell=lambda *news: None, should_stop=lambda: False
+    )
+    assert name is not None
+    assert names(settings) == [name]
+    assert LoraLibrary(settings.loras).cards() == []

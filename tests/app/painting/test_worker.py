@@ -1,0 +1,267 @@
+"""The painting process: real, on the model that ships, killed in the middle."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from app.gallery import metadata
+from app.jobs.job import Job, JobState
+from app.jobs.queue import JobQueue
+from app.painting.worker import WorkerRunner
+from app.settings import Settings
+from pipelines.catalog import Catalog
+from pipelines.errors import BusyError, StudioError, WorkerError
+from pipelines.progress import Progress, Stage
+from pipelines.request import GenerationRequest, complete
+
+CATALOG = Catalog()
+
+
+def request(**values: object) -> GenerationRequest:
+    return complete({"prompt": "a red apple", "seed": 5, "steps": 4, **values}, CATALOG)
+
+
+def until(condition: Callable[[], bool], seconds: float = 90) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "waited too long"
+        time.sleep(0.02)
+
+
+@pytest.fixture(scope="module")
+def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
+    return Settings(workspace=tmp_path_factory.mktemp("workspace"))
+
+
+@pytest.fixture(scope="module")
+def worker(settings: Settings) -> Iterator[WorkerRunner]:
+    runner = WorkerRunner(settings)
+    runner.start(preload="nano")
+    yield runner
+    runner.close()
+
+
+def pid(worker: WorkerRunner) -> int:
+    assert worker._link is not None
+    return int(worker._link.process.pid)
+
+
+def paint(worker: WorkerRunner, wanted: GenerationRequest) -> tuple[list[Path], list[Progress]]:
+    files: list[Path] = []
+    seen: list[Progress] = []
+    worker.paint(
+        wanted,
+        report=seen.append,
+        keep=lambda file: files.append(file.path),
+        should_stop=lambda: False,
+    )
+    return files, seen
+
+
+def test_it_gets_ready_behind_the_page_and_paints(worker: WorkerRunner, settings: Settings) -> None:
+    until(lambda: worker.state.phase == "ready")
+    assert worker.state.device
+    files, seen = paint(worker, request(count=2))
+    assert [metadata.read(file).request.seed for file in files] == [5, 6]
+    assert all(file.is_relative_to(settings.outputs) for file in files)
+    steps = [p for p in seen if p.stage is Stage.DENOISING and p.done > 0]
+    assert [p.done for p in steps if p.picture == 1] == [1, 2, 3, 4]
+    # Of what comes while the first one is written, only the last is told.
+    assert steps[-1].done == 4
+    # The first of each picture; how many more depends on how long they take.
+    assert all(p.preview for p in steps if p.done == 1)
+    assert [p.picture for p in seen if p.stage is Stage.SAVING] == [1, 2]
+    assert worker.state.phase == "ready"
+
+
+def test_torch_stays_out_of_this_side() -> None:
+    """The page's side of the module is light; the architecture tests hold the imports."""
+    script = (
+        "import sys, pathlib\n"
+        "from app.painting.worker import WorkerRunner\n"
+        "from app.settings import Settings\n"
+        "print('torch' in sys.modules)"
+    )
+    out = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert out.stdout.strip() == "False"
+
+
+def test_a_failure_is_its_sentence_and_the_next_job_works(
+    worker: WorkerRunner, settings: Settings
+) -> None:
+    with pytest.raises(StudioError, match="not there any more"):
+        paint(worker, request(init="0123456789abcdef.png"))
+    assert paint(worker, request())[0]
+
+
+def test_disk_trouble_fails_the_job_and_keeps_earlier_pictures(
+    worker: WorkerRunner, settings: Settings
+) -> None:
+    kept = sorted(settings.outputs.rglob("*.png"))
+    hidden = settings.outputs.with_name("outputs-before")
+    settings.outputs.rename(hidden)
+    settings.outputs.write_text("in the way")
+    try:
+        with pytest.raises(StudioError, match=r"cannot be made|is a file"):
+            paint(worker, request())
+    finally:
+        settings.outputs.unlink()
+        hidden.rename(settings.outputs)
+    assert sorted(settings.outputs.rglob("*.png")) == kept
+    assert paint(worker, request())[0]
+
+
+def test_stopping_reaches_the_next_step(worker: WorkerRunner) -> None:
+    files: list[Path] = []
+    seen: list[Progress] = []
+    worker.paint(
+        request(steps=200, count=3),
+        report=seen.append,
+        keep=lambda file: files.append(file.path),
+        should_stop=lambda: any(p.done >= 2 for p in seen),
+    )
+    assert files == []
+    assert max(p.done for p in seen) < 150
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_a_killed_worker_is_said_replaced_and_the_next_job_works(
+    worker: WorkerRunner, number: signal.Signals
+) -> None:
+    until(lambda: worker.state.phase == "ready")
+    restarts = worker.state.restarts
+    jobs = JobQueue(worker)
+    job = jobs.submit(request(steps=200, count=2), "me")
+
+    def now() -> Job:
+        snapshot = jobs.get(job.id, "me")
+        assert snapshot is not None
+        return snapshot
+
+    until(lambda: bool(now().progress and now().progress.done >= 3))  # type: ignore[union-attr]
+    os.kill(pid(worker), number)
+    until(lambda: not now().active)
+    assert now().state is JobState.FAILED
+    assert now().error is not None
+    assert f"killed by {number.name}" in now().error  # type: ignore[operator]
+    assert "Press Generate again" in now().error  # type: ignore[operator]
+    assert worker.state.restarts == restarts + 1
+    again = jobs.submit(request(), "me")
+    until(lambda: not (jobs.get(again.id, "me") or again).active)
+    done = jobs.get(again.id, "me")
+    assert done is not None
+    assert (done.state, len(done.pictures)) == (JobState.DONE, 1)
+    jobs.close()
+
+
+def test_a_worker_that_cannot_live_is_not_started_for_ever(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("app.painting.process.main", _die)
+    runner = WorkerRunner(settings)
+    runner.start()
+    until(lambda: runner.state.restarts == 3 and runner._link is None)
+    time.sleep(0.5)
+    assert runner.state.phase == "lost"
+    assert "exit code 3" in runner.state.message
+    with pytest.raises(WorkerError):
+        paint(runner, request())
+    runner.close()
+
+
+def _die(*args: object) -> None:
+    os._exit(3)
+
+
+def test_a_model_that_kills_the_worker_does_not_stop_the_others(
+    settings: Settings, tmp_path: Path
+) -> None:
+    """The preloaded default is broken beyond a sentence; the small model still paints."""
+    runner = WorkerRunner(Settings(workspace=tmp_path))
+    runner.start(preload="nano")
+    # As when the system kills a worker for the memory that a large model takes while it loads.
+    os.kill(pid(runner), signal.SIGKILL)
+    until(lambda: runner.state.restarts == 1)
+    until(lambda: runner.state.phase == "ready")
+    assert paint(runner, request())[0]
+    runner.close()
+
+
+def test_a_refused_process_is_a_sentence(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runner = WorkerRunner(settings)
+
+    def refuse(*args: object, **kwargs: object) -> None:
+        raise BlockingIOError(11, "Resource temporarily unavailable")
+
+    monkeypatch.setattr("multiprocessing.context.SpawnProcess.start", refuse)
+    runner.start()
+    assert runner.state.phase == "lost"
+    with pytest.raises(WorkerError, match="could not be started"):
+        paint(runner, request())
+    monkeypatch.undo()
+    assert paint(runner, request())[0]
+    runner.close()
+
+
+def test_closing_ends_worker_and_job_at_once(settings: Settings) -> None:
+    runner = WorkerRunner(settings)
+    runner.start(preload="nano")
+    number = pid(runner)
+    until(lambda: runner.state.phase == "ready")
+    jobs = JobQueue(runner)
+    running = jobs.submit(request(steps=200, count=9), "me")
+    waiting = jobs.submit(request(), "me")
+    until(lambda: runner.state.phase == "painting")
+    assert runner._link is not None
+    process = runner._link.process
+    runner.close()
+    assert process.exitcode == 0, "it ended by itself, it was not killed"
+    jobs.close()
+    with pytest.raises(ProcessLookupError):
+        os.kill(number, 0)
+    ended = [jobs.get(job.id, "me") for job in (running, waiting)]
+    assert [job.active for job in ended if job] == [False, False]
+    with pytest.raises(BusyError, match="closing"):
+        jobs.submit(request(), "me")
+
+
+def test_a_page_that_is_killed_takes_its_worker_with_it(tmp_path: Path) -> None:
+    script = (
+        "import sys, time\n"
+        "from pathlib import Path\n"
+        "from app.settings import Settings\n"
+        "from app.painting.worker import WorkerRunner\n"
+        "if __name__ == '__main__':\n"
+        "    runner = WorkerRunner(Settings(workspace=Path(sys.argv[1])))\n"
+        "    runner.start()\n"
+        "    print(runner._link.process.pid, flush=True)\n"
+        "    time.sleep(60)\n"
+    )
+    (tmp_path / "page.py").write_text(script)
+    page = subprocess.Popen(
+        [sys.executable, str(tmp_path / "page.py"), str(tmp_path)],
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[3])},
+    )
+    assert page.stdout is not None
+    worker = int(page.stdout.readline())
+    page.kill()
+    page.communicate()
+
+    def gone() -> bool:
+        # A process that nobody waits for stays in the table as a zombie.
+        status = Path(f"/proc/{worker}/stat")
+        return not status.exists() or status.read_text().rpartition(")")[2].split()[0] == "Z"
+
+    until(gone, 30)

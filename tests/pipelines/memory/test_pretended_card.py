@@ -1,0 +1,195 @@
+"""The whole engine on a card that is not there: devices, waits, memory and every plan."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+
+from pipelines import pictures
+from pipelines.catalog import Catalog
+from pipelines.denoising import samplers
+from pipelines.engine import Engine, Picture
+from pipelines.memory import model_numbers, planning
+from pipelines.memory.planning import CONTEXT, GIB, DevicePlan, Machine, Wish
+from pipelines.models.loaded import Loaded
+from pipelines.progress import Progress, Stage
+from pipelines.request import complete
+from tests import pretend_card
+from tests.pretend_card import Card
+
+CARD = Machine(
+    device="cuda",
+    name="pretended",
+    bf16=True,
+    vram_total=8 * GIB,
+    vram_free=8 * GIB,
+    ram_total=32 * GIB,
+    ram_free=32 * GIB,
+)
+# Copies between the devices that a step may make: the preview, noise from the processor's
+# generator, and what diffusers' UniPC reads of its own schedule.
+_MAY_WAIT = ("preview.py", "torch_utils.py", "scheduling_unipc_multistep.py")
+
+
+@pytest.fixture
+def card(monkeypatch: pytest.MonkeyPatch) -> Iterator[Card]:
+    gc.collect()
+    with pretend_card.pretend(monkeypatch) as found:
+        yield found
+
+
+class Steps:
+    """Keeps what waited between the first step and the last."""
+
+    def __init__(self, card: Card) -> None:
+        self._card = card
+        self.waits: list[str] = []
+
+    def __call__(self, progress: Progress) -> None:
+        if progress.stage is Stage.DENOISING:
+            if progress.done:
+                self.waits += self._card.waits
+            self._card.waits.clear()
+
+
+def paint(
+    engine: Engine, catalog: Catalog, report: Any = lambda progress: None, **values: object
+) -> list[Picture]:
+    wanted = {"prompt": "a red apple", "model": "tiny", "steps": 3, "seed": 1, "size": "64x64"}
+    request = complete({**wanted, **values}, catalog)
+    return list(engine.generate(request, report, lambda: False))
+
+
+@pytest.mark.parametrize("model", ["tiny", "tiny-1024"])
+@pytest.mark.parametrize("sampler", list(samplers.SAMPLERS))
+def test_every_sampler_paints_and_none_waits(
+    card: Card, catalog: Catalog, tmp_path: Path, sampler: str, model: str
+) -> None:
+    engine = Engine(catalog, inputs=tmp_path, machine=CARD)
+    row = samplers.find(sampler)
+    for guidance in (1.0, 4.0) if row.guided else (1.0,):
+        steps = Steps(card)
+        wanted = {"sampler": sampler, "model": model, "guidance": guidance}
+        paint(engine, catalog, steps, **wanted, steps=row.steps if row.timesteps else 4)
+        assert [line for line in steps.waits if not line.startswith(_MAY_WAIT)] == []
+
+
+def test_a_wait_in_the_loop_is_seen(card: Card) -> None:
+    values = torch.ones(3, device="cuda")
+    assert values.device.type == "cuda"
+    card.waits.clear()
+    assert float(values.sum()) == 3
+    assert values.cpu().tolist() == [1, 1, 1]
+    assert len(card.waits) == 2
+    with pytest.raises(RuntimeError, match="two devices"):
+        values + torch.ones(3)
+    with pytest.raises(RuntimeError, match="numpy"):
+        values.numpy()
+
+
+def test_a_start_picture_comes_to_the_card(card: Card, catalog: Catalog, tmp_path: Path) -> None:
+    Image.new("RGB", (90, 70), "red").save(tmp_path / "start.png")
+    inputs = tmp_path / "inputs"
+    name = pictures.keep(tmp_path / "start.png", inputs)
+    engine = Engine(catalog, inputs=inputs, machine=CARD)
+    assert paint(engine, catalog, init=name, strength=0.5, steps=4)
+
+
+def planned(monkeypatch: pytest.MonkeyPatch, **changes: Any) -> None:
+    """Every plan gets `changes`."""
+    plan = planning.plan
+    monkeypatch.setattr(planning, "plan", lambda *given: replace(plan(*given), **changes))
+
+
+ALONE = {"keeps_text": False, "decodes_alone": True}
+EXACT: dict[str, dict[str, Any]] = {
+    "freed": {"keeps_text": False},
+    "streamed": {"keeps_text": False, "text": "streamed"},
+    "processor": {"keeps_text": False, "text": "cpu"},
+    "alone": ALONE,
+    "one by one": {**ALONE, "one_by_one": True},
+    "streamed, one by one": {**ALONE, "one_by_one": True, "text": "streamed"},
+}
+
+
+@pytest.mark.parametrize("way", list(EXACT))
+def test_every_exact_way_paints_the_same(
+    card: Card, catalog: Catalog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, way: str
+) -> None:
+    expected = paint(Engine(catalog, inputs=tmp_path, machine=CARD), catalog, count=2)
+    planned(monkeypatch, **EXACT[way])
+    found = paint(Engine(catalog, inputs=tmp_path, machine=CARD), catalog, count=2)
+    assert [one.image.tobytes() for one in found] == [one.image.tobytes() for one in expected]
+
+
+def test_cards_without_bf16_paint_in_fp16(card: Card, catalog: Catalog, tmp_path: Path) -> None:
+    engine = Engine(catalog, inputs=tmp_path, machine=replace(CARD, bf16=False))
+    assert paint(engine, catalog, size="128x64")
+    assert engine._loaded is not None
+    assert engine._loaded.transformer.net.dtype == torch.float16
+
+
+@pytest.mark.parametrize("way", ["", *EXACT])
+def test_the_peak_is_what_was_forecast(
+    card: Card, catalog: Catalog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, way: str
+) -> None:
+    """On the small model, of which the activations are a third at 256 px."""
+    about = model_numbers.of(catalog.find("nano"))
+    wish = Wish(width=256, height=256)
+    # The numbers of a plan in which this way was chosen.
+    chosen = EXACT.get(way, {"keeps_text": True})
+    plans = (planning._way(CARD, about, wish, **{"text": "resident", **chosen}),)
+    monkeypatch.setattr(planning, "plan", lambda *_: plans[0])
+    engine = Engine(catalog, inputs=tmp_path, machine=CARD)
+    (picture,) = paint(engine, catalog, model="nano", size="256x256", guidance=4, steps=2)
+    assert picture.forecast == plans[0].peak
+    measured = picture.peak - CONTEXT
+    assert measured == pytest.approx(plans[0].peak - CONTEXT, rel=0.15)
+
+
+def test_a_full_card_goes_down_the_ladder(card: Card, catalog: Catalog, tmp_path: Path) -> None:
+    """The card said that it had more than it has."""
+    wanted = {"model": "nano", "size": "256x256", "guidance": 4, "steps": 2}
+    (expected,) = paint(Engine(catalog, inputs=tmp_path, machine=CARD), catalog, **wanted)
+    gc.collect()
+    about = model_numbers.of(catalog.find("nano"))
+    ways: list[DevicePlan] = list(planning._ways(CARD, about, Wish(width=256, height=256)))
+    alone = next(way for way in ways if way.decodes_alone)
+    assert alone.peak < ways[0].peak
+    card.memory = 1.15 * (alone.peak - CONTEXT)
+    (picture,) = paint(Engine(catalog, inputs=tmp_path, machine=CARD), catalog, **wanted)
+    assert picture.image.tobytes() == expected.image.tobytes()
+    assert picture.notes
+    assert "transformer set aside" in picture.notes[-1]
+
+
+def test_every_exact_rung_of_the_text_encoder_is_tried_on_a_card(
+    card: Card, catalog: Catalog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (expected,) = paint(Engine(catalog, inputs=tmp_path, machine=CARD), catalog)
+    about, wish = model_numbers.of(catalog.find("tiny")), Wish(width=64, height=64)
+    way: DevicePlan | None = planning.plan(CARD, about, wish)
+    rungs: list[DevicePlan] = []
+    while way is not None:
+        rungs.append(way)
+        way = planning.cheaper(CARD, about, wish, way, "text")
+    assert [rung.text for rung in rungs][:3] == ["resident", "streamed", "cpu"]
+    before, tried = Loaded.before_text, []
+
+    def check(loaded: Loaded, plan: DevicePlan) -> None:
+        tried.append(plan)
+        if plan.peaks[0] > rungs[-1].peaks[0]:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        before(loaded, plan)
+
+    monkeypatch.setattr(Loaded, "before_text", check)
+    (picture,) = paint(Engine(catalog, inputs=tmp_path, machine=CARD), catalog)
+    assert tried == rungs
+    assert picture.image.tobytes() == expected.image.tobytes()

@@ -1,0 +1,51 @@
+"""The toy training in a process of its own: `toy_process.py FOLDER [key=value ...]`.
+
+A number after `slow=` is slept between updates, so that a test can kill it in the middle; with
+`die=N` it kills itself as its validation number N begins. `patience=` is that of the validation.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
+
+import torch
+
+from pipelines.progress import Progress, Stage
+from tests.training.loop import toy
+
+
+def main(folder: str, *settings: str) -> None:
+    """Trains, and writes a line to stdout for every update."""
+    torch.set_num_threads(1)
+    changes: dict[str, Any] = {
+        key: int(value) for key, _, value in (s.partition("=") for s in settings)
+    }
+    changes["shard"] = bool(changes.get("shard"))
+    slow = changes.pop("slow", 0) / 1000
+    validations = changes.pop("die", 0)
+    if "patience" in changes:
+        changes["validation"] = {"every": 5, "patience": changes.pop("patience")}
+        changes["optimizer"] = {"lr": 1e-12}
+
+    def report(progress: Progress) -> None:
+        nonlocal validations
+        if progress.stage is Stage.VALIDATING:
+            validations -= 1
+            if validations == 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+        if progress.stage is Stage.TRAINING:
+            print(progress.done, flush=True)
+            time.sleep(slow)
+
+    toy.go(Path(folder), toy.config(**changes), report=report)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,96 @@
+"""Where a training runs: one processor, one card, or several processes of a launcher."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from accelerate.utils import InitProcessGroupKwargs
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from pipelines.errors import RequestError
+from pipelines.models.loader import has_bf16
+from training.config import RunConfig
+
+_SHORT = 512
+"""Tokens up to which plain products are the faster attention on a processor."""
+
+
+def make_accelerator(config: RunConfig) -> Accelerator:
+    """The device side of a run: one process, or one of several under `accelerate launch`.
+
+    Raises RequestError.
+    """
+    check_precision(config)
+    precision = "no" if config.precision == "fp32" else config.precision
+    # Stages of other precision follow each other in one process; the processes stay connected.
+    AcceleratorState._reset_state()
+    several = int(os.environ.get("WORLD_SIZE", "1")) > 1
+    return Accelerator(
+        mixed_precision=precision,
+        # Without this, processes on processors do not find each other.
+        cpu=several and not torch.cuda.is_available(),
+        gradient_accumulation_steps=config.accumulate,
+        # The first process may compute features for days while the others wait.
+        kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(days=30))],
+    )
+
+
+def check_precision(config: RunConfig) -> None:
+    """Raises RequestError for a precision that this machine does not compute in."""
+    has_card = torch.cuda.is_available()
+    if config.precision == "fp16" and not has_card:
+        raise RequestError(
+            "precision", "fp16 needs an NVIDIA card.", "Choose bf16 or fp32 on this machine."
+        )
+    # Accelerate would take emulation for support, which is right and slow.
+    if config.precision != "bf16" or not has_card:
+        return
+    if has_bf16("cuda"):
+        return
+    no_fp16 = config.optimizer.name == "muon" or config.shard
+    raise RequestError(
+        "precision",
+        "This card does not compute in bf16.",
+        "Choose fp32: fp16 goes neither with muon nor with shard."
+        if no_fp16
+        else "Choose fp16, or fp32 where fp16 does not learn.",
+    )
+
+
+@contextmanager
+def lent(net: nn.Module, device: torch.device) -> Iterator[None]:
+    """A frozen `net` on `device` for a while; between its uses the training needs that memory."""
+    try:
+        # Within, because half of it may be there when the memory ends.
+        net.to(device)
+        yield
+    finally:
+        net.to("cpu")
+
+
+@contextmanager
+def attention(latents: Tensor, patch: int) -> Iterator[None]:
+    """Within it, `latents` (B, C, h, w) are attended to by the kernel that suits their device.
+
+    The fused kernel for processors is made for long sequences and slow backwards: on short ones it
+    takes as long as half of the matrix products of the whole net. Plain products are faster there,
+    if bfloat16 stays bfloat16 (docs/benchmarks.md); torch widens it unless told otherwise.
+    """
+    if latents.device.type != "cpu" or latents[0, 0].numel() > _SHORT * patch**2:
+        yield
+        return
+    # For all devices, whatever the name says.
+    before = torch.backends.cuda.fp16_bf16_reduction_math_sdp_allowed()
+    torch.backends.cuda.allow_fp16_bf16_reduction_math_sdp(True)
+    try:
+        with sdpa_kernel(SDPBackend.MATH):
+            yield
+    finally:
+        torch.backends.cuda.allow_fp16_bf16_reduction_math_sdp(before)
