@@ -23,13 +23,13 @@ from app.setup.pins import PINS, missing_pins, read_pin_file
 from pipelines.catalog import ROOT, Catalog
 from pipelines.errors import StudioError, printable
 from pipelines.memory import forecast, model_numbers, planning
-from pipelines.memory.planning import Machine, Wish
+from pipelines.memory.planning import Machine, MemoryRequest
 
-State = Literal["ok", "warning", "fault"]
+Verdict = Literal["ok", "warning", "fault"]
 _LITTLE_SPACE = 2_000_000_000
 # Shorter names are syllables of other words.
 _SHORTEST_NAME = 3
-_SIGNS: dict[State, str] = {"ok": "  ", "warning": "! ", "fault": "X "}
+_SIGNS: dict[Verdict, str] = {"ok": "  ", "warning": "! ", "fault": "X "}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +37,7 @@ class Finding:
     """One line of the report; `state` says whether something should be done, `fact` what is."""
 
     name: str
-    state: State
+    state: Verdict
     fact: str
 
     def line(self) -> str:
@@ -133,9 +133,9 @@ def _models(settings: Settings, machine: Machine | None) -> Iterator[Finding]:
         if machine is None:
             yield Finding(name=spec.id, state="ok", fact=f"{size.width}x{size.height}")
             continue
-        wish = Wish(width=size.width, height=size.height)
+        wish = MemoryRequest(width=size.width, height=size.height)
         way = planning.plan(machine, sizes, wish)
-        state: State = "ok" if planning.fits(machine, way) else "warning"
+        state: Verdict = "ok" if planning.fits(machine, way) else "warning"
         told = f"{size.width}x{size.height} {forecast.told(machine, sizes, wish)}"
         yield Finding(name=spec.id, state=state, fact=told)
     for problem in catalog.problems:

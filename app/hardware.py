@@ -10,7 +10,7 @@ from app.models.download_jobs import free_bytes
 from pipelines.catalog import ModelSpec
 from pipelines.errors import ModelError
 from pipelines.memory import forecast, model_numbers, ram
-from pipelines.memory.planning import Machine, Numbers, Wish
+from pipelines.memory.planning import Machine, MemoryRequest, Numbers
 from pipelines.models.hub_rows import Known
 
 # Changes of the free memory below this share of all are not told.
@@ -51,7 +51,7 @@ class Forecasts:
         # by how much that has changed.
         self._told: tuple[Machine, int, int] | None = None
 
-    def of(self, machine: Machine | None, model: ModelSpec, wish: Wish) -> str:
+    def of(self, machine: Machine | None, model: ModelSpec, wish: MemoryRequest) -> str:
         """One sentence, or "" where the machine or the model's numbers are not known."""
         sizes = self._of(model) if machine is not None else None
         if machine is None or sizes is None:
@@ -65,7 +65,7 @@ class Forecasts:
         if machine is None or sizes is None:
             return ""
         width, height = (int(side) for side in str(row.row["size"]).split("x"))
-        told = forecast.told(self._now(machine), sizes, Wish(width=width, height=height))
+        told = forecast.told(self._now(machine), sizes, MemoryRequest(width=width, height=height))
         return f"{width}x{height} {told}"
 
     def _now(self, machine: Machine) -> Machine:

@@ -13,7 +13,7 @@ from app import doctor, hardware, hosting, sweeping
 from app.doctor import Finding
 from app.gallery import metadata, thumbnails
 from app.gallery.exports.export_jobs import ExportJobs
-from app.gallery.index import Entry, Found, GalleryIndex
+from app.gallery.index import GalleryIndex, IndexedPicture, SearchResult
 from app.gallery.pictures import Gallery
 from app.hardware import Forecasts, Hardware
 from app.jobs.job import Job
@@ -36,7 +36,7 @@ from pipelines.errors import (
     model_errors,
     printable,
 )
-from pipelines.memory.planning import Wish
+from pipelines.memory.planning import MemoryRequest
 from pipelines.models import hub_rows
 from pipelines.request import MAX_PROMPT, GenerationRequest, complete
 from pipelines.text import prompt_files, seen_words, styles, tokens
@@ -99,7 +99,7 @@ class Studio:
         engine = self.engine()
         found = list(doctor.examine(self.settings, lambda: engine.machine))
         if engine.message:
-            state: doctor.State = "fault" if engine.phase == "lost" else "warning"
+            state: doctor.Verdict = "fault" if engine.phase == "lost" else "warning"
             said = doctor.redacted(engine.message)
             found.append(Finding(name="painting process", state=state, fact=said))
         return tuple(found)
@@ -135,7 +135,7 @@ class Studio:
         with model_errors():
             return self.catalog.loras.remove(name)
 
-    def forecast(self, model_id: str, wish: Wish) -> str:
+    def forecast(self, model_id: str, wish: MemoryRequest) -> str:
         """What painting `wish` would need; "" where unknown. Raises StudioError for the model."""
         return self.forecasts.of(self.engine().machine, self.model(model_id), wish)
 
@@ -240,13 +240,15 @@ class Studio:
         self._delete(name)
         self._forget([name], [file.request])
 
-    def pictures(self, query: str, owner: str | None, *, limit: int = 0, offset: int = 0) -> Found:
+    def pictures(
+        self, query: str, owner: str | None, *, limit: int = 0, offset: int = 0
+    ) -> SearchResult:
         """What `query` finds in the gallery; for an `owner` only what was painted for them since
         the studio was started. Raises RequestError, SaveError, BusyError."""
         only = None if owner is None else self._jobs.pictures(owner)
         return self.index.search(query, only=only, limit=limit, offset=offset)
 
-    def named_pictures(self, names: Collection[str], owner: str | None) -> Sequence[Entry]:
+    def named_pictures(self, names: Collection[str], owner: str | None) -> Sequence[IndexedPicture]:
         """Those pictures of the gallery that are called so; for an `owner` as in `pictures`."""
         allowed = names if owner is None else self._jobs.pictures(owner) & set(names)
         return self.index.search(only=allowed).entries

@@ -19,7 +19,7 @@ _HIDDEN = "(hidden)"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Tokens:
+class AccessTokens:
     """What a visitor shows, and what an administrator shows; None where it is not asked for."""
 
     share: str | None = None
@@ -28,7 +28,7 @@ class Tokens:
     """Which of them the studio made, and therefore has to say."""
 
 
-def choose(share: str | None, admin: str | None) -> Tokens:
+def choose(share: str | None, admin: str | None) -> AccessTokens:
     """Checks what was given, makes what is wanted. Raises RequestError.
 
     Whoever shares the studio gets an admin token even without asking: behind a proxy or a tunnel
@@ -37,7 +37,7 @@ def choose(share: str | None, admin: str | None) -> Tokens:
     made = {name for name, given in (("share", share), ("admin", admin)) if given == AUTO}
     if share is not None and admin is None and not hosting.on_space():
         made.add("admin")
-    tokens = Tokens(
+    tokens = AccessTokens(
         share=_made() if "share" in made else share,
         admin=_made() if "admin" in made else admin,
         made=frozenset(made),

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from lora_manager.errors import LoraError, printable
-from lora_manager.files import Lora, Pair
+from lora_manager.files import Lora, LoraPair
 
 Weighted = Sequence[tuple[str, Lora, float]]
 """Names for people, LoRAs, and how much of each; below 0 takes it away."""
@@ -40,11 +40,11 @@ def merge(net: nn.Module, loras: Weighted) -> int:
     return len(paths)
 
 
-def _at(path: str, used: list[tuple[Lora, float]]) -> list[tuple[Pair, float]]:
+def _at(path: str, used: list[tuple[Lora, float]]) -> list[tuple[LoraPair, float]]:
     return [(lora.pairs[path], weight) for lora, weight in used if path in lora.pairs]
 
 
-def _changed(weight: Tensor, pairs: list[tuple[Pair, float]]) -> Tensor:
+def _changed(weight: Tensor, pairs: list[tuple[LoraPair, float]]) -> Tensor:
     """`weight` with all changes, in float32."""
     total = torch.zeros(weight.shape[0], weight[0].numel(), device=weight.device)
     for pair, factor in pairs:
@@ -104,7 +104,7 @@ def _misfit(name: str, why: str) -> LoraError:
     )
 
 
-def _check_sum(path: str, weight: Tensor, pairs: list[tuple[Pair, float]]) -> None:
+def _check_sum(path: str, weight: Tensor, pairs: list[tuple[LoraPair, float]]) -> None:
     """Raises LoraError where the changed weight is beyond its type."""
     bound = sum(abs(factor) * _bound(pair) for pair, factor in pairs)
     if bound < _PLAUSIBLE or _changed(weight, pairs).to(weight.dtype).isfinite().all():
@@ -115,7 +115,7 @@ def _check_sum(path: str, weight: Tensor, pairs: list[tuple[Pair, float]]) -> No
     )
 
 
-def _bound(pair: Pair) -> float:
+def _bound(pair: LoraPair) -> float:
     """No number of up @ down is larger."""
     largest = [float(value.abs().max()) for value in (pair.up, pair.down)]
     return pair.rank * largest[0] * largest[1]

@@ -163,7 +163,7 @@ def _noted(metadata: Mapping[str, str]) -> list[str]:
     return [short(value) for value in values[:_MAX_NOTES] if isinstance(value, str)]
 
 
-def _width(layout: layouts.Layout) -> int:
+def _width(layout: layouts.LoraChanges) -> int:
     for kinds in (targets.ATTENTION, {"ff.net.0.proj"}, {"adaln_single.linear"}):
         counts = Counter(
             change.inside

@@ -26,7 +26,7 @@ from functools import cache
 from pathlib import Path
 from typing import Literal
 
-Kind = Literal["part", "old", "gone"]
+DraftKind = Literal["part", "old", "gone"]
 OLD_SECONDS = 86_400.0
 """Nobody writes at one thing for so long without touching it."""
 _WRITER = r"(?P<process>\d{1,10})-(?P<start>[0-9a-f]{6})-(?P<place>[0-9a-f]{4})"
@@ -39,7 +39,7 @@ _EARLIER = (
 )
 
 
-def beside(target: Path, kind: Kind = "part") -> Path:
+def beside(target: Path, kind: DraftKind = "part") -> Path:
     """A new name in the folder of `target` that says that this process writes it."""
     return target.with_name(f".{target.name}.{writer()}-{secrets.token_hex(4)}.{kind}")
 

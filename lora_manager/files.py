@@ -30,7 +30,7 @@ _FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Pair:
+class LoraPair:
     """The change of one layer's weight: up @ down, alpha included. Both float32 on the processor.
 
     down (r, in), up (out, r); for the convolution pos_embed.proj down (r, in, k, k) and
@@ -59,7 +59,7 @@ class Pair:
 class Lora:
     """Pairs by diffusers' paths of the layers; `notes` say what was left out or guessed."""
 
-    pairs: Mapping[str, Pair]
+    pairs: Mapping[str, LoraPair]
     notes: tuple[str, ...] = ()
 
 
@@ -129,7 +129,7 @@ def _lora(source: _Source) -> Lora:
     alphas = {c.alpha: _number(source, c.alpha) for c in layout.changes if c.alpha is not None}
     config = strength.beside(source.file)
     factors, notes = strength.factors(layout, alphas, source.metadata, config, name)
-    pairs: dict[str, Pair] = {}
+    pairs: dict[str, LoraPair] = {}
     for change in layout.changes:
         pairs |= _pairs(source, change, factors[change.name])
     return Lora(pairs=pairs, notes=(*layout.notes, *notes))
@@ -156,13 +156,13 @@ def _matrix(source: _Source, key: str) -> Tensor:
     return value
 
 
-def _pairs(source: _Source, change: Change, factor: float) -> dict[str, Pair]:
+def _pairs(source: _Source, change: Change, factor: float) -> dict[str, LoraPair]:
     down, up = _matrix(source, change.down), _matrix(source, change.up) * factor
     if not up.isfinite().all():
         raise _not_finite(source, change.up)
     pieces = len(change.paths)
     if pieces == 1:
-        return {change.paths[0]: Pair(down=down, up=up)}
+        return {change.paths[0]: LoraPair(down=down, up=up)}
     downs = down.chunk(pieces) if change.stacked else (down,) * pieces
     return {
         path: _without_zeros(below, above)
@@ -170,12 +170,12 @@ def _pairs(source: _Source, change: Change, factor: float) -> dict[str, Pair]:
     }
 
 
-def _without_zeros(down: Tensor, up: Tensor) -> Pair:
+def _without_zeros(down: Tensor, up: Tensor) -> LoraPair:
     """Three layers of rank r, fused exactly, have 3 r columns, of which each piece uses r."""
     used = up.any(dim=0)
     if used.all() or not used.any():
-        return Pair(down=down, up=up)
-    return Pair(down=down[used].contiguous(), up=up[:, used].contiguous())
+        return LoraPair(down=down, up=up)
+    return LoraPair(down=down[used].contiguous(), up=up[:, used].contiguous())
 
 
 def _not_finite(source: _Source, key: str) -> LoraError:
@@ -227,12 +227,12 @@ def _save(stream: BinaryIO, tensors: Mapping[str, Tensor], metadata: Mapping[str
         stream.write(tensor.view(-1).view(torch.uint8).numpy().data)
 
 
-def _is_half(pair: Pair) -> bool:
+def _is_half(pair: LoraPair) -> bool:
     """Whether float16 holds every number as it is."""
     return all(torch.equal(value.half().float(), value) for value in (pair.down, pair.up))
 
 
-def _adapter(pairs: Mapping[str, Pair]) -> str:
+def _adapter(pairs: Mapping[str, LoraPair]) -> str:
     """What diffusers hands to PEFT's LoraConfig, under the prefix that it looks for.
 
     (`diffusers.loaders.lora_base._save_lora_weights`; alpha is the rank, so the factor is 1.)

@@ -37,7 +37,7 @@ ITEM_BYTES = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class Entry:
+class TensorHeader:
     """One tensor of a file: its bytes are `file[start:start + size]`."""
 
     dtype: str
@@ -50,7 +50,7 @@ class Entry:
 class Header:
     """What a file says about itself. `metadata` is text from anywhere."""
 
-    tensors: Mapping[str, Entry]
+    tensors: Mapping[str, TensorHeader]
     metadata: Mapping[str, str]
 
 
@@ -123,7 +123,7 @@ def _parsed(text: bytes, name: str) -> dict[str, Any]:
     return values
 
 
-def _entry(key: str, value: Any, data: int, name: str) -> Entry:
+def _entry(key: str, value: Any, data: int, name: str) -> TensorHeader:
     shown = f"its tensor “{printable(key, 80)}”"
     if not isinstance(value, dict) or set(value) != {"dtype", "shape", "data_offsets"}:
         raise _not_one(name, f"{shown} is not described")
@@ -137,7 +137,7 @@ def _entry(key: str, value: Any, data: int, name: str) -> Entry:
     start, end = places
     if end - start != prod(shape) * ITEM_BYTES[dtype]:
         raise _not_one(name, f"{shown} has a shape that does not fit its bytes")
-    return Entry(dtype=dtype, shape=tuple(shape), start=data + start, size=end - start)
+    return TensorHeader(dtype=dtype, shape=tuple(shape), start=data + start, size=end - start)
 
 
 def _whole(numbers: Any) -> bool:
@@ -145,7 +145,7 @@ def _whole(numbers: Any) -> bool:
     return isinstance(numbers, list) and all(type(n) is int and 0 <= n < 2**63 for n in numbers)
 
 
-def _check_places(tensors: Mapping[str, Entry], data: int, total: int, name: str) -> None:
+def _check_places(tensors: Mapping[str, TensorHeader], data: int, total: int, name: str) -> None:
     """Every byte behind the header belongs to exactly one tensor."""
     end = data
     for entry in sorted(tensors.values(), key=lambda e: (e.start, e.size)):

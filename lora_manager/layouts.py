@@ -84,7 +84,7 @@ class Change:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Layout:
+class LoraChanges:
     """All changes of a file, and what was left out of it."""
 
     changes: tuple[Change, ...]
@@ -105,7 +105,7 @@ class _Found:
     keys: dict[str, str]
 
 
-def sort(shapes: Mapping[str, Shape], file: str) -> Layout:
+def sort(shapes: Mapping[str, Shape], file: str) -> LoraChanges:
     """Finds out what the tensors of `file` (its name for people) change.
 
     Raises LoraError for another kind of file or net, and for tensors that do not fit together.
@@ -132,7 +132,7 @@ def sort(shapes: Mapping[str, Shape], file: str) -> Layout:
         notes.append(f"It changes the text encoder, too ({len(text)} tensors): left out.")
     if embeddings:
         notes.append(f"It brings words of its own ({len(embeddings)} embeddings): left out.")
-    return Layout(changes=changes, family=family, notes=tuple(notes))
+    return LoraChanges(changes=changes, family=family, notes=tuple(notes))
 
 
 def _check_way(keys: list[str], shown: str) -> None:

@@ -1,8 +1,8 @@
 """Tensors of a `.bin`, `.pt` or `.pth`, without trusting it.
 
 Such a file is a zip with a pickle inside: its table of contents, its checksums and every name in
-the pickle are looked at before torch opens it with `weights_only=True`. `pipelines.models.weights` reads
-models so.
+the pickle are looked at before torch opens it with `weights_only=True`. `pipelines.models.weights`
+reads models so.
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ from typing import Any
 
 from lora_manager import headers
 from lora_manager.errors import LoraError, printable
-from lora_manager.layouts import Change, Layout
+from lora_manager.layouts import Change, LoraChanges
 
 CONFIG = "adapter_config.json"
 # What PEFT, and the scripts of PixArt, call the weights in a folder of theirs.
@@ -160,7 +160,7 @@ def _looked_up(pattern: Mapping[str, float], layer: str, otherwise: float) -> fl
 
 
 def factors(
-    layout: Layout,
+    layout: LoraChanges,
     alphas: Mapping[str, float],
     metadata: Mapping[str, str],
     config: Mapping[str, Any] | None,
@@ -199,7 +199,7 @@ def _factor(strength: Strength, change: Change, file: str) -> float:
     return factor
 
 
-def _guessed(layout: Layout) -> tuple[dict[str, float], tuple[str, ...]]:
+def _guessed(layout: LoraChanges) -> tuple[dict[str, float], tuple[str, ...]]:
     family, ranks = layout.family, {change.name: change.rank for change in layout.changes}
     if family in ("script", "stacked") or (family == "peft" and layout.every_matrix):
         note = (

@@ -7,20 +7,20 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from pipelines.models.hub import PassingError
-from pipelines.models.transfer import Cancelled, Gate, Meter, Reading
+from pipelines.models.transfer import Cancelled, Meter, Reading, StopGate
 from pipelines.progress import ShouldStop
 
 _TICK = 0.1
 _GRACE = 0.6
 Result = TypeVar("Result")
-Listener = Callable[[Reading], None]
+OnReading = Callable[[Reading], None]
 
 
-def attended(
-    work: Callable[[Gate], Result], meter: Meter, report: Listener, should_stop: ShouldStop
+def cancellable(
+    work: Callable[[StopGate], Result], meter: Meter, report: OnReading, should_stop: ShouldStop
 ) -> Result | None:
     """Runs `work` in a thread; reports and stops it from this one. None where it was stopped."""
-    gate = Gate()
+    gate = StopGate()
     results: list[Result] = []
     faults: list[Exception] = []
 

@@ -61,7 +61,7 @@ class ModelSpec(BaseModel):
     embedded: bool = False
     family: Literal["alpha", "sigma"] = "alpha"
     places: Mapping[str, Path] = {}
-    sources: tuple[hub_rows.Source, ...] = ()
+    sources: tuple[hub_rows.HubSource, ...] = ()
 
     def part(self, name: str) -> Path:
         """The folder of one of `PARTS`."""
@@ -124,7 +124,7 @@ class Catalog:
         """The downloaded LoRAs, where they lie."""
         if self._user_models is None:
             return {}
-        store = hub_store.Store(self._user_models / hub_store.FOLDER)
+        store = hub_store.HubFolder(self._user_models / hub_store.FOLDER)
         rows = [
             row
             for row in store.installed()
@@ -155,7 +155,7 @@ class Catalog:
     def _add_downloaded(self, rows: dict[str, ModelSpec], refused: dict[str, str]) -> None:
         if self._user_models is None:
             return
-        store = hub_store.Store(self._user_models / hub_store.FOLDER)
+        store = hub_store.HubFolder(self._user_models / hub_store.FOLDER)
         for row in store.installed():
             model = hub_rows.known()[row.id]
             if row.id in rows:

@@ -15,13 +15,13 @@ from lora_manager.card import LoraUse
 from pipelines import pictures
 from pipelines.catalog import Catalog
 from pipelines.denoising import active_loras, latents
-from pipelines.denoising.denoise import Step, denoise, make_schedule, start_latents
+from pipelines.denoising.denoise import DenoisingStep, denoise, make_schedule, start_latents
 from pipelines.denoising.preview import Previews
 from pipelines.errors import ModelError, OutOfMemoryError, StudioError
 from pipelines.memory import forecast, model_numbers, out_of_memory, planning
 from pipelines.memory.available_memory import Supply
 from pipelines.memory.measured import measured
-from pipelines.memory.planning import DevicePlan, Machine, Wish
+from pipelines.memory.planning import DevicePlan, Machine, MemoryRequest
 from pipelines.models import loader
 from pipelines.models.loaded import Loaded, free
 from pipelines.progress import Clock, Progress, Report, ShouldStop, Stage
@@ -83,7 +83,7 @@ class Engine:
         Raises UnknownNameError, ModelError, OutOfMemoryError.
         """
         size = self._catalog.find(model_id).default_size
-        wish = Wish(width=size.width, height=size.height)
+        wish = MemoryRequest(width=size.width, height=size.height)
         way = self.plan(model_id, wish)
         if self._reads(model_id, way, report):
             assert self._loaded is not None
@@ -103,7 +103,7 @@ class Engine:
             return False
         return True
 
-    def plan(self, model_id: str, wish: Wish) -> DevicePlan:
+    def plan(self, model_id: str, wish: MemoryRequest) -> DevicePlan:
         """How `model_id` would paint `wish` with what is free now. Raises StudioError."""
         about = model_numbers.of(self._catalog.find(model_id))
         return planning.plan(self._machine_now(model_id), about, wish)
@@ -203,7 +203,7 @@ class Engine:
         return out_of_memory.Lack(stage=place.stage, told=None)
 
     def _next_way(
-        self, model_id: str, wish: Wish, failed: DevicePlan, missing: out_of_memory.Lack
+        self, model_id: str, wish: MemoryRequest, failed: DevicePlan, missing: out_of_memory.Lack
     ) -> DevicePlan:
         """The next rung of the ladder. Raises OutOfMemoryError below the last one."""
         self.unload()
@@ -237,17 +237,16 @@ class Engine:
         # A model that was installed again has the same row and other files.
         now = (model, loader.fingerprint(model), *_lasting(way))
         loaded = self._loaded
-        if loaded is not None:
-            if (loaded.model, loaded.fingerprint, *_lasting(loaded.plan)) == now:
-                return loaded.wearing(worn)
+        if loaded and (loaded.model, loaded.fingerprint, *_lasting(loaded.plan)) == now:
+            return loaded.wearing(worn)
         report(Progress(stage=Stage.LOADING))
         self.unload()
         self._loaded = Loaded(model, way, self._cache)
         return self._loaded.wearing(worn)
 
 
-def _wish(request: GenerationRequest) -> Wish:
-    return Wish(
+def _wish(request: GenerationRequest) -> MemoryRequest:
+    return MemoryRequest(
         width=request.width,
         height=request.height,
         rows=1 + request.guided,
@@ -262,8 +261,7 @@ def _whole(peak: int, way: DevicePlan) -> int:
 
 def _lasting(way: DevicePlan) -> tuple[object, ...]:
     """What of a plan decides how weights are held; the rest may change from picture to picture."""
-    text = (way.text, way.text_precision, way.keeps_text)
-    return (way.device, way.precision, way.compiled, *text)
+    return (way.device, way.precision, way.compiled, way.text, way.text_precision, way.keeps_text)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -281,7 +279,7 @@ class _Work:
 class _Place:
     """Where a picture is: what a lack of memory is blamed on."""
 
-    stage: planning.Stage | None = None
+    stage: planning.PlanStage | None = None
 
 
 class _Job:
@@ -384,7 +382,7 @@ class _Job:
             texts, size, variance=schedule.wants_variance, original_size=request.told_size
         )
         report(Progress(stage=Stage.DENOISING, done=0, total=schedule.steps))
-        step: Step | None = None
+        step: DenoisingStep | None = None
         for step in denoise(
             predict, schedule, start, guidance=request.guidance, generator=generator
         ):

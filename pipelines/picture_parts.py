@@ -46,7 +46,7 @@ class TooManyPartsError(ValueError):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Part:
+class Chunk:
     """`size` bytes of data at `start`; `kind` is a PNG or RIFF name or a JPEG marker's byte.
 
     A part of a file that was cut off claims more bytes than there are.
@@ -108,7 +108,7 @@ def png_text(stream: BinaryIO, key: str, longest: int) -> bytes | None:
 _EMPTY_PIXELS = b"\0\0\0\0IDAT\x35\xaf\x06\x1e\0\0\0\0IEND\xaeB`\x82"
 
 
-def _counted(parts: Iterator[Part], size: int) -> Iterator[Part]:
+def _counted(parts: Iterator[Chunk], size: int) -> Iterator[Chunk]:
     """The parts of a file of `size` bytes. Raises TooManyPartsError."""
     most = MOST_PARTS + size // BYTES_A_PART
     yield from islice(parts, most)
@@ -124,11 +124,11 @@ def _at(stream: BinaryIO, start: int, size: int) -> bytes:
 # PNG
 
 
-def _chunks(stream: BinaryIO, size: int) -> Iterator[Part]:
+def _chunks(stream: BinaryIO, size: int) -> Iterator[Chunk]:
     start = 8
     while start + 8 <= size:
         length, kind = struct.unpack(">I4s", _at(stream, start, 8))
-        yield Part(kind=kind, start=start + 8, size=length)
+        yield Chunk(kind=kind, start=start + 8, size=length)
         if kind == b"IEND":
             return
         start += 12 + length
@@ -155,7 +155,7 @@ def _lean_png(data: bytes) -> Lean:
 # JPEG
 
 
-def _segments(data: bytes) -> Iterator[Part]:
+def _segments(data: bytes) -> Iterator[Chunk]:
     """Up to the end of the picture; `size` is 0 for markers without data."""
     place = 2
     while found := _MARKER.search(data, place):
@@ -163,7 +163,7 @@ def _segments(data: bytes) -> Iterator[Part]:
         length = 2
         if kind[0] not in _ALONE:
             length = int.from_bytes(data[place : place + 2], "big")
-        yield Part(kind=kind, start=place + 2, size=max(0, length - 2))
+        yield Chunk(kind=kind, start=place + 2, size=max(0, length - 2))
         if kind[0] == _EOI:
             return
         if kind[0] not in _ALONE:
@@ -187,9 +187,9 @@ def _lean_jpeg(data: bytes) -> Lean:
             # Damage, which a decoder is to see.
             begun = part.start - 4
             break
-        if kind == _APP1 and held[:6] == b"Exif\0\0":
+        if kind == _APP1 and bytes(held[:6]) == b"Exif\0\0":
             turn = turn or _exif_turn(bytes(held))
-        elif kind == _APP1 and held[: len(_XMP)] == _XMP:
+        elif kind == _APP1 and bytes(held[: len(_XMP)]) == _XMP:
             xmp_turn = xmp_turn or _xmp_turn(held)
         profiles += kind == _APP2 and held[: len(_ICC)] == _ICC
         of_profile = held[: len(_ICC)] == _ICC and profiles <= _MOST_PROFILE_PARTS
@@ -203,11 +203,11 @@ def _lean_jpeg(data: bytes) -> Lean:
 # WebP
 
 
-def _riff_chunks(data: bytes) -> Iterator[Part]:
+def _riff_chunks(data: bytes) -> Iterator[Chunk]:
     start = 12
     while start + 8 <= len(data):
         kind, length = struct.unpack_from("<4sI", data, start)
-        yield Part(kind=kind, start=start + 8, size=length)
+        yield Chunk(kind=kind, start=start + 8, size=length)
         start += 8 + length + length % 2
 
 

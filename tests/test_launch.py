@@ -219,8 +219,8 @@ def test_pin_without_a_new_lock_is_one_sentence_and_changes_nothing(ready):
     assert (ended.code, ended.out) == (2, "")
     assert ended.err == (
         "The requirements ask for tinything==2.0, and the lock files have 1.0: get a complete copy "
-        "of PixArt Studio, or, if you changed that pin, run 'python -m app.setup.relock' with the Python "
-        "of .venv (CONTRIBUTING.md) and start again.\n"
+        "of PixArt Studio, or, if you changed that pin, run 'python -m app.setup.relock' with the "
+        "Python of .venv (CONTRIBUTING.md) and start again.\n"
     )
     assert (ready.stamp, ready.log) == (stamp, log)
 

@@ -48,13 +48,13 @@ Method = Literal["vae", "text-encoder", "class-to-image", "text-to-image"]
 Scalar = bool | int | float | str | tuple[int, ...]
 
 
-class Part(BaseModel):
+class RecipeTable(BaseModel):
     """A table of a recipe: frozen, no unknown keys, no guessing of types."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
 
-class DataConfig(Part):
+class DataConfig(RecipeTable):
     """Which pictures, and at which sizes.
 
     `source` is a path below the data folder of the command line. `bins` names a table of
@@ -81,7 +81,7 @@ class DataConfig(Part):
         return self
 
 
-class BaseConfig(Part):
+class BaseConfig(RecipeTable):
     """What the run starts from: folders in diffusers layout, or `stage:NAME` for an earlier stage.
 
     Without a transformer (or a VAE, or a text encoder) of its own kind a run begins with random
@@ -93,7 +93,7 @@ class BaseConfig(Part):
     text: str | None = None
 
 
-class OptimizerConfig(Part):
+class OptimizerConfig(RecipeTable):
     """`lr` is that of one update; `clip` the largest norm of all gradients together."""
 
     name: Literal["adamw", "adamw8bit", "muon", "prodigy"] = "adamw"
@@ -105,7 +105,7 @@ class OptimizerConfig(Part):
     clip: float = Field(default=1.0, gt=0, le=1e6)
 
 
-class ScheduleConfig(Part):
+class ScheduleConfig(RecipeTable):
     """The learning rate over the updates: `warmup` updates up, then `kind` down to `floor` x lr."""
 
     kind: Literal["constant", "cosine", "linear"] = "constant"
@@ -113,14 +113,14 @@ class ScheduleConfig(Part):
     floor: float = Field(default=0.0, ge=0, le=1)
 
 
-class EmaConfig(Part):
+class EmaConfig(RecipeTable):
     """Average of the weights; `decay` 0 keeps none. Warm-up: 1 - (1 + n)^-power until `decay`."""
 
     decay: float = Field(default=0.9999, ge=0, lt=1)
     power: float = Field(default=0.75, gt=0, le=1)
 
 
-class ObjectiveConfig(Part):
+class ObjectiveConfig(RecipeTable):
     """What is minimised.
 
     `min_snr` is gamma of min-SNR weighting (arXiv 2303.09556), 0 turns it off; `clean` the largest
@@ -129,8 +129,8 @@ class ObjectiveConfig(Part):
     the weight of the term that trains the variance half (arXiv 2102.09672), 0 leaves it
     untrained; `dropout` the share of captions (or labels) that are replaced by the empty one;
     `middle` the share of timesteps that are drawn around those where things take shape (see
-    `training.loop.rng.drawn`), the others evenly. `perceptual`, `kl` and `adversarial` (the weight of
-    fooling a critic of patches, 0: there is none) belong to the VAE. For a text
+    `training.loop.rng.drawn`), the others evenly. `perceptual`, `kl` and `adversarial` (the weight
+    of fooling a critic of patches, 0: there is none) belong to the VAE. For a text
     encoder, `neighbours` weighs that every feature tells the tokens around it, `keep` that features
     stay what `base.text` made of them.
     """
@@ -152,14 +152,14 @@ class ObjectiveConfig(Part):
         return {"min_snr": self.min_snr, "clean": self.clean, "variational": self.variational}
 
 
-class CheckpointConfig(Part):
+class CheckpointConfig(RecipeTable):
     """Every how many updates, and how many of the newest stay besides the best."""
 
     every: int = Field(default=500, ge=1)
     keep: int = Field(default=2, ge=1, le=1000)
 
 
-class ValidationConfig(Part):
+class ValidationConfig(RecipeTable):
     """Every how many updates (0: never), on how many held-out pictures; `patience` stops early."""
 
     every: int = Field(default=500, ge=0)
@@ -168,7 +168,7 @@ class ValidationConfig(Part):
     patience: int | None = Field(default=None, ge=1)
 
 
-class PreviewConfig(Part):
+class PreviewConfig(RecipeTable):
     """Sample pictures with fixed seeds every so many updates (0: never)."""
 
     every: int = Field(default=0, ge=0)
@@ -178,7 +178,7 @@ class PreviewConfig(Part):
     guidance: float = Field(default=4.5, ge=0, le=30)
 
 
-class RunConfig(Part):
+class RunConfig(RecipeTable):
     """One run, resolved: what the run folder keeps as config.json.
 
     `batch` counts pictures per process and micro-batch; one update sees batch x accumulate x
@@ -272,7 +272,7 @@ class RunConfig(Part):
         return self.batch * self.accumulate
 
 
-class PublishConfig(Part):
+class PublishConfig(RecipeTable):
     """The row of the finished model in the catalog; without an `id` nothing is published."""
 
     id: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,79}$")
@@ -286,7 +286,7 @@ class PublishConfig(Part):
     precision: Literal["float32", "float16", "bfloat16"] = "float16"
 
 
-class Recipe(Part):
+class TrainingRecipe(RecipeTable):
     """The stages of a recipe in order, and how their result is called."""
 
     title: str

@@ -18,14 +18,14 @@ from pipelines import files
 from pipelines.catalog import ROW_FILE
 from pipelines.errors import SaveError, TrainingError, printable
 from pipelines.models.loader import quiet
-from training.config import STAGE_PREFIX, PublishConfig, Recipe, RunConfig
+from training.config import STAGE_PREFIX, PublishConfig, RunConfig, TrainingRecipe
 from training.loop.checkpoint import sync_folder
 from training.objective import LINEAR, TIMESTEPS
 
 MADE_BY = "training.json"
 
 
-def publish(recipe: Recipe, results: Mapping[str, Path], models: Path) -> Path | None:
+def publish(recipe: TrainingRecipe, results: Mapping[str, Path], models: Path) -> Path | None:
     """Puts the model of a finished recipe into `models`; returns its folder.
 
     `results` names the folders of "transformer", "vae" and "text". A model that an earlier
@@ -68,7 +68,7 @@ def publish(recipe: Recipe, results: Mapping[str, Path], models: Path) -> Path |
     return target
 
 
-def _travelling(recipe: Recipe) -> dict[str, Any]:
+def _travelling(recipe: TrainingRecipe) -> dict[str, Any]:
     """The recipe without the folders of this machine: of a literal base only its name is kept."""
     told = recipe.model_dump(mode="json")
     for stage in told["stages"]:
@@ -129,7 +129,7 @@ def _row(row: PublishConfig, last: RunConfig) -> str:
     )
 
 
-def _card(recipe: Recipe, row: PublishConfig) -> str:
+def _card(recipe: TrainingRecipe, row: PublishConfig) -> str:
     lines = [f"# {row.title}", "", row.summary, "", f"Licence: {row.licence}.", ""]
     lines += ["| stage | method | updates | pictures per update |", "|---|---|---|---|"]
     lines += [

@@ -19,7 +19,7 @@ from pydantic import BaseModel, ValidationError
 from pipelines import sizes
 from pipelines.catalog import ROOT
 from pipelines.errors import RequestError, UnknownNameError, printable
-from training.config import STAGE_PREFIX, PublishConfig, Recipe, RunConfig
+from training.config import STAGE_PREFIX, PublishConfig, RunConfig, TrainingRecipe
 
 PRESETS = ROOT / "presets" / "training"
 MAX_RECIPE_BYTES = 200_000
@@ -47,7 +47,7 @@ def find(recipe: str) -> Path:
     raise UnknownNameError(FIELD, "recipe", recipe, names())
 
 
-def read(file: Path, overrides: Iterable[str] = ()) -> Recipe:
+def read(file: Path, overrides: Iterable[str] = ()) -> TrainingRecipe:
     """A checked recipe; `overrides` are `key=value` or `stage.key=value`. Raises RequestError."""
     try:
         if file.stat().st_size > MAX_RECIPE_BYTES:
@@ -63,7 +63,9 @@ def read(file: Path, overrides: Iterable[str] = ()) -> Recipe:
     return resolve(values, overrides, name=stem or "recipe")
 
 
-def resolve(values: Mapping[str, Any], overrides: Iterable[str] = (), *, name: str) -> Recipe:
+def resolve(
+    values: Mapping[str, Any], overrides: Iterable[str] = (), *, name: str
+) -> TrainingRecipe:
     """The recipe in `values`. Raises RequestError, UnknownNameError."""
     tables = copy.deepcopy(dict(values))
     title = tables.pop("title", name)
@@ -85,7 +87,7 @@ def resolve(values: Mapping[str, Any], overrides: Iterable[str] = (), *, name: s
     _check_stages(runs)
     if not isinstance(title, str):
         raise RequestError(FIELD, "The title of a recipe is a text.")
-    return Recipe(title=title, stages=runs, publish=_publish(publish))
+    return TrainingRecipe(title=title, stages=runs, publish=_publish(publish))
 
 
 def _publish(values: Any) -> PublishConfig | None:

@@ -20,7 +20,7 @@ from pipelines.sizes import Size
 
 
 @dataclass(frozen=True, kw_only=True)
-class Wish:
+class SamplingOptions:
     """How samples are painted; picture i gets seed + i."""
 
     seed: int
@@ -34,7 +34,7 @@ def paint(
     vae: AutoencoderKL,
     features: Sequence[Tensor],
     null: Tensor,
-    wish: Wish,
+    wish: SamplingOptions,
     schedule: dict[str, Any],
 ) -> list[Image.Image]:
     """One picture per features (T, C), with `null` as what guidance steers away from."""
@@ -74,7 +74,7 @@ def paint_classes(
     dit: DiTTransformer2DModel,
     vae: AutoencoderKL,
     labels: Sequence[int],
-    wish: Wish,
+    wish: SamplingOptions,
     schedule: dict[str, Any],
 ) -> list[Image.Image]:
     """One picture per class, all in one batch, with classifier-free guidance."""

@@ -27,10 +27,10 @@ from pipelines.errors import (
 from pipelines.memory import planning
 from pipelines.progress import Report, ShouldStop
 from training import run as runs
-from training.config import STAGE_PREFIX, Recipe, RunConfig
+from training.config import STAGE_PREFIX, RunConfig, TrainingRecipe
 from training.data.sources import Sources, Stopped
 from training.loop.devices import check_precision, make_accelerator
-from training.loop.run_state import Outcome
+from training.loop.run_state import RunEnd
 from training.loop.task import Task
 from training.loop.trainer import train
 from training.methods import class_to_image, text_encoder, text_to_image, vae
@@ -58,14 +58,14 @@ _SETUP_FAULTS = (
 _T = TypeVar("_T")
 
 
-def folder_of(root: Path, recipe: Recipe, name: str) -> Path:
+def folder_of(root: Path, recipe: TrainingRecipe, name: str) -> Path:
     """The run folder of a stage. Raises UnknownNameError."""
     number = recipe.stages.index(recipe.stage(name)) + 1
     return root / f"{number:02d}-{name}"
 
 
 def walk(
-    recipe: Recipe,
+    recipe: TrainingRecipe,
     *,
     root: Path,
     data: Path,
@@ -73,7 +73,7 @@ def walk(
     should_stop: ShouldStop,
     tell: Callable[[str], None] = lambda _: None,
     only: str | None = None,
-) -> Outcome:
+) -> RunEnd:
     """Trains every stage that is not finished, or `only` one. Raises StudioError.
 
     `report` gives each stage its own listener, `tell` gets sentences to be read.
@@ -81,7 +81,7 @@ def walk(
     asked = recipe.stages if only is None else (recipe.stage(only),)
     for config in asked:
         _check(config, data)
-    outcome = Outcome(reason="finished", step=0)
+    outcome = RunEnd(reason="finished", step=0)
     for config in asked:
         folder = folder_of(root, recipe, config.name)
         with runs.only_one(folder):
@@ -126,13 +126,13 @@ def _train(
     accelerator: Accelerator,
     listeners: tuple[Report, Callable[[str], None]],
     should_stop: ShouldStop,
-) -> Outcome:
+) -> RunEnd:
     report, tell = listeners
     try:
         task = _first_alone(accelerator, partial(_task, run, sources))
         return train(run, task, accelerator, report=report, should_stop=should_stop, tell=tell)
     except Stopped:
-        return Outcome(reason="stopped", step=0)
+        return RunEnd(reason="stopped", step=0)
     except StudioError as error:
         if accelerator.is_main_process:
             run.event("failed", sentence=str(error))
@@ -181,7 +181,7 @@ def _first_alone(accelerator: Accelerator, work: Callable[[], _T]) -> _T:
     return made[0] if made else work()
 
 
-def results(recipe: Recipe, root: Path) -> dict[str, Path]:
+def results(recipe: TrainingRecipe, root: Path) -> dict[str, Path]:
     """The folders of the parts of the finished model: what `publish` takes.
 
     Raises TrainingError where the last stage is not a finished text-to-image training.
@@ -195,7 +195,7 @@ def results(recipe: Recipe, root: Path) -> dict[str, Path]:
     return _bases(recipe, last, root) | {"transformer": folder}
 
 
-def _bases(recipe: Recipe, config: RunConfig, root: Path) -> dict[str, Path]:
+def _bases(recipe: TrainingRecipe, config: RunConfig, root: Path) -> dict[str, Path]:
     """The folders that the recipe's bases stand for. Raises RequestError."""
     found = {}
     for name, value in config.base.model_dump().items():

@@ -17,7 +17,7 @@ from pipelines.errors import RequestError, UnknownNameError
 from pipelines.memory.planning import Machine, before_torch
 
 if TYPE_CHECKING:
-    from pipelines.benchmarks.benchmark import Clock, Result
+    from pipelines.benchmarks.benchmark import Result, Timing
 
 _SUITES = ("quick", "full")
 _MIN_ROUNDS, _MAX_ROUNDS = 3, 1000
@@ -45,10 +45,10 @@ def bench(
     try:
         before_torch()
         from pipelines.benchmarks import benchmark
-        from pipelines.models import loader
+        from pipelines.memory import probe
 
-        clock = benchmark.Clock(rounds=rounds, cpu_time=cpu_time)
-        machine = loader.probe()
+        clock = benchmark.Timing(rounds=rounds, cpu_time=cpu_time)
+        machine = probe.machine()
         if not as_json:
             status.clear()
             print(f"On {machine.name}; more than 1 means faster than stock diffusers.")
@@ -62,7 +62,7 @@ def bench(
         status.clear()
 
 
-def _results(suite: str, machine: Machine, clock: Clock) -> Iterator[Result]:
+def _results(suite: str, machine: Machine, clock: Timing) -> Iterator[Result]:
     from pipelines.benchmarks import benchmark, benchmark_full
 
     if suite == "quick":

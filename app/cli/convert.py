@@ -11,14 +11,14 @@ import typer
 from app import sweeping
 from app.cli.options import WorkspaceOption
 from app.cli.status import Status
-from app.models.rows import Wanted
+from app.models.rows import ImportOptions
 from app.settings import make_folder, user_path
 from pipelines.errors import UnknownNameError
 from pipelines.memory.planning import before_torch
 from pipelines.progress import plain_size
 
 if TYPE_CHECKING:
-    from pipelines.models.convert import Precision
+    from pipelines.models.convert import SavedPrecision
     from pipelines.models.weights import Choice
 
 CHOICES = ("auto", "ema", "raw")
@@ -63,9 +63,9 @@ def convert(
     before_torch()
     # Here and not above: only a command that converts pays for loading torch.
     from pipelines.models import convert as converting
-    from pipelines.models.sources import Wish
+    from pipelines.models.sources import ReadOptions
 
-    wish = Wish(
+    wish = ReadOptions(
         weights=cast("Choice", weights),
         head_dim=head_dim,
         image_size=image_size,
@@ -76,7 +76,7 @@ def convert(
             user_path(source),
             user_path(destination),
             wish,
-            precision=cast("Precision", precision),
+            precision=cast("SavedPrecision", precision),
             overwrite=overwrite,
             report=_counting(status, "Converting"),
         )
@@ -154,7 +154,7 @@ def import_(
     before_torch()
     from app.models import importing
 
-    wanted = Wanted(
+    wanted = ImportOptions(
         id=id_,
         title=title,
         licence=licence,
@@ -166,7 +166,7 @@ def import_(
         in_place=in_place,
         copy_files=copy,
         weights=cast("Choice", weights),
-        precision=cast("Precision", precision),
+        precision=cast("SavedPrecision", precision),
         head_dim=head_dim,
         image_size=image_size,
         interpolation_scale=interpolation_scale,

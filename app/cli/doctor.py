@@ -49,6 +49,6 @@ def _probe(status: Status, lacks: list[OutOfMemoryError]) -> Machine | None:
         lacks.append(error)
         return None
     # Here and not above: loading torch takes seconds.
-    from pipelines.models import loader
+    from pipelines.memory import probe
 
-    return loader.probe()
+    return probe.machine()

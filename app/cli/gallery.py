@@ -17,7 +17,8 @@ from app import sweeping
 from app.cli.options import JsonOption, WorkspaceOption
 from app.cli.status import Status
 from app.gallery.exports import export as exporting
-from app.gallery.index import Entry, GalleryIndex
+from app.gallery.exports import formats
+from app.gallery.index import GalleryIndex, IndexedPicture
 from app.settings import Settings, real_path, workspace_path
 from lora_manager import folders
 from pipelines.errors import RequestError, SaveError, printable
@@ -129,7 +130,7 @@ def export(
     as_json: JsonOption = False,
 ) -> int:
     """Writes pictures as a zip, a contact sheet, a web page or a training set."""
-    exporting.find(format)
+    formats.find(format)
     if search is not None and ids:
         raise RequestError("ids", "Give --search or --ids, not both.")
     sweeping.writer(workspace or context.obj)
@@ -192,7 +193,7 @@ def _pictures(count: int) -> str:
     return "1 picture" if count == 1 else f"{count:,} pictures"
 
 
-def _line(entry: Entry) -> str:
+def _line(entry: IndexedPicture) -> str:
     star = "*" if entry.starred else " "
     if entry.request is None:
         return f"{star} {entry.name}  ({entry.problem})"
@@ -202,7 +203,7 @@ def _line(entry: Entry) -> str:
     return f"{star} {entry.name}  {request.width}x{request.height}  {model}  {prompt}"
 
 
-def _json(entry: Entry) -> dict[str, Any]:
+def _json(entry: IndexedPicture) -> dict[str, Any]:
     told: dict[str, Any] = {
         "name": entry.name,
         "path": str(entry.path),

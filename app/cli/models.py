@@ -18,12 +18,12 @@ from app.cli.convert import import_
 from app.cli.options import UNLISTED, JsonOption, WorkspaceOption, YesOption
 from app.cli.status import Status, agreed
 from app.models import own_models
-from app.models.store import ModelStore, Row
+from app.models.store import ModelRow, ModelStore
 from app.settings import Settings, workspace_path
 from pipelines.progress import plain_size
 
 if TYPE_CHECKING:
-    from pipelines.models.downloads import Plan
+    from pipelines.models.downloads import DownloadPlan
     from pipelines.models.transfer import Reading
 
 app = typer.Typer(
@@ -82,7 +82,7 @@ def list_(
     return UNLISTED if store.unlisted() else 0
 
 
-def _lines(row: Row) -> list[str]:
+def _lines(row: ModelRow) -> list[str]:
     size = plain_size(row.size, exact=row.exact or row.state != "known")
     lines = [f"{row.id:20} {row.title} ({_STATES[row.state]}, {size})"]
     if row.problem:
@@ -181,7 +181,7 @@ def _tell_removed(model: str, freed: int, *, as_json: bool) -> None:
         print(f"“{model}” is removed; {plain_size(freed)} are free again.")
 
 
-def _announce(plan: Plan, *, as_json: bool) -> None:
+def _announce(plan: DownloadPlan, *, as_json: bool) -> None:
     """What is going to be downloaded, before anybody is asked."""
     model = plan.model
     if as_json:
@@ -262,7 +262,7 @@ def _values(reading: Reading) -> dict[str, Any]:
     }
 
 
-def _finish(plan: Plan, seconds: float, *, as_json: bool) -> None:
+def _finish(plan: DownloadPlan, seconds: float, *, as_json: bool) -> None:
     model = plan.model
     if as_json:
         _print(event="done", model=model.id, kind=model.kind, seconds=round(seconds, 3))

@@ -260,7 +260,7 @@ def check(
         raise RequestError("bins", f"There is no table of sizes called “{printable(bins)}”.")
     status = Status(sys.stderr)
     stop = stop_on_signals()
-    rules = lint.Rules(min_side=min_side, captions_required=captions)
+    rules = lint.PictureRules(min_side=min_side, captions_required=captions)
     source = user_path(data)
     try:
         if source.suffix.lower() == ".zip" and source.is_file():

@@ -36,7 +36,7 @@ _SETTLED_NS = 2_000_000_000
 
 
 @dataclass(frozen=True, kw_only=True)
-class Entry:
+class IndexedPicture:
     """A picture of the gallery. `name` is "YYYY-MM-DD/....png", `size` in bytes.
 
     `request` is None where the recipe inside cannot be read; `problem` then says why.
@@ -58,10 +58,10 @@ class Entry:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Found:
+class SearchResult:
     """What a search found: some of the entries, the newest first, and how many there are."""
 
-    entries: tuple[Entry, ...]
+    entries: tuple[IndexedPicture, ...]
     total: int
 
 
@@ -120,7 +120,7 @@ class GalleryIndex:
         only: Collection[str] | None = None,
         limit: int = 0,
         offset: int = 0,
-    ) -> Found:
+    ) -> SearchResult:
         """The pictures that `query` finds (see `gallery_query`), of those called `only` if given.
 
         `limit` 0 gives all. Raises RequestError for the query, SaveError, BusyError.
@@ -141,13 +141,15 @@ class GalleryIndex:
         conditions = " AND ".join(where) or "1"
         rest = f" LIMIT {int(limit) or -1} OFFSET {int(offset)}"
 
-        def ask(db: Database) -> Found:
+        def ask(db: Database) -> SearchResult:
             count = f"SELECT count(*) AS n FROM pictures WHERE {conditions}"
             total = next(iter(db.query(count, values)))["n"]
             rows = db.query(
                 f"SELECT * FROM pictures WHERE {conditions} ORDER BY name DESC{rest}", values
             )
-            return Found(entries=tuple(self._entry(row, marked) for row in rows), total=total)
+            return SearchResult(
+                entries=tuple(self._entry(row, marked) for row in rows), total=total
+            )
 
         return self._tables.use(ask)
 
@@ -165,7 +167,7 @@ class GalleryIndex:
         rows = self._tables.use(lambda db: list(db.query(sql)))
         return {str(row["init"]) for row in rows if row["init"]}
 
-    def find(self, names: Collection[str]) -> list[Entry]:
+    def find(self, names: Collection[str]) -> list[IndexedPicture]:
         """The entries called `names`, in that order. Raises RequestError for one that is not."""
         found = {entry.name: entry for entry in self.search(only=names).entries}
         for name in names:
@@ -181,7 +183,7 @@ class GalleryIndex:
         """Stars pictures, or takes their stars away. Raises SaveError, BusyError."""
         self._stars.set(*names, on=on)
 
-    def _entry(self, row: dict[str, Any], marked: Collection[str]) -> Entry:
+    def _entry(self, row: dict[str, Any], marked: Collection[str]) -> IndexedPicture:
         problem, request = str(row["problem"]), None
         if not problem:
             try:
@@ -189,7 +191,7 @@ class GalleryIndex:
             except (ValueError, TypeError, RequestError):
                 problem = "The index of the gallery is damaged; rebuild it."
         name = str(row["name"])
-        return Entry(
+        return IndexedPicture(
             name=name,
             path=self._outputs / name,
             size=int(row["bytes"] or 0),

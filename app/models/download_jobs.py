@@ -14,15 +14,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from app.models.store import ModelStore, Row
+from app.models.store import ModelRow, ModelStore
 from pipelines.errors import BusyError, RequestError, StudioError
 from pipelines.progress import Stage
 
 if TYPE_CHECKING:
-    from pipelines.models.downloads import Plan
+    from pipelines.models.downloads import DownloadPlan
     from pipelines.models.transfer import Reading
 
-Phase = Literal["asking", "asked", "downloading", "stopping", "stopped", "failed", "done"]
+DownloadPhase = Literal["asking", "asked", "downloading", "stopping", "stopped", "failed", "done"]
 _CLOSE_SECONDS = 3.0
 log = logging.getLogger(__name__)
 
@@ -48,7 +48,7 @@ class ModelJob:
     """
 
     model: str
-    phase: Phase
+    phase: DownloadPhase
     files: tuple[FileState, ...] = ()
     left: int = 0
     total: int = 0
@@ -77,8 +77,8 @@ class ModelJobs:
         self._changed = changed
         self._lock = threading.Lock()
         self._job: ModelJob | None = None
-        self._plan: Plan | None = None
-        self._rows: tuple[Row, ...] | None = None
+        self._plan: DownloadPlan | None = None
+        self._rows: tuple[ModelRow, ...] | None = None
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
 
@@ -88,7 +88,7 @@ class ModelJobs:
         with self._lock:
             return self._job
 
-    def rows(self, *, fresh: bool = False) -> tuple[Row, ...]:
+    def rows(self, *, fresh: bool = False) -> tuple[ModelRow, ...]:
         """The models as they lie on the disk; read again after changes, or where asked to."""
         rows = self._rows
         if rows is None or fresh:
@@ -155,7 +155,7 @@ class ModelJobs:
 
     # --- the thread
 
-    def _begin(self, job: ModelJob, work: Callable[[], Phase | None]) -> None:
+    def _begin(self, job: ModelJob, work: Callable[[], DownloadPhase | None]) -> None:
         with self._lock:
             if self._job is not None and self._job.active:
                 raise BusyError(
@@ -169,7 +169,7 @@ class ModelJobs:
             )
             self._thread.start()
 
-    def _run(self, work: Callable[[], Phase | None]) -> None:
+    def _run(self, work: Callable[[], DownloadPhase | None]) -> None:
         error = ""
         try:
             phase = work()
@@ -200,10 +200,10 @@ class ModelJobs:
                 converting=False,
             )
 
-    def _ask(self, model_id: str, check: bool) -> Phase | None:
+    def _ask(self, model_id: str, check: bool) -> DownloadPhase | None:
         return "asked" if self._planned(model_id, check=check) else None
 
-    def _planned(self, model_id: str, *, check: bool = False) -> Plan | None:
+    def _planned(self, model_id: str, *, check: bool = False) -> DownloadPlan | None:
         def report(reading: Reading) -> None:
             if reading.checking:
                 self._update(checking=True, done=reading.done, total=reading.total)
@@ -223,7 +223,7 @@ class ModelJobs:
         self._update(files=files, checking=False, **counted)
         return plan
 
-    def _download(self, model_id: str, plan: Plan | None) -> Phase:
+    def _download(self, model_id: str, plan: DownloadPlan | None) -> DownloadPhase:
         # Going on: what is left has changed since it was planned.
         plan = plan or self._planned(model_id)
         if plan is None:

@@ -11,12 +11,12 @@ from typing import Literal, Protocol
 
 from app.models import import_process
 from app.models.import_process import Tell
-from app.models.rows import Wanted
+from app.models.rows import ImportOptions
 from app.settings import Settings, user_path
 from pipelines.errors import BusyError, RequestError, StudioError, printable
 from pipelines.progress import ShouldStop
 
-Phase = Literal["running", "stopping", "stopped", "failed", "done"]
+ImportPhase = Literal["running", "stopping", "stopped", "failed", "done"]
 _CLOSE_SECONDS = 5.0
 log = logging.getLogger(__name__)
 
@@ -30,7 +30,7 @@ class ImportJob:
     """
 
     source: str
-    phase: Phase = "running"
+    phase: ImportPhase = "running"
     stage: str = ""
     done: int = 0
     total: int = 0
@@ -49,7 +49,7 @@ class Import(Protocol):
     def __call__(
         self,
         source: Path,
-        wanted: Wanted,
+        wanted: ImportOptions,
         settings: Settings,
         *,
         tell: Tell,
@@ -84,7 +84,7 @@ class ImportJobs:
         with self._lock:
             return self._job
 
-    def start(self, path: str, wanted: Wanted) -> None:
+    def start(self, path: str, wanted: ImportOptions) -> None:
         """Imports the file or folder at `path`. Raises BusyError, RequestError, SaveError."""
         source = _source(path)
         with self._lock:
@@ -120,7 +120,7 @@ class ImportJobs:
         if thread is not None:
             thread.join(_CLOSE_SECONDS)
 
-    def _run(self, source: Path, wanted: Wanted) -> None:
+    def _run(self, source: Path, wanted: ImportOptions) -> None:
         ended: dict[str, object]
         try:
             model = self._import(

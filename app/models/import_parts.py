@@ -1,8 +1,9 @@
 """The parts of an imported model beside its transformer: VAE, T5, tokenizer, noise schedule.
 
 A part is a folder in diffusers' layout. T5 and VAE may also be a single file, as other programs
-keep them: the model then gets a folder with a link to it (`pipelines.models.single_files`). A T5 that is
-there as pickles only, and a VAE with the names of the first Stable Diffusion code, are converted.
+keep them: the model then gets a folder with a link to it (`pipelines.models.single_files`). A T5
+that is there as pickles only, and a VAE with the names of the first Stable Diffusion code, are
+converted.
 """
 
 from __future__ import annotations
@@ -16,16 +17,16 @@ from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from app.models.rows import Wanted
+from app.models.rows import ImportOptions
 from app.settings import user_path
 from pipelines.catalog import PARTS, Catalog
 from pipelines.errors import ModelError, RequestError, printable
 from pipelines.models import headers, hub_rows, local_weights, single_files
-from pipelines.models.hub_store import FOLDER, Store
+from pipelines.models.hub_store import FOLDER, HubFolder
 from pipelines.progress import plain_size
 
 if TYPE_CHECKING:
-    from pipelines.models.convert import Report
+    from pipelines.models.convert import CountReport
     from pipelines.models.original_layout import Design
     from pipelines.models.weights import Weights
 
@@ -48,7 +49,7 @@ _NEUTRAL = {"latents_mean": 0, "latents_std": 1, "shift_factor": 0}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Part:
+class ImportedPart:
     """Where a part lies: a folder, or a single file. `own`: it belongs to the source itself.
 
     `config` is ours, for a part that the model gets a folder of its own for. `tensors` are those
@@ -85,28 +86,30 @@ class Part:
         return sum(file.stat().st_size for file in files)
 
 
-Parts = Mapping[str, Part]
+Parts = Mapping[str, ImportedPart]
 
 
 def find(
-    source: Path, design: Design, wanted: Wanted, models: Path, stack: ExitStack
-) -> dict[str, Part]:
+    source: Path, design: Design, wanted: ImportOptions, models: Path, stack: ExitStack
+) -> dict[str, ImportedPart]:
     """Every part but the transformer; the scheduler may be missing.
 
     `stack` closes what a conversion reads. Raises RequestError, ModelError.
     """
     catalog = Catalog(user_models=models)
-    parts: dict[str, Part] = {}
+    parts: dict[str, ImportedPart] = {}
     if source.is_dir():
         parts |= {
-            name: Part(place=source / name, own=True)
+            name: ImportedPart(place=source / name, own=True)
             for name in PARTS
             if name != "transformer" and (source / name).is_dir()
         }
     if wanted.vae is not None:
         parts["vae"] = _vae(_named(wanted.vae, "vae", "vae", catalog), source, design, stack)
     if wanted.text is not None:
-        parts["text_encoder"] = Part(place=_named(wanted.text, "text_encoder", "text", catalog))
+        parts["text_encoder"] = ImportedPart(
+            place=_named(wanted.text, "text_encoder", "text", catalog)
+        )
     if "text_encoder" in parts:
         parts["text_encoder"] = _text(parts["text_encoder"], stack)
     if wanted.text is not None:
@@ -147,13 +150,13 @@ def _named(text: str, part: str, option: str, catalog: Catalog) -> Path:
     return found_at.resolve()
 
 
-def _vae(place: Path, source: Path, design: Design, stack: ExitStack) -> Part:
+def _vae(place: Path, source: Path, design: Design, stack: ExitStack) -> ImportedPart:
     """A VAE; of a single file, its name or else the transformer's family says which it is.
 
     Raises RequestError where neither does.
     """
     if not place.is_file():
-        return Part(place=place)
+        return ImportedPart(place=place)
     patterns = ((_SIGMA_NAME, SIGMA_SCALING), (_ALPHA_NAME, ALPHA_SCALING))
     named = [scaling for pattern, scaling in patterns if pattern.search(place.name)]
     scaling = [SIGMA_SCALING if design.is_sigma else ALPHA_SCALING, *named][-1]
@@ -168,11 +171,11 @@ def _vae(place: Path, source: Path, design: Design, stack: ExitStack) -> Part:
         )
     names = single_files.first_names(place)
     if not names:
-        return Part(place=place, config=config)
+        return ImportedPart(place=place, config=config)
     from pipelines.models import weights
 
     tensors = stack.enter_context(weights.opened([place]))
-    return Part(place=place, config=config, tensors=tensors, names=names)
+    return ImportedPart(place=place, config=config, tensors=tensors, names=names)
 
 
 def _is_told(source: Path, design: Design) -> bool:
@@ -181,10 +184,10 @@ def _is_told(source: Path, design: Design) -> bool:
     return large or design.tokens is not None or (source / INDEX).is_file()
 
 
-def _text(part: Part, stack: ExitStack) -> Part:
+def _text(part: ImportedPart, stack: ExitStack) -> ImportedPart:
     """The text encoder, looked into where it is not a folder of safetensors."""
     if part.place.is_file():
-        return Part(place=part.place, config=single_files.text_encoder(part.place))
+        return ImportedPart(place=part.place, config=single_files.text_encoder(part.place))
     pickles = single_files.text_pickles(part.place)
     if not pickles:
         return part
@@ -196,10 +199,10 @@ def _text(part: Part, stack: ExitStack) -> Part:
     return replace(part, config=config, tensors=tensors, names=names)
 
 
-def _tokenizer(text: str, encoder: Part, catalog: Catalog, models: Path) -> Part:
+def _tokenizer(text: str, encoder: ImportedPart, catalog: Catalog, models: Path) -> ImportedPart:
     """The tokenizer of the encoder that `text` names: beside it, else that of a model here."""
     if text in {spec.id for spec in catalog}:
-        return Part(place=catalog.find(text).part("tokenizer").resolve())
+        return ImportedPart(place=catalog.find(text).part("tokenizer").resolve())
     path = user_path(text)
     home = path.parent if path.is_file() else path
     near = [home / "tokenizer", home]
@@ -212,9 +215,9 @@ def _tokenizer(text: str, encoder: Part, catalog: Catalog, models: Path) -> Part
             # Another program's folder, in which all its encoders lie.
             fitting = next((name for name in there if _fits(folder / name, config)), None)
             if fitting is not None:
-                return Part(place=folder.resolve(), files=(fitting,))
+                return ImportedPart(place=folder.resolve(), files=(fitting,))
         elif there:
-            return Part(place=folder.resolve())
+            return ImportedPart(place=folder.resolve())
     source = _released("tokenizer")
     place = home / "tokenizer" if (home / "spiece.model").exists() else home
     raise RequestError(
@@ -242,18 +245,18 @@ def _other_tokenizers(config: Mapping[str, Any], catalog: Catalog, models: Path)
     """Tokenizers of the same encoder: of models that can be used, then of what is on the disk."""
     for spec in catalog:
         with suppress(ModelError):
-            theirs = Part(place=spec.part("text_encoder")).read_config()
+            theirs = ImportedPart(place=spec.part("text_encoder")).read_config()
             if all(theirs.get(key) == config.get(key) for key in ("d_model", "vocab_size")):
                 yield spec.part("tokenizer")
     like = _released("text_encoder").like
     if all(config.get(key) == value for key, value in like.items()):
         source = _released("tokenizer")
-        for place in (Store(models / FOLDER).place(source), local_weights.look().place(source)):
+        for place in (HubFolder(models / FOLDER).place(source), local_weights.look().place(source)):
             if place is not None:
                 yield place
 
 
-def _released(part: str) -> hub_rows.Source:
+def _released(part: str) -> hub_rows.HubSource:
     return next(s for s in hub_rows.known()["alpha-1024"].parts if s.part == part)
 
 
@@ -282,7 +285,9 @@ def check(parts: Parts) -> None:
         )
 
 
-def make(parts: Parts, draft: Path, wanted: Wanted, *, report: Report, copying: Report) -> None:
+def make(
+    parts: Parts, draft: Path, wanted: ImportOptions, *, report: CountReport, copying: CountReport
+) -> None:
     """Makes the folders that the model gets of its own. Raises RequestError, OSError."""
     from pipelines.models import convert
 
@@ -304,7 +309,7 @@ def make(parts: Parts, draft: Path, wanted: Wanted, *, report: Report, copying: 
             _link(part, folder, _WEIGHTS[name])
 
 
-def _link(part: Part, folder: Path, name: str) -> None:
+def _link(part: ImportedPart, folder: Path, name: str) -> None:
     assert part.config is not None
     try:
         single_files.put(part.place, folder, name, part.config)
@@ -316,12 +321,12 @@ def _link(part: Part, folder: Path, name: str) -> None:
         ) from None
 
 
-def _copy_file(source: Path, target: Path, report: Report) -> None:
+def _copy_file(source: Path, target: Path, report: CountReport) -> None:
     total = source.stat().st_size
     _pieces(source, target, lambda done: report(done, total))
 
 
-def copy(places: Mapping[str, Path], folder: Path, total: int, report: Report) -> None:
+def copy(places: Mapping[str, Path], folder: Path, total: int, report: CountReport) -> None:
     """Copies folders of parts, in pieces so that it can be followed and stopped. Raises OSError."""
     before = 0
     for name, place in places.items():

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from app.models import importing
-from app.models.rows import Wanted
+from app.models.rows import ImportOptions
 from app.painting.process import log_to
 from app.settings import Settings, make_folder
 from lora_manager import drafts
@@ -51,7 +51,7 @@ _SEND_SECONDS = 0.1
 
 def run(
     source: Path,
-    wanted: Wanted,
+    wanted: ImportOptions,
     settings: Settings,
     *,
     tell: Tell,
@@ -136,7 +136,7 @@ def _followed(
 
 
 def main(
-    connection: Connection, workspace: str, source: str, wanted: Wanted, asked: str | None
+    connection: Connection, workspace: str, source: str, wanted: ImportOptions, asked: str | None
 ) -> None:
     """Runs in the process. Whoever stops it finds nothing of the model left behind.
 
@@ -156,7 +156,11 @@ def main(
 
 
 def _import(
-    connection: Connection, settings: Settings, source: Path, wanted: Wanted, asked: str | None
+    connection: Connection,
+    settings: Settings,
+    source: Path,
+    wanted: ImportOptions,
+    asked: str | None,
 ) -> Message:
     told = 0.0
 
@@ -193,7 +197,7 @@ def _import(
     return {"event": "done"}
 
 
-def _import_lora(settings: Settings, source: Path, wanted: Wanted, asked: str | None) -> str:
+def _import_lora(settings: Settings, source: Path, wanted: ImportOptions, asked: str | None) -> str:
     """Brings a LoRA in that was given as a model; what it is called. Raises ModelError."""
     library = Catalog(user_models=settings.models, loras=settings.loras).loras
     texts = {"title": wanted.title or "", "licence": wanted.licence or ""}

@@ -1,8 +1,8 @@
 """A model from elsewhere -> a row of the catalog with its files, so that it paints.
 
-The transformer is converted on the way (`pipelines.models.convert`), so that whatever its file was, the
-studio holds safetensors in diffusers' layout. Parts that come from another model, folder or file
-are not copied (`import_parts`); the row says where they lie.
+The transformer is converted on the way (`pipelines.models.convert`), so that whatever its file was,
+the studio holds safetensors in diffusers' layout. Parts that come from another model, folder or
+file are not copied (`import_parts`); the row says where they lie.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from typing import TYPE_CHECKING, Any
 
 from app.models import import_parts, rows
 from app.models.import_parts import ALPHA_SCALING, INDEX, SIGMA_SCALING, Parts
-from app.models.rows import Wanted
+from app.models.rows import ImportOptions
 from pipelines import files, sizes
 from pipelines.catalog import ROW_FILE, Catalog, ModelSpec
 from pipelines.denoising import samplers
 from pipelines.errors import ModelError, RequestError, printable
 
 if TYPE_CHECKING:
-    from pipelines.models.convert import Report
+    from pipelines.models.convert import CountReport
     from pipelines.models.original_layout import Design
     from pipelines.models.sources import Source
 
@@ -54,10 +54,10 @@ _SCHEDULER = {
 def import_model(
     source: Path,
     models: Path,
-    wanted: Wanted,
-    report: Report = lambda done, total: None,
+    wanted: ImportOptions,
+    report: CountReport = lambda done, total: None,
     *,
-    copying: Report = lambda done, total: None,
+    copying: CountReport = lambda done, total: None,
 ) -> ModelSpec:
     """Makes `models`/<id> of a file or folder and returns its row.
 
@@ -69,7 +69,7 @@ def import_model(
     catalog = Catalog(user_models=models)
     model_id = free_id(source, catalog, models, wanted)
     index = _index(source)
-    wish = sources.Wish(
+    wish = sources.ReadOptions(
         weights=wanted.weights,
         head_dim=wanted.head_dim,
         image_size=wanted.image_size,
@@ -122,7 +122,7 @@ def _check_draft(spec: ModelSpec, draft: Path, parts: Parts) -> None:
     loader.check(spec.model_copy(update={"folder": draft, "places": {**spec.places, **now}}))
 
 
-def free_id(source: Path, catalog: Catalog, models: Path, wanted: Wanted) -> str:
+def free_id(source: Path, catalog: Catalog, models: Path, wanted: ImportOptions) -> str:
     """The id that the model will have: as wanted, else made of the source's name.
 
     Raises RequestError.
@@ -180,7 +180,7 @@ def _index(source: Path) -> dict[str, Any]:
     return index
 
 
-def _with_tokens(design: Design, wanted: Wanted, index: Mapping[str, Any]) -> Design:
+def _with_tokens(design: Design, wanted: ImportOptions, index: Mapping[str, Any]) -> Design:
     """The design with the text length that the user or the pipeline tells."""
     from pipelines.models.original_layout import SIGMA_TOKENS
 
@@ -232,7 +232,7 @@ def _check_fit(design: Design, parts: Parts) -> None:
         )
 
 
-def _in_place(source: Path, net: Source, parts: Parts, wanted: Wanted) -> dict[str, str]:
+def _in_place(source: Path, net: Source, parts: Parts, wanted: ImportOptions) -> dict[str, str]:
     """Places of a source that stays where it is. Raises RequestError where it has to change."""
     from pipelines.models.sources import WEIGHTS
 

@@ -14,15 +14,15 @@ from pathlib import Path
 from app.models import own_models
 from pipelines.errors import DownloadError, printable
 from pipelines.models import single_files
-from pipelines.models.hub_store import Store
+from pipelines.models.hub_store import HubFolder
 
 _FOLDER = "linked"
 
 
-def folder(store: Store, place: Path) -> Path:
+def folder(store: HubFolder, place: Path) -> Path:
     """A folder for the text encoder in the file `place`; a folder stays as it is.
 
-    No model reads it yet: `sweep` takes it away unless `Store.settling` is held until one does.
+    No model reads it yet: `sweep` takes it away unless `HubFolder.settling` is held until one does.
     Raises ModelError for a file that holds none, DownloadError.
     """
     if place.is_dir():
@@ -63,7 +63,7 @@ def borrow(twin: Path, target: Path) -> None:
         ) from None
 
 
-def sweep(store: Store, models: Path) -> None:
+def sweep(store: HubFolder, models: Path) -> None:
     """Takes away the folders that no model reads any more. The files stay where they are."""
     with store.settling(), suppress(OSError):
         rows = list(store.installed())

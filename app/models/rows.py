@@ -15,13 +15,13 @@ from pipelines.denoising import samplers
 from pipelines.errors import ModelError, printable
 
 if TYPE_CHECKING:
-    from pipelines.models.convert import Precision
+    from pipelines.models.convert import SavedPrecision
     from pipelines.models.original_layout import Design
     from pipelines.models.weights import Choice
 
 
 @dataclass(frozen=True, kw_only=True)
-class Wanted:
+class ImportOptions:
     """What the user says about a model. None: what its files tell, else the family's default.
 
     `vae` and `text` name another model of the catalog, a folder, or a single file: the model gets a
@@ -39,14 +39,14 @@ class Wanted:
     in_place: bool = False
     copy_files: bool = False
     weights: Choice = "auto"
-    precision: Precision = "keep"
+    precision: SavedPrecision = "keep"
     head_dim: int | None = None
     image_size: int | None = None
     interpolation_scale: float | None = None
 
 
 def values_of(
-    design: Design, source: Path, wanted: Wanted, index: Mapping[str, Any]
+    design: Design, source: Path, wanted: ImportOptions, index: Mapping[str, Any]
 ) -> dict[str, Any]:
     """The row: as the source's own row has it, else the family's defaults, then the options."""
     from pipelines.models.original_layout import SIGMA_TOKENS, TOKENS

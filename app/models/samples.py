@@ -35,7 +35,7 @@ _MAX_BYTES = 1_000_000
 
 
 @dataclass(frozen=True, kw_only=True)
-class Samples:
+class SampleStrip:
     """A strip of square pictures side by side, one for each prompt. `version` names its bytes."""
 
     file: Path
@@ -43,7 +43,7 @@ class Samples:
     version: str
 
 
-def read(model: ModelSpec) -> Samples | None:
+def read(model: ModelSpec) -> SampleStrip | None:
     """The pictures of a model that ships; None where there are none that its weights painted."""
     if not model.embedded:
         return None
@@ -56,7 +56,7 @@ def read(model: ModelSpec) -> Samples | None:
 
 
 @lru_cache(maxsize=8)
-def _read(file: Path, weights: Path, marks: tuple[tuple[int, int], ...]) -> Samples | None:
+def _read(file: Path, weights: Path, marks: tuple[tuple[int, int], ...]) -> SampleStrip | None:
     """`marks` are the times and sizes of what is read: it is read once."""
     if marks[0][1] > _MAX_BYTES:
         return None
@@ -69,7 +69,7 @@ def _read(file: Path, weights: Path, marks: tuple[tuple[int, int], ...]) -> Samp
             return None
     except (OSError, ValueError, KeyError, TypeError, SyntaxError):
         return None
-    return Samples(file=file, prompts=prompts, version=f"{marks[0][0]:x}-{marks[0][1]:x}")
+    return SampleStrip(file=file, prompts=prompts, version=f"{marks[0][0]:x}-{marks[0][1]:x}")
 
 
 def paint(model: ModelSpec, catalog: Catalog, engine: Engine) -> Path:

@@ -17,28 +17,28 @@ from pipelines.catalog import Catalog, ModelSpec
 from pipelines.errors import ModelError, UnknownNameError
 from pipelines.models import hub_rows, hub_store, single_files
 from pipelines.models import local_weights as found
-from pipelines.models.hub_rows import Known, Source
-from pipelines.models.hub_store import Store
+from pipelines.models.hub_rows import HubSource, Known
+from pipelines.models.hub_store import HubFolder
 from pipelines.progress import ShouldStop
 
 if TYPE_CHECKING:
-    from pipelines.models.downloads import Item, Plan
+    from pipelines.models.downloads import DownloadPlan, PlannedFile
     from pipelines.models.hub import Hub
     from pipelines.models.transfer import Reading
 
 
 @dataclass(frozen=True, kw_only=True)
-class Part:
+class ModelPart:
     """One part of a released model. `folder` is where it lies, `inside` whether that is ours."""
 
-    source: Source
+    source: HubSource
     folder: Path | None
     inside: bool
     shared_with: tuple[str, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Row:
+class ModelRow:
     """A model of the list. `state`: shipped, own, downloaded, broken, or known (not here yet).
 
     `left` is what a download would fetch, in bytes; `exact` whether that is known to the byte.
@@ -55,7 +55,7 @@ class Row:
     left: int
     exact: bool
     problem: str = ""
-    parts: tuple[Part, ...] = ()
+    parts: tuple[ModelPart, ...] = ()
     summary: str = ""
     arrived: int = 0
 
@@ -90,9 +90,9 @@ class ModelStore:
 
     def __init__(self, settings: Settings, *, hub: Callable[[], Hub] | None = None) -> None:
         self._settings = settings
-        self._store = Store(settings.models / hub_store.FOLDER)
+        self._store = HubFolder(settings.models / hub_store.FOLDER)
         self._hub = hub or _hub
-        self._found: found.Found | None = None
+        self._found: found.LocalWeights | None = None
 
     @property
     def root(self) -> Path:
@@ -100,13 +100,13 @@ class ModelStore:
         return self._store.root
 
     @property
-    def found(self) -> found.Found:
+    def found(self) -> found.LocalWeights:
         """Weights of other programs, as the last plan has found them."""
         if self._found is None:
             self._found = found.look(self._settings.model_folders)
         return self._found
 
-    def rows(self) -> tuple[Row, ...]:
+    def rows(self) -> tuple[ModelRow, ...]:
         """The models that can be chosen first, then the released ones that are not here."""
         catalog = Catalog(user_models=self._settings.models)
         rows = [self._chosen(spec) for spec in catalog if not spec.sources]
@@ -144,7 +144,7 @@ class ModelStore:
         own_copy: bool = False,
         report: Callable[[Reading], None] = lambda reading: None,
         should_stop: ShouldStop = lambda: False,
-    ) -> Plan | None:
+    ) -> DownloadPlan | None:
         """What a download of `model_id` would do, to the byte; None where it was stopped.
 
         `check` reads what is there already and plans damaged files again; `own_copy` leaves what
@@ -178,7 +178,7 @@ class ModelStore:
 
     def download(
         self,
-        plan: Plan,
+        plan: DownloadPlan,
         *,
         report: Callable[[Reading], None] = lambda reading: None,
         should_stop: ShouldStop = lambda: False,
@@ -211,7 +211,7 @@ class ModelStore:
         finally:
             hub.close()
 
-    def _twin(self, item: Item) -> Path | None:
+    def _twin(self, item: PlannedFile) -> Path | None:
         """A file of another program that looks like one to be fetched: by its name and size.
 
         Its hash is compared before it is used, and where it differs the file is fetched all the
@@ -221,7 +221,7 @@ class ModelStore:
             return None
         return self.found.copy_of(item.source, item.entry.size)
 
-    def _place(self, item: Item) -> Path:
+    def _place(self, item: PlannedFile) -> Path:
         return self._store.commit(item.source.repo, item.commit) / item.entry.path
 
     def remove(self, model_id: str) -> int:
@@ -246,7 +246,7 @@ class ModelStore:
             linked_parts.sweep(self._store, self._settings.models)
         return freed
 
-    def removable(self, model_id: str) -> tuple[Source, ...]:
+    def removable(self, model_id: str) -> tuple[HubSource, ...]:
         """The downloaded parts that no other model reads, downloaded or own. Raises ModelError."""
         self._check_listed()
         model = self.known(model_id)
@@ -263,7 +263,7 @@ class ModelStore:
             )
         return found
 
-    def readers(self, source: Source) -> list[str]:
+    def readers(self, source: HubSource) -> list[str]:
         """The user's own models that read a part which was downloaded."""
         commit = self._store.pinned(source)
         if commit is None:
@@ -277,15 +277,15 @@ class ModelStore:
         readers = {part.label: self.readers(part) for part in self.known(model_id).parts}
         return {label: ids for label, ids in readers.items() if ids}
 
-    def _is_begun(self, source: Source) -> bool:
+    def _is_begun(self, source: HubSource) -> bool:
         commit = self._store.pinned(source)
         if commit is None:
             return False
         record = self._store.record(source.repo, commit)
         return (source.file or source.folder) in record.chosen
 
-    def _chosen(self, spec: ModelSpec) -> Row:
-        return Row(
+    def _chosen(self, spec: ModelSpec) -> ModelRow:
+        return ModelRow(
             id=spec.id,
             title=spec.title,
             licence=spec.licence,
@@ -297,7 +297,7 @@ class ModelStore:
             summary=spec.summary,
         )
 
-    def _released(self, model: Known) -> Row:
+    def _released(self, model: Known) -> ModelRow:
         rows = {row.id: row for row in self._store.installed()}
         installed = rows.get(model.id)
         places: Mapping[str, Path] = self._store.places(installed) if installed else {}
@@ -305,7 +305,7 @@ class ModelStore:
         problem = (self._store.lacks(installed) or "") if installed else ""
         state = "known" if installed is None else "broken" if problem else "downloaded"
         missing = [part.source for part in parts if part.folder is None]
-        return Row(
+        return ModelRow(
             id=model.id,
             title=model.title,
             licence=model.licence,
@@ -320,7 +320,7 @@ class ModelStore:
             arrived=sum(self._arrived(s) for s in model.parts if not s.name),
         )
 
-    def _arrived(self, source: Source) -> int:
+    def _arrived(self, source: HubSource) -> int:
         """The bytes of a part that lie in our folder, whole files or not."""
         commit = self._store.pinned(source)
         if commit is None:
@@ -330,7 +330,7 @@ class ModelStore:
         places = [base / f"{name}{end}" for name in chosen for end in ("", ".part")]
         return sum(file.stat().st_size for file in places if file.is_file())
 
-    def _part(self, model: Known, source: Source, places: Mapping[str, Path]) -> Part:
+    def _part(self, model: Known, source: HubSource, places: Mapping[str, Path]) -> ModelPart:
         folder = places.get(source.part)
         if folder is None:
             folder = self._store.place(source) or self.found.place(source)
@@ -338,7 +338,7 @@ class ModelStore:
             # `found` may still name the same file; the next plan looks anew.
             folder = self._store.place(source)
         others = tuple(name for name in hub_rows.shared_by(source) if name != model.id)
-        return Part(
+        return ModelPart(
             source=source,
             folder=folder if folder is not None and folder.exists() else None,
             inside=folder is not None and folder.is_relative_to(self._store.root),

@@ -37,10 +37,10 @@ def main(connection: Connection, workspace: str, preload: str | None) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     settings = Settings(workspace=Path(workspace))
     log_to(settings.logs / "worker.log")
-    _Painter(connection, settings).run(preload)
+    _PaintingProcess(connection, settings).run(preload)
 
 
-class _Painter:
+class _PaintingProcess:
     def __init__(self, connection: Connection, settings: Settings) -> None:
         self._connection = connection
         self._settings = settings

@@ -32,7 +32,7 @@ from pipelines.memory.planning import Machine
 from pipelines.progress import Progress, Report, ShouldStop, Stage
 from pipelines.request import GenerationRequest, from_mapping
 
-Phase = Literal["starting", "loading", "ready", "painting", "lost"]
+WorkerPhase = Literal["starting", "loading", "ready", "painting", "lost"]
 Message = dict[str, Any]
 # A worker that dies this soon after its start would only die again.
 _QUICK_DEATH_SECONDS = 20.0
@@ -53,7 +53,7 @@ class EngineState:
     unknown.
     """
 
-    phase: Phase = "starting"
+    phase: WorkerPhase = "starting"
     device: str = ""
     message: str = ""
     restarts: int = 0

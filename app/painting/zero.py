@@ -176,7 +176,7 @@ class _Fork:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._painter: _Painter | None = None
+        self._painter: _ZeroPainter | None = None
 
     def paint(self, request: GenerationRequest, lent: int) -> Generator[News, None, None]:
         """Yields progress and finished files; ends before `lent` seconds are over.
@@ -212,7 +212,7 @@ class _Fork:
     ) -> None:
         try:
             if self._painter is None:
-                self._painter = _Painter(self._settings)
+                self._painter = _ZeroPainter(self._settings)
             self._painter.paint(request, news.put, stop.is_set)
         except StudioError as error:
             news.put(Failed(message=error.message, way_out=error.way_out))
@@ -225,7 +225,7 @@ class _Fork:
             news.put(None)
 
 
-class _Painter:
+class _ZeroPainter:
     """The engine with what it needs. Made where the card is."""
 
     def __init__(self, settings: Settings) -> None:

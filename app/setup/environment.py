@@ -22,7 +22,7 @@ from typing import NoReturn
 from app.setup import locks, torch_build
 from app.setup.installer import LOCK_NAME, LOG_NAME, SetupError, StatusLine, run_steps, setup_lock
 from app.setup.pins import (
-    Wanted,
+    Requirements,
     cut_off_packages,
     missing_pins,
     read_wanted,
@@ -145,7 +145,9 @@ def can_start(folder: Path) -> bool:
     )
 
 
-def enter(wanted: Wanted, wish: str | None, line: StatusLine, argv: Sequence[str]) -> NoReturn:
+def enter(
+    wanted: Requirements, wish: str | None, line: StatusLine, argv: Sequence[str]
+) -> NoReturn:
     """Restart inside `.venv`, which is made or mended first. Raises SetupError where that fails."""
     if not can_start(wanted.venv):
         make(wanted, wish, line)
@@ -176,7 +178,7 @@ def replace_process(command: list[str], *, folder: Path | None = None) -> NoRetu
             raise SystemExit(child.wait())
 
 
-def make(wanted: Wanted, wish: str | None, line: StatusLine) -> None:
+def make(wanted: Requirements, wish: str | None, line: StatusLine) -> None:
     """Make `.venv` with nothing in it, or give it a working interpreter again.
 
     Packages of the same Python version stay, so that a lost interpreter costs no second download.
@@ -216,7 +218,7 @@ def make(wanted: Wanted, wish: str | None, line: StatusLine) -> None:
         venv.EnvBuilder(symlinks=os.name != "nt").create(folder)
 
 
-def require_space(wanted: Wanted, build: str) -> None:
+def require_space(wanted: Requirements, build: str) -> None:
     """Raise SetupError where the disk has no room for what is missing with this build of torch."""
     heavy = "torch" in missing_pins(wanted.pins)
     needed = torch_build.SPACE_GB[build] if heavy else SMALL_SPACE_GB
@@ -248,7 +250,7 @@ def write_stamp(folder: Path, stamp: Stamp) -> None:
     draft.replace(folder / STAMP_NAME)
 
 
-def is_complete(wanted: Wanted, wish: str | None, machine: torch_build.Machine) -> bool:
+def is_complete(wanted: Requirements, wish: str | None, machine: torch_build.MachineFacts) -> bool:
     """Say whether this environment, which must be the running one, is as asked.
 
     One that was filled by hand, with all that is pinned, gets its stamp without pip. One that was
@@ -278,7 +280,7 @@ def is_complete(wanted: Wanted, wish: str | None, machine: torch_build.Machine) 
     return True
 
 
-def stamp_for(wanted: Wanted, old: Stamp | None, torch: str) -> Stamp:
+def stamp_for(wanted: Requirements, old: Stamp | None, torch: str) -> Stamp:
     """The stamp of an environment that has everything; the test tools stay known once installed."""
     kept = old.tests if old else ""
     return Stamp(
@@ -294,7 +296,7 @@ def site_packages() -> Path:
     return Path(sysconfig.get_path("purelib"))
 
 
-def complete(wanted: Wanted, wish: str | None, line: StatusLine) -> None:
+def complete(wanted: Requirements, wish: str | None, line: StatusLine) -> None:
     """Install what the running environment lacks. Raises SetupError."""
     machine = torch_build.probe_machine()
     if is_complete(wanted, wish, machine):

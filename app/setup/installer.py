@@ -74,7 +74,7 @@ class SetupError(Exception):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Step:
+class SetupStep:
     """One command of the set-up and the name under which the user sees it."""
 
     name: str
@@ -216,7 +216,7 @@ def install_options(pip_version: str) -> tuple[str, ...]:
 
 
 def run_steps(
-    steps: Sequence[Step], *, folder: Path, line: StatusLine, keep_open: Sequence[int] = ()
+    steps: Sequence[SetupStep], *, folder: Path, line: StatusLine, keep_open: Sequence[int] = ()
 ) -> None:
     """Run the commands one after another in `folder`, which also gets the log.
 

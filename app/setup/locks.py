@@ -1,7 +1,7 @@
 """The lock files: every package that the set-up installs, with the SHA-256 of each of its files.
 
-`app.setup.relock` makes them from the pins, for all systems and every Python that the studio runs on. pip
-takes what they name and nothing else (decisions/0015). Standard library only.
+`app.setup.relock` makes them from the pins, for all systems and every Python that the studio runs
+on. pip takes what they name and nothing else (decisions/0015). Standard library only.
 """
 
 import hashlib

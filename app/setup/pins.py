@@ -23,7 +23,7 @@ CONDITION = re.compile(r"\s*(\w+)\s*(==|!=)\s*(['\"])(.*?)\3\s*")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Wanted:
+class Requirements:
     """What a start asks of the environment in `root`: `pins` maps names to versions."""
 
     root: Path
@@ -35,13 +35,13 @@ class Wanted:
         return self.root / ".venv"
 
 
-def read_wanted(root: Path, *, with_tests: bool) -> Wanted:
+def read_wanted(root: Path, *, with_tests: bool) -> Requirements:
     """Read what the studio needs, and with the test tools if asked. Raises SetupError."""
     names = (PINS, TEST_PINS) if with_tests else (PINS,)
     pins: dict[str, str] = {}
     for name in names:
         pins |= read_pin_file(root / name)
-    return Wanted(root=root, pins=pins, with_tests=with_tests)
+    return Requirements(root=root, pins=pins, with_tests=with_tests)
 
 
 def read_pin_file(path: Path) -> dict[str, str]:

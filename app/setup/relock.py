@@ -1,4 +1,4 @@
-"""Makes the lock files anew from the pins: `python -m app.setup.relock`, in an environment that has uv.
+"""Makes the lock files anew from the pins: `python -m app.setup.relock`, where uv is.
 
 uv resolves for all systems and every Python from the oldest that the studio runs on. What was
 locked keeps its version as long as the pins allow it; `--upgrade` takes the newest of everything.

@@ -10,11 +10,11 @@ from importlib import metadata
 from pathlib import Path
 
 from app.setup import locks, torch_build
-from app.setup.installer import SetupError, Step, install_options
-from app.setup.pins import Wanted, installed_version, missing_pins
+from app.setup.installer import SetupError, SetupStep, install_options
+from app.setup.pins import Requirements, installed_version, missing_pins
 
 
-def lock_files(wanted: Wanted) -> list[Path]:
+def lock_files(wanted: Requirements) -> list[Path]:
     """The lock files that together hold everything wanted, torch too."""
     names = [locks.PACKAGES, locks.TORCH, *([locks.TESTS] if wanted.with_tests else [])]
     return [wanted.root / name for name in names]
@@ -31,24 +31,26 @@ def require_ensurepip() -> None:
         )
 
 
-def current_build(machine: torch_build.Machine) -> str | None:
+def current_build(machine: torch_build.MachineFacts) -> str | None:
     """The build of the torch that is installed here; None without torch."""
     version = installed_version("torch")
     return None if version is None else torch_build.build_of(version, machine)
 
 
-def find_torch(wanted: Wanted, build: str, machine: torch_build.Machine) -> torch_build.Source:
+def find_torch(
+    wanted: Requirements, build: str, machine: torch_build.MachineFacts
+) -> torch_build.TorchSource:
     """Where torch comes from; asks nobody where the right torch is here or none is wanted."""
     version = wanted.pins.get("torch")
     at_hand = "torch" not in missing_pins(wanted.pins) and current_build(machine) == build
     if version is None or at_hand:
-        return torch_build.Source(build=build)
+        return torch_build.TorchSource(build=build)
     return torch_build.find_source(build, version, machine)
 
 
 def plan_steps(
-    wanted: Wanted, source: torch_build.Source, machine: torch_build.Machine
-) -> list[Step]:
+    wanted: Requirements, source: torch_build.TorchSource, machine: torch_build.MachineFacts
+) -> list[SetupStep]:
     """The commands that make the running environment as wanted; pip skips what is there."""
     pip = (sys.executable, "-m", "pip")
     steps = []
@@ -56,7 +58,9 @@ def plan_steps(
     if pip_version is None:
         require_ensurepip()
         pip_version = importlib.import_module("ensurepip").version()
-        steps.append(Step(name="pip", command=(sys.executable, "-m", "ensurepip", "--default-pip")))
+        steps.append(
+            SetupStep(name="pip", command=(sys.executable, "-m", "ensurepip", "--default-pip"))
+        )
     install = (*pip, "install", *install_options(pip_version))
     files = [wanted.root / locks.PACKAGES]
     if wanted.with_tests:
@@ -66,16 +70,16 @@ def plan_steps(
     if torch == locked(wanted.root / locks.TORCH) and not old:
         files.append(wanted.root / locks.TORCH)
         torch = ()
-    steps.append(Step(name="packages", command=(*install, *locked(*files))))
+    steps.append(SetupStep(name="packages", command=(*install, *locked(*files))))
     if old:
-        steps.append(Step(name="old torch", command=(*pip, "uninstall", "--yes", *old)))
+        steps.append(SetupStep(name="old torch", command=(*pip, "uninstall", "--yes", *old)))
     if torch:
-        steps.append(Step(name=f"torch for {source.build}", command=(*install, *torch)))
+        steps.append(SetupStep(name=f"torch for {source.build}", command=(*install, *torch)))
     return steps
 
 
 def replaced_torch(
-    wanted: Wanted, source: torch_build.Source, machine: torch_build.Machine
+    wanted: Requirements, source: torch_build.TorchSource, machine: torch_build.MachineFacts
 ) -> list[str]:
     """The installed packages of another build of torch than the one that is to come."""
     if "torch" not in wanted.pins or current_build(machine) in (None, source.build):
@@ -83,7 +87,9 @@ def replaced_torch(
     return torch_build.torch_packages(d.name for d in metadata.distributions())
 
 
-def torch_command(wanted: Wanted, source: torch_build.Source, *, replaced: bool) -> tuple[str, ...]:
+def torch_command(
+    wanted: Requirements, source: torch_build.TorchSource, *, replaced: bool
+) -> tuple[str, ...]:
     """What `pip install` is told about torch; nothing where the torch that is there stays.
 
     The wheels of PyTorch's own index are in no lock: their version is what holds them.

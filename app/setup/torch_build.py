@@ -41,7 +41,7 @@ LISTING_SECONDS = 60.0
 
 
 @dataclass(frozen=True, kw_only=True)
-class Machine:
+class MachineFacts:
     """The facts that decide: `system` as platform.system() says it, and whose cards are in it."""
 
     system: str
@@ -50,7 +50,7 @@ class Machine:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Source:
+class TorchSource:
     """The build to install, its index (None: the default registry), and what to tell the user."""
 
     build: str
@@ -58,7 +58,7 @@ class Source:
     note: str | None = None
 
 
-def probe_machine() -> Machine:
+def probe_machine() -> MachineFacts:
     """Look for the cards by the traces of their drivers; starts no process and takes no time."""
     system = platform.system()
     nvidia = shutil.which("nvidia-smi") is not None
@@ -68,7 +68,7 @@ def probe_machine() -> Machine:
     else:
         nvidia = nvidia or Path("/proc/driver/nvidia").exists()
     amd = system == "Linux" and (Path("/opt/rocm").exists() or Path("/dev/kfd").exists())
-    return Machine(system=system, nvidia=nvidia, amd=amd)
+    return MachineFacts(system=system, nvidia=nvidia, amd=amd)
 
 
 def take_wish(argv: Sequence[str]) -> tuple[str | None, list[str]]:
@@ -92,7 +92,7 @@ def take_wish(argv: Sequence[str]) -> tuple[str | None, list[str]]:
     return wish, rest
 
 
-def choose_build(wish: str, machine: Machine) -> str:
+def choose_build(wish: str, machine: MachineFacts) -> str:
     """Turn a wish into a build: cpu, cuda, rocm, or metal (the one build that macOS has).
 
     Raises SetupError where that system has no such build.
@@ -116,12 +116,12 @@ def choose_build(wish: str, machine: Machine) -> str:
     return "rocm" if machine.amd else "cpu"
 
 
-def registry_build(machine: Machine) -> str:
+def registry_build(machine: MachineFacts) -> str:
     """The build that the default package registry has for this system (as of torch 2.15)."""
     return {"Darwin": "metal", "Linux": "cuda"}.get(machine.system, "cpu")
 
 
-def build_of(version: str, machine: Machine) -> str:
+def build_of(version: str, machine: MachineFacts) -> str:
     """Read the build off an installed version: 2.15.0+cpu, 2.15.0+rocm7.1; bare: the registry's."""
     _, _, local = version.partition("+")
     if local.startswith("cu"):
@@ -135,7 +135,7 @@ def torch_packages(names: Iterable[str]) -> list[str]:
     return sorted(name for name in plain if TORCH_AND_COMPANIONS.fullmatch(name))
 
 
-def find_source(build: str, version: str, machine: Machine) -> Source:
+def find_source(build: str, version: str, machine: MachineFacts) -> TorchSource:
     """Find where this build of torch comes from; asks PyTorch's index if the registry lacks it.
 
     Falls back to what the default registry has, with a sentence about the consequence.
@@ -143,12 +143,12 @@ def find_source(build: str, version: str, machine: Machine) -> Source:
     fallback = registry_build(machine)
     is_old = build == "cuda" and card_capability() < OLD_CARDS
     if build == fallback and not is_old:
-        return Source(build=build)
+        return TorchSource(build=build)
     base = os.environ.get(INDEX_VARIABLE, INDEX).rstrip("/")
     try:
         for folder in OLD_FOLDERS if is_old else FOLDERS[build]:
             if _lists(f"{base}/{folder}/torch/", version):
-                return Source(build=build, index=f"{base}/{folder}")
+                return TorchSource(build=build, index=f"{base}/{folder}")
         reason = f"{base} has no {build} build of torch {version}"
     except OSError:
         reason = f"{base} cannot be reached from here"
@@ -161,7 +161,7 @@ def find_source(build: str, version: str, machine: Machine) -> Source:
             f"its {fallback} build, which leaves this machine's card unused (to try again later, "
             "delete the .venv folder and start again)"
         )
-    return Source(
+    return TorchSource(
         build=fallback, note=f"{reason}: taking torch from the default registry, {effect}."
     )
 

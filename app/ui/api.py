@@ -12,7 +12,7 @@ import gradio as gr
 from app import hosting
 from app.jobs.job import Job, JobState
 from app.ui.guards import clients
-from app.ui.listener import Listener
+from app.ui.listener import ClientListener
 from app.ui.routes import PICTURES
 from pipelines.errors import StudioError
 
@@ -83,7 +83,7 @@ class Api:
 
     async def _paint(self, values: dict[str, Any], request: gr.Request | None) -> Job:
         owner, client = _owner(request), clients.sender(request).client
-        listener = Listener()
+        listener = ClientListener()
         try:
             asked = self._studio.request(values)
             job = self._studio.submit(asked, owner, client=client, passing=True)
@@ -108,7 +108,7 @@ def publish(studio: Studio) -> None:
         api.generate,
         api_name="generate",
         api_visibility="public",
-        # Each waits for a job without a thread, and of jobs there are only so many (`app.jobs.turns`).
+        # Each waits for a job without a thread, and jobs have their own limit (`app.jobs.turns`).
         concurrency_limit=None,
     )
     gr.api(api.stop_all, api_name="stop_all", api_visibility="public")

@@ -19,7 +19,7 @@ from app import hosting, scratch
 from app.janitor import Janitor
 from app.jobs.turns import MAX_WAITING
 from app.settings import DEFAULT_PORT, Settings
-from app.tokens import Tokens
+from app.tokens import AccessTokens
 from app.ui import serving
 from app.ui.guards import access
 from app.ui.serving import asking_nobody_else as asking_nobody_else
@@ -75,7 +75,7 @@ def launch_arguments(
     *,
     host: str = "127.0.0.1",
     port: int | None = None,
-    tokens: Tokens | None = None,
+    tokens: AccessTokens | None = None,
     public_url: str | None = None,
     uploads: Uploads | None = None,
 ) -> dict[str, Any]:
@@ -88,7 +88,7 @@ def launch_arguments(
     from app.ui.guards.origins import Names
 
     names = Names.of(host, origins.public_url(public_url) if public_url else None)
-    around = chain.guards(names=names, tokens=tokens or Tokens(), uploads=uploads)
+    around = chain.guards(names=names, tokens=tokens or AccessTokens(), uploads=uploads)
     return {
         "theme": theme.theme(),
         "server_name": serving.bracketed(host),
@@ -120,7 +120,7 @@ def serve(
     *,
     host: str,
     port: int | None,
-    tokens: Tokens,
+    tokens: AccessTokens,
     public_url: str | None = None,
     open_browser: bool,
 ) -> None:
@@ -169,7 +169,7 @@ def serve(
 
 
 def _launch(
-    studio: Studio, host: str, port: int, tokens: Tokens, public_url: str | None
+    studio: Studio, host: str, port: int, tokens: AccessTokens, public_url: str | None
 ) -> tuple[gr.Blocks, Uploads]:
     """The page, built and served behind every guard."""
     prepare(studio.settings)

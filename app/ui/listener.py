@@ -15,7 +15,7 @@ DEAF_SECONDS = 30.0
 """For how long an answer may lie there unread, e.g. between asking and listening."""
 
 
-class Listener:
+class ClientListener:
     """The client of the event that runs now. Make it inside of the event."""
 
     def __init__(self) -> None:

@@ -10,7 +10,7 @@ from app.ui import api, sessions
 from app.ui.create import canvas, watch
 from app.ui.create import tab as create
 from app.ui.create.handlers import Session
-from app.ui.create.watch import Seat
+from app.ui.create.watch import BrowserSession
 from app.ui.gallery import tab as gallery
 from app.ui.guards.refusals import Refusals
 from app.ui.models import tab as models
@@ -95,7 +95,7 @@ def assemble(studio: Studio) -> gr.Blocks:
         session = Session(
             rail=rail,
             # Copied for each browser tab.
-            seat=gr.State(Seat()),
+            seat=gr.State(BrowserSession()),
             owner=gr.BrowserState("", storage_key="pixart-studio-owner", secret="pixart-studio"),
             kept=gr.BrowserState({}, storage_key="pixart-studio-form", secret="pixart-studio"),
             engine=engine,

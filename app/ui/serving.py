@@ -18,7 +18,7 @@ from types import ModuleType, SimpleNamespace
 from typing import Any
 from urllib.parse import urlencode
 
-from app.tokens import Tokens
+from app.tokens import AccessTokens
 from app.ui.guards import access
 from pipelines.errors import RequestError, printable
 
@@ -124,7 +124,7 @@ def _is_outward(name: str) -> bool:
     return small.endswith("_proxy") or small in ("ssl_cert_file", "ssl_cert_dir", "sslkeylogfile")
 
 
-def invitations(address: str, tokens: Tokens) -> list[str]:
+def invitations(address: str, tokens: AccessTokens) -> list[str]:
     """Who needs which secret; those that the studio made are said, as links."""
     lines = []
     if tokens.share is not None:

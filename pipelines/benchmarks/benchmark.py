@@ -34,6 +34,7 @@ from pipelines.denoising.residual import Compiler
 from pipelines.denoising.samplers import DEFAULT_SAMPLER
 from pipelines.denoising.transformer import Transformer
 from pipelines.engine import Engine
+from pipelines.memory import probe
 from pipelines.memory.planning import Machine
 from pipelines.models import loader
 from pipelines.request import GenerationRequest, complete
@@ -72,7 +73,7 @@ class Result:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Clock:
+class Timing:
     """How often, and by which clock. CPU time in one thread is for machines that others use too."""
 
     rounds: int = 7
@@ -111,14 +112,14 @@ def cases(device: str, *, bf16: bool) -> list[Case]:
     return [*(rough if bf16 or card else []), exact]
 
 
-def run(machine: Machine, clock: Clock) -> Iterator[Result]:
+def run(machine: Machine, clock: Timing) -> Iterator[Result]:
     """Every measurement of this machine, one after another."""
     if clock.cpu_time:
         torch.set_num_threads(1)
     with torch.inference_mode():
         yield embedded(clock)
         device = torch.device(machine.device)
-        bf16 = machine.bf16 if machine.device == "cuda" else loader.has_bf16("cpu")
+        bf16 = machine.bf16 if machine.device == "cuda" else probe.has_bf16("cpu")
         for case in cases(machine.device, bf16=bf16):
             yield transformer(case, device, clock)
             if machine.compiles:
@@ -126,7 +127,7 @@ def run(machine: Machine, clock: Clock) -> Iterator[Result]:
 
 
 def transformer(
-    case: Case, device: torch.device, clock: Clock, *, compiler: Compiler | None = None
+    case: Case, device: torch.device, clock: Timing, *, compiler: Compiler | None = None
 ) -> Result:
     """From noise to latents: the transformer and the sampler, without text and VAE.
 
@@ -240,7 +241,7 @@ def random_net(case: Case, device: torch.device) -> PixArtTransformer2DModel:
         return real.to(getattr(torch, case.precision)).eval().requires_grad_(False)
 
 
-def embedded(clock: Clock) -> Result:
+def embedded(clock: Timing) -> Result:
     """The model that ships, prompt to picture, 20 guided steps, a new prompt every time."""
     catalog = Catalog()
     model = next(spec for spec in catalog if spec.embedded)
@@ -320,7 +321,7 @@ def stock_picture(pipe: PixArtAlphaPipeline, request: GenerationRequest, tokens:
 
 
 def compare(
-    name: str, ours: Callable[[], object], stock: Callable[[], object], clock: Clock
+    name: str, ours: Callable[[], object], stock: Callable[[], object], clock: Timing
 ) -> Result:
     """Both by turns, each first as often as second."""
     for _ in range(_WARM_UP):

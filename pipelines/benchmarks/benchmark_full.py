@@ -19,7 +19,7 @@ from diffusers import AutoencoderKL, DPMSolverMultistepScheduler, LCMScheduler, 
 from transformers import T5Config, T5EncoderModel
 
 from pipelines.benchmarks import benchmark
-from pipelines.benchmarks.benchmark import Case, Clock, Result, compare, random_net, stock_pipeline
+from pipelines.benchmarks.benchmark import Case, Result, Timing, compare, random_net, stock_pipeline
 from pipelines.catalog import ROOT, ROW_FILE, Catalog
 from pipelines.engine import Engine, Picture
 from pipelines.errors import RequestError
@@ -119,7 +119,7 @@ def _made_as(dtype: torch.dtype) -> Iterator[None]:
         torch.set_default_dtype(before)
 
 
-def run(machine: Machine, clock: Clock, models: Path, shapes: Shapes = REAL) -> Iterator[Result]:
+def run(machine: Machine, clock: Timing, models: Path, shapes: Shapes = REAL) -> Iterator[Result]:
     """Speed against stock diffusers, then the peaks of the plans; `models` is an empty folder.
 
     Raises RequestError where the machine has no card, or no room, for the real size.
@@ -188,7 +188,7 @@ def _speeds(
     catalog: Catalog,
     wanted: dict[str, Callable[[int], GenerationRequest]],
     device: torch.device,
-    clock: Clock,
+    clock: Timing,
 ) -> Iterator[Result]:
     pipe = stock_pipeline(folder, dtype=torch.bfloat16).to(device)
     engine = Engine(catalog, inputs=Path(os.devnull))
@@ -203,7 +203,7 @@ def _speed(
     pipe: PixArtAlphaPipeline,
     request: Callable[[int], GenerationRequest],
     count: Iterator[int],
-    clock: Clock,
+    clock: Timing,
 ) -> Result:
     """Ours against stock, each with prompts that are new; and ours with a known one."""
     first = request(0)

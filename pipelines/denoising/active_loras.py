@@ -21,7 +21,7 @@ from pipelines.errors import ModelError, model_errors
 
 
 @dataclass(frozen=True, kw_only=True)
-class Worn:
+class ActiveLora:
     """One LoRA as it is worn. `mark` changes with its file."""
 
     use: LoraUse
@@ -29,14 +29,16 @@ class Worn:
     mark: tuple[int, ...]
 
 
-def found(uses: Sequence[LoraUse], library: LoraLibrary) -> tuple[Worn, ...]:
+def found(uses: Sequence[LoraUse], library: LoraLibrary) -> tuple[ActiveLora, ...]:
     """Where the LoRAs lie that are asked for. Raises ModelError."""
     with _told():
         cards = [(use, library.find(use.name)) for use in uses if use.weight]
-        return tuple(Worn(use=use, file=card.file, mark=_mark(card.file)) for use, card in cards)
+        return tuple(
+            ActiveLora(use=use, file=card.file, mark=_mark(card.file)) for use, card in cards
+        )
 
 
-def wear(net: PixArtTransformer2DModel, worn: Sequence[Worn]) -> None:
+def apply(net: PixArtTransformer2DModel, worn: Sequence[ActiveLora]) -> None:
     """Adds the LoRAs to the weights of `net`, in float32, rounded once. Raises ModelError."""
     with _told():
         read = [(one.use.name, files.read(one.file), one.use.weight) for one in worn]
@@ -64,7 +66,7 @@ def _mark(file: Path) -> tuple[int, ...]:
     return tuple(n for stat in stats for n in (stat.st_size, stat.st_mtime_ns, stat.st_ino))
 
 
-def digest(weights: str, worn: Sequence[Worn]) -> str:
+def digest(weights: str, worn: Sequence[ActiveLora]) -> str:
     """A hash of the model's hash and of the LoRAs on it, as long as that one. Raises ModelError."""
     if not worn:
         return weights

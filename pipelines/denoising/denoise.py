@@ -27,7 +27,7 @@ _LAST_TIMESTEP = 999
 
 
 @dataclass(frozen=True, kw_only=True)
-class Step:
+class DenoisingStep:
     """After step `done` of `total`: the latents and the predicted clean latents, (1, C, h, w)."""
 
     done: int
@@ -129,7 +129,7 @@ def denoise(
     *,
     guidance: float,
     generator: Generator,
-) -> Iterator[Step]:
+) -> Iterator[DenoisingStep]:
     """Walks the schedule, yielding after each step.
 
     `latents` (1, C, h, w) float32 on the model's device; `predict` knows the texts [negative,
@@ -155,7 +155,7 @@ def denoise(
         # One-step models: the scheduler's second value is the prediction of the clean latents.
         one_step = len(schedule.timesteps) == 1 and schedule.first == 0
         latents = result[1] if one_step else result[0]
-        yield Step(
+        yield DenoisingStep(
             done=index // scheduler.order + 1,
             total=schedule.steps,
             latents=latents,

@@ -119,7 +119,7 @@ class Transformer:
         in pixels is told to nets with micro-conditions, by default that of the picture.
         """
         weights = self._ready()
-        return _Job(
+        return _Forward(
             net=self._net,
             weights=weights,
             residual=self._residual,
@@ -164,7 +164,7 @@ class Transformer:
         return [_heard(block, caption, heads) for block in weights.blocks]
 
 
-class _Job:
+class _Forward:
     """The predictor of one job; remembers the modulation of each timestep."""
 
     def __init__(

@@ -6,10 +6,9 @@ from dataclasses import replace
 
 import torch
 
-from pipelines.memory import out_of_memory, planning, ram
+from pipelines.memory import out_of_memory, planning, probe, ram
 from pipelines.memory.measured import held
 from pipelines.memory.planning import DevicePlan, Machine
-from pipelines.models import loader
 
 # So many times the memory that was free when it did not suffice is worth another try.
 _MORE = 1.1
@@ -20,7 +19,7 @@ class Supply:
 
     def __init__(self, machine: Machine | None) -> None:
         self._is_given = machine is not None
-        self.machine = machine or loader.probe()
+        self.machine = machine or probe.machine()
         self._failure: out_of_memory.Failure | None = None
         self._begin()
 
@@ -36,7 +35,7 @@ class Supply:
         """
         if self._is_given:
             return True
-        before, self.machine = self.machine.device, loader.probe()
+        before, self.machine = self.machine.device, probe.machine()
         same = self.machine.device == before
         if not same:
             self._begin()
@@ -57,7 +56,7 @@ class Supply:
             return self.machine
         return planning.limited(self.machine, before.way)
 
-    def failed(self, model_id: str, way: DevicePlan, stage: planning.Stage | None) -> None:
+    def failed(self, model_id: str, way: DevicePlan, stage: planning.PlanStage | None) -> None:
         """`way` did not suffice: the next picture of the model begins lower."""
         # What is free of the main memory is known before every picture.
         if stage != "main memory":

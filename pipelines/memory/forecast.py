@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from pipelines.memory import planning
-from pipelines.memory.planning import DevicePlan, Machine, Numbers, TextMode, Wish
+from pipelines.memory.planning import DevicePlan, Machine, MemoryRequest, Numbers, TextMode
 
 # Bytes a second from main memory to a card, through pages that are pinned for each block: an
 # estimate until one was measured (docs/gpu-wanted.md).
@@ -33,7 +33,7 @@ def words(way: DevicePlan) -> str:
     return ", ".join(filter(None, found))
 
 
-def approximation(machine: Machine, numbers: Numbers, wish: Wish) -> DevicePlan | None:
+def approximation(machine: Machine, numbers: Numbers, wish: MemoryRequest) -> DevicePlan | None:
     """The way that fits only if the picture may change; None where there is none or no need."""
     if wish.approximate or planning.fits(machine, planning.plan(machine, numbers, wish)):
         return None
@@ -57,7 +57,7 @@ def sentence(machine: Machine, way: DevicePlan) -> str:
     return told
 
 
-def told(machine: Machine, numbers: Numbers, wish: Wish) -> str:
+def told(machine: Machine, numbers: Numbers, wish: MemoryRequest) -> str:
     """The forecast of a wish, with what would fit if the picture may change."""
     said = sentence(machine, planning.plan(machine, numbers, wish))
     rough = approximation(machine, numbers, wish)

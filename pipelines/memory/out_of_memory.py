@@ -6,14 +6,14 @@ from dataclasses import dataclass
 
 from pipelines.errors import OutOfMemoryError
 from pipelines.memory import forecast
-from pipelines.memory.planning import DevicePlan, Machine, Stage
+from pipelines.memory.planning import DevicePlan, Machine, PlanStage
 
 
 @dataclass(frozen=True, kw_only=True)
 class Lack:
     """Memory did not suffice in `stage`; `told` where somebody knew it before."""
 
-    stage: Stage | None
+    stage: PlanStage | None
     told: OutOfMemoryError | None
 
 

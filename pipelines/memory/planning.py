@@ -19,7 +19,7 @@ from pipelines.memory import address_space
 Device = Literal["cuda", "mps", "cpu"]
 Precision = Literal["float32", "bfloat16", "float16"]
 TextMode = Literal["resident", "streamed", "cpu", "int8", "nf4"]
-Stage = Literal["text", "denoising", "decoding", "main memory"]
+PlanStage = Literal["text", "denoising", "decoding", "main memory"]
 
 STAGES = ("text", "denoising", "decoding")
 
@@ -91,7 +91,7 @@ class Numbers:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Wish:
+class MemoryRequest:
     """What is to be painted: pixels, rows of a step (2 with guidance), and a chosen text mode.
 
     `approximate` allows ways that change the picture, where nothing exact fits.
@@ -176,7 +176,7 @@ def precision(machine: Machine, numbers: Numbers) -> Precision:
     return "float16" if machine.device == "cuda" else "float32"
 
 
-def plan(machine: Machine, numbers: Numbers, wish: Wish) -> DevicePlan:
+def plan(machine: Machine, numbers: Numbers, wish: MemoryRequest) -> DevicePlan:
     """The first way that fits into what is free, else the one that needs least."""
     ways = list(_ways(machine, numbers, wish))
     for way in ways:
@@ -193,9 +193,9 @@ def fits(machine: Machine, way: DevicePlan) -> bool:
 def cheaper(
     machine: Machine,
     numbers: Numbers,
-    wish: Wish,
+    wish: MemoryRequest,
     failed: DevicePlan,
-    stage: Stage | None = None,
+    stage: PlanStage | None = None,
 ) -> DevicePlan | None:
     """The next rung after a plan for which the memory did not suffice, or None at the end.
 
@@ -270,14 +270,14 @@ def _fits(machine: Machine, way: DevicePlan) -> bool:
     return enough and not is_short_of_ram(machine, way)
 
 
-def _ways(machine: Machine, numbers: Numbers, wish: Wish) -> Iterator[DevicePlan]:
+def _ways(machine: Machine, numbers: Numbers, wish: MemoryRequest) -> Iterator[DevicePlan]:
     """Every way to run that the wish allows, the best first: first all that are exact."""
     for way in _all_ways(machine, numbers, wish):
         if way.is_exact or wish.approximate or wish.text is not None:
             yield way
 
 
-def _all_ways(machine: Machine, numbers: Numbers, wish: Wish) -> Iterator[DevicePlan]:
+def _all_ways(machine: Machine, numbers: Numbers, wish: MemoryRequest) -> Iterator[DevicePlan]:
     texts = [wish.text] if wish.text else list(_text_modes(machine))
     exact = [text for text in texts if text not in ("int8", "nf4")]
     rough = [text for text in texts if text in ("int8", "nf4")]
@@ -309,7 +309,7 @@ def _text_modes(machine: Machine) -> tuple[TextMode, ...]:
 def _way(
     machine: Machine,
     numbers: Numbers,
-    wish: Wish,
+    wish: MemoryRequest,
     *,
     text: TextMode,
     keeps_text: bool = False,

@@ -27,15 +27,17 @@ from pipelines.errors import (
     cause_of_death,
     printable,
 )
-from pipelines.models.hub_rows import Source
-from pipelines.models.hub_store import Entry, Store
-from pipelines.models.transfer import Gate, Meter
+from pipelines.models.hub_rows import HubSource
+from pipelines.models.hub_store import HubFolder, StoredFile
+from pipelines.models.transfer import Meter, StopGate
 from pipelines.progress import Stage
 
 Message = dict[str, Any]
 
 
-def into_diffusers(source: Source, commit: str, store: Store, gate: Gate, meter: Meter) -> None:
+def into_diffusers(
+    source: HubSource, commit: str, store: HubFolder, gate: StopGate, meter: Meter
+) -> None:
     """Converts a file of a repository that has arrived whole, and deletes it.
 
     The record then names the files that were made, with their hashes, in place of it. Raises
@@ -69,7 +71,7 @@ def into_diffusers(source: Source, commit: str, store: Store, gate: Gate, meter:
             file.unlink()
 
 
-def _described(file: Path, name: str, gate: Gate, meter: Meter) -> Entry:
+def _described(file: Path, name: str, gate: StopGate, meter: Meter) -> StoredFile:
     """What the record says of a file, as the hub would describe it."""
     digest, done = hashlib.sha256(), 0
     with open(file, "rb") as stream:
@@ -78,10 +80,10 @@ def _described(file: Path, name: str, gate: Gate, meter: Meter) -> Entry:
             digest.update(block)
             done += len(block)
             meter.at(done, checking=True)
-    return Entry(path=name, size=done, sha256=digest.hexdigest(), whole=True)
+    return StoredFile(path=name, size=done, sha256=digest.hexdigest(), whole=True)
 
 
-def _apart(file: Path, folder: Path, gate: Gate, meter: Meter) -> None:
+def _apart(file: Path, folder: Path, gate: StopGate, meter: Meter) -> None:
     """Runs the child to its end."""
     # The child counts tensors; as shares of the file they say enough.
     size = file.stat().st_size
@@ -173,9 +175,9 @@ def main(connection: Connection, file: str, folder: str) -> None:
     try:
         before_torch()
         from pipelines.models import convert
-        from pipelines.models.sources import Wish
+        from pipelines.models.sources import ReadOptions
 
-        convert.convert(Path(file), Path(folder), Wish(), report=report)
+        convert.convert(Path(file), Path(folder), ReadOptions(), report=report)
     except StudioError as error:
         tell(event="failed", kind=type(error).__name__, message=error.message, way_out=_way(error))
     except (MemoryError, RuntimeError) as error:

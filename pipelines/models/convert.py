@@ -21,20 +21,20 @@ from torch import Tensor
 from pipelines import files
 from pipelines.errors import ModelError, RequestError, printable
 from pipelines.models import original_layout, positions, weights
-from pipelines.models.original_layout import Design, Layout
+from pipelines.models.original_layout import Design, WeightLayout
 from pipelines.models.sources import (
     CONFIG,
     NULL_CAPTION_FILE,
     TRANSFORMER,
     WEIGHTS,
+    ReadOptions,
     Source,
-    Wish,
     opened,
 )
 from pipelines.models.weights import Weights
 
-Precision = Literal["keep", "bf16", "fp16", "fp32"]
-PRECISIONS: Mapping[Precision, torch.dtype | None] = {
+SavedPrecision = Literal["keep", "bf16", "fp16", "fp32"]
+PRECISIONS: Mapping[SavedPrecision, torch.dtype | None] = {
     "keep": None,
     "bf16": torch.bfloat16,
     "fp16": torch.float16,
@@ -44,17 +44,17 @@ ORIGINAL_SUFFIXES = (".pth", ".pt")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Outcome:
+class Converted:
     """What was written. `null_caption`: kept, drawn anew, or none (diffusers has none itself)."""
 
     path: Path
-    layout: Layout
+    layout: WeightLayout
     design: Design
     averaged: bool
     null_caption: Literal["kept", "drawn", "none"]
 
 
-Report = Callable[[int, int], None]
+CountReport = Callable[[int, int], None]
 
 
 def is_original(target: Path) -> bool:
@@ -72,12 +72,12 @@ def is_original(target: Path) -> bool:
 def convert(
     source: Path,
     target: Path,
-    wish: Wish,
+    wish: ReadOptions,
     *,
-    precision: Precision = "keep",
+    precision: SavedPrecision = "keep",
     overwrite: bool = False,
-    report: Report = lambda done, total: None,
-) -> Outcome:
+    report: CountReport = lambda done, total: None,
+) -> Converted:
     """Writes the transformer of `source` to `target`: a `.pth`, or a folder in diffusers' layout.
 
     Raises ModelError, RequestError, SaveError; `target` is then as it was.
@@ -91,7 +91,7 @@ def convert(
             else:
                 write_folder(net, draft, precision, report)
         kept = net.null_caption is not None
-        return Outcome(
+        return Converted(
             path=target,
             layout="original" if original else "diffusers",
             design=net.design,
@@ -124,7 +124,7 @@ def _check_target(source: Path, target: Path, *, original: bool, overwrite: bool
         )
 
 
-def size(net: Source, precision: Precision) -> int:
+def size(net: Source, precision: SavedPrecision) -> int:
     """The bytes that the transformer takes when it is written."""
     dtype = PRECISIONS[precision]
     return sum(
@@ -134,7 +134,10 @@ def size(net: Source, precision: Precision) -> int:
 
 
 def write_folder(
-    net: Source, folder: Path, precision: Precision = "keep", report: Report = lambda a, b: None
+    net: Source,
+    folder: Path,
+    precision: SavedPrecision = "keep",
+    report: CountReport = lambda a, b: None,
 ) -> None:
     """Writes `folder`/transformer and, where there is one, the null caption beside it.
 
@@ -177,7 +180,7 @@ def write_tensors(
     tensors: Weights,
     names: Mapping[str, str],
     file: Path,
-    report: Report = lambda a, b: None,
+    report: CountReport = lambda a, b: None,
 ) -> None:
     """Writes tensors as they are stored. `names`: new name -> old; ".attentions." become matrices.
 
@@ -200,7 +203,10 @@ def write_tensors(
 
 
 def write_original(
-    net: Source, file: Path, precision: Precision = "keep", report: Report = lambda a, b: None
+    net: Source,
+    file: Path,
+    precision: SavedPrecision = "keep",
+    report: CountReport = lambda a, b: None,
 ) -> bool:
     """Writes a `.pth` that the original code loads; returns whether its null caption was drawn.
 
@@ -249,7 +255,7 @@ def _drawn_caption(design: Design) -> Tensor:
     return torch.randn(tokens, channels, generator=generator) / channels**0.5
 
 
-def check(net: Source, report: Report = lambda done, total: None) -> None:
+def check(net: Source, report: CountReport = lambda done, total: None) -> None:
     """Reads every number without writing any. Raises ModelError where one is not finite."""
     every = list(original_layout.pairs(net.design.sizes))
     for done, pair in enumerate(every, start=1):

@@ -15,13 +15,13 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from pipelines.cancellation import Listener, attended
+from pipelines.cancellation import OnReading, cancellable
 from pipelines.errors import BusyError, DownloadError, printable
 from pipelines.models import conversion, hub_rows, hub_store, parts
 from pipelines.models.hub import Hub, PassingError
-from pipelines.models.hub_rows import Known, Source
-from pipelines.models.hub_store import Entry, Record, Store
-from pipelines.models.transfer import Gate, Meter, Reading, Transfer, is_whole
+from pipelines.models.hub_rows import HubSource, Known
+from pipelines.models.hub_store import HubFolder, Record, StoredFile
+from pipelines.models.transfer import Meter, Reading, StopGate, Transfer, is_whole
 from pipelines.progress import Progress, ShouldStop, Stage, plain_size
 
 MARGIN = 64_000_000
@@ -29,12 +29,12 @@ MARGIN = 64_000_000
 
 
 @dataclass(frozen=True, kw_only=True)
-class Item:
+class PlannedFile:
     """One file of a plan. `there` counts its bytes that have arrived already."""
 
-    source: Source
+    source: HubSource
     commit: str
-    entry: Entry
+    entry: StoredFile
     there: int
 
     @property
@@ -44,11 +44,11 @@ class Item:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Plan:
+class DownloadPlan:
     """What a download would do. `found` are parts that are used where they lie."""
 
     model: Known
-    items: tuple[Item, ...]
+    items: tuple[PlannedFile, ...]
     found: Mapping[str, Path]
 
     @property
@@ -62,7 +62,7 @@ class Plan:
         return sum(item.left for item in self.items)
 
     @property
-    def originals(self) -> tuple[Item, ...]:
+    def originals(self) -> tuple[PlannedFile, ...]:
         """The files in the original format that are converted as soon as they have arrived."""
         if not self.model.paints:
             return ()
@@ -76,25 +76,25 @@ class Plan:
 
 def make_plan(
     model: Known,
-    store: Store,
+    store: HubFolder,
     hub: Hub,
     *,
     found: Mapping[str, Path] | None = None,
     check: bool = False,
-    report: Listener = lambda reading: None,
+    report: OnReading = lambda reading: None,
     should_stop: ShouldStop = lambda: False,
-) -> Plan | None:
+) -> DownloadPlan | None:
     """What it takes to have `model`; None where a person stopped.
 
     `found` names parts that lie elsewhere; what is in the hub's folder comes first. `check` reads
     every file that is there and plans the damaged ones again. Raises DownloadError.
     """
 
-    def work(gate: Gate, meter: Meter) -> Plan:
+    def work(gate: StopGate, meter: Meter) -> DownloadPlan:
         used = {s.part: (found or {}).get(s.part) for s in model.parts if not store.place(s)}
         in_place = {part: folder for part, folder in used.items() if folder is not None}
-        listings: dict[tuple[str, str], Mapping[str, Entry]] = {}
-        items: list[Item] = []
+        listings: dict[tuple[str, str], Mapping[str, StoredFile]] = {}
+        items: list[PlannedFile] = []
         for source in model.parts:
             if source.part in in_place:
                 continue
@@ -104,19 +104,19 @@ def make_plan(
             if _forgotten(source, record, store, gate):
                 record = _described(source, store, hub, listings, gate)
             items += _items(source, record, store)
-        return Plan(model=model, items=tuple(items), found=in_place)
+        return DownloadPlan(model=model, items=tuple(items), found=in_place)
 
     meter = Meter(model.size)
-    return attended(lambda gate: work(gate, meter), meter, report, should_stop)
+    return cancellable(lambda gate: work(gate, meter), meter, report, should_stop)
 
 
 def carry_out(
-    plan: Plan,
-    store: Store,
+    plan: DownloadPlan,
+    store: HubFolder,
     hub: Hub,
     *,
     settle: Callable[[Path], Path] = lambda place: place,
-    report: Listener = lambda reading: None,
+    report: OnReading = lambda reading: None,
     should_stop: ShouldStop = lambda: False,
 ) -> bool:
     """Fetches what `plan` lacks, converts it and installs the model. False where a person stopped.
@@ -128,7 +128,7 @@ def carry_out(
     repos = {item.source.repo for item in plan.items}
     meter = Meter(plan.total)
 
-    def work(gate: Gate) -> bool:
+    def work(gate: StopGate) -> bool:
         _fetch_all(plan, store, hub, gate, meter)
         for item in plan.originals:
             conversion.into_diffusers(item.source, item.commit, store, gate, meter)
@@ -141,7 +141,7 @@ def carry_out(
         _sweep(plan, store)
         _check_space(plan, store)
         try:
-            return bool(attended(work, meter, report, should_stop))
+            return bool(cancellable(work, meter, report, should_stop))
         finally:
             _sweep(plan, store)
 
@@ -165,11 +165,11 @@ def as_progress(reading: Reading) -> Progress:
 
 
 def _described(
-    source: Source,
-    store: Store,
+    source: HubSource,
+    store: HubFolder,
     hub: Hub,
-    listings: dict[tuple[str, str], Mapping[str, Entry]],
-    gate: Gate,
+    listings: dict[tuple[str, str], Mapping[str, StoredFile]],
+    gate: StopGate,
 ) -> Record:
     """The record of the source's commit with the files of its folder chosen."""
     key = source.file or source.folder
@@ -197,7 +197,9 @@ def _described(
     return record
 
 
-def _ask(hub: Hub, repo: str, revision: str, gate: Gate) -> tuple[str, Mapping[str, Entry]]:
+def _ask(
+    hub: Hub, repo: str, revision: str, gate: StopGate
+) -> tuple[str, Mapping[str, StoredFile]]:
     for turn in range(hub.patience.tries):
         gate.check()
         try:
@@ -210,7 +212,7 @@ def _ask(hub: Hub, repo: str, revision: str, gate: Gate) -> tuple[str, Mapping[s
     raise AssertionError("the last try returns or raises")
 
 
-def _chosen(source: Source, entries: Mapping[str, Entry]) -> list[str]:
+def _chosen(source: HubSource, entries: Mapping[str, StoredFile]) -> list[str]:
     """The paths in the repository that make up the part. Raises DownloadError."""
     if source.file:
         names: list[str] = [source.file] if source.file in entries else []
@@ -240,7 +242,7 @@ def _chosen(source: Source, entries: Mapping[str, Entry]) -> list[str]:
     return names
 
 
-def _items(source: Source, record: Record, store: Store) -> Iterator[Item]:
+def _items(source: HubSource, record: Record, store: HubFolder) -> Iterator[PlannedFile]:
     base = store.commit(source.repo, record.commit)
     for name in record.chosen[source.file or source.folder]:
         entry = record.entries[name]
@@ -248,10 +250,12 @@ def _items(source: Source, record: Record, store: Store) -> Iterator[Item]:
         if _size(base / name) != entry.size:
             there = min(_size(base / f"{name}.part") or 0, entry.size)
             entry = entry.model_copy(update={"whole": False})
-        yield Item(source=source, commit=record.commit, entry=entry, there=there)
+        yield PlannedFile(source=source, commit=record.commit, entry=entry, there=there)
 
 
-def _checked(source: Source, record: Record, store: Store, gate: Gate, meter: Meter) -> Record:
+def _checked(
+    source: HubSource, record: Record, store: HubFolder, gate: StopGate, meter: Meter
+) -> Record:
     """The record after every file of the part was read; damaged ones are to be fetched again."""
     base = store.commit(source.repo, record.commit)
     for name in record.chosen[source.file or source.folder]:
@@ -266,7 +270,7 @@ def _checked(source: Source, record: Record, store: Store, gate: Gate, meter: Me
     return record
 
 
-def _forgotten(source: Source, record: Record, store: Store, gate: Gate) -> bool:
+def _forgotten(source: HubSource, record: Record, store: HubFolder, gate: StopGate) -> bool:
     """Whether a part that was converted is no longer whole: its original is then fetched anew."""
     chosen = record.chosen[source.key[2]]
     if not source.file or source.file in chosen or store.place(source) is not None:
@@ -289,14 +293,16 @@ def _size(file: Path) -> int | None:
 # --- doing ------------------------------------------------------------------------------------
 
 
-def _fetch_all(plan: Plan, store: Store, hub: Hub, gate: Gate, meter: Meter) -> None:
+def _fetch_all(
+    plan: DownloadPlan, store: HubFolder, hub: Hub, gate: StopGate, meter: Meter
+) -> None:
     # Small files first: what is wrong with a repository shows early.
     for item in sorted(plan.items, key=lambda item: item.entry.size):
         repo, entry = item.source.repo, item.entry
         target = store.commit(repo, item.commit) / entry.path
         meter.begin(entry.path, entry.size)
 
-        def keep(changed: Entry, repo: str = repo, commit: str = item.commit) -> None:
+        def keep(changed: StoredFile, repo: str = repo, commit: str = item.commit) -> None:
             record = store.record(repo, commit)
             record.entries[changed.path] = changed
             store.keep(record)
@@ -311,7 +317,7 @@ def _fetch_all(plan: Plan, store: Store, hub: Hub, gate: Gate, meter: Meter) -> 
         meter.at(entry.size)
 
 
-def _install(plan: Plan, store: Store, settle: Callable[[Path], Path]) -> None:
+def _install(plan: DownloadPlan, store: HubFolder, settle: Callable[[Path], Path]) -> None:
     with store.settling():
         places = {part: settle(place) for part, place in plan.found.items()}
         for source in plan.model.parts:
@@ -331,20 +337,20 @@ def _install(plan: Plan, store: Store, settle: Callable[[Path], Path]) -> None:
         store.install(plan.model, places, commits)
 
 
-def _is_converted(item: Item, store: Store) -> bool:
+def _is_converted(item: PlannedFile, store: HubFolder) -> bool:
     """Whether an original of a plan was converted by somebody else since the plan was made."""
     place = store.place(item.source) if item.entry.path == item.source.file else None
     return place is not None and place.is_dir()
 
 
-def _sweep(plan: Plan, store: Store) -> None:
+def _sweep(plan: DownloadPlan, store: HubFolder) -> None:
     """Takes away what a conversion that was stopped, now or earlier, has left."""
     for item in plan.items:
         if item.source.file:
             hub_store.sweep(store, item.source, item.commit)
 
 
-def _check_space(plan: Plan, store: Store) -> None:
+def _check_space(plan: DownloadPlan, store: HubFolder) -> None:
     """Raises DownloadError where the disk cannot hold what is left."""
     try:
         store.root.mkdir(parents=True, exist_ok=True)
@@ -365,7 +371,7 @@ def _check_space(plan: Plan, store: Store) -> None:
 
 
 @contextmanager
-def alone(store: Store, repos: set[str]) -> Iterator[None]:
+def alone(store: HubFolder, repos: set[str]) -> Iterator[None]:
     """Keeps other processes and threads away from the repositories. Raises BusyError."""
     held: list[FileLock] = []
     try:

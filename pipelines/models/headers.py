@@ -7,7 +7,6 @@ from typing import BinaryIO
 
 from lora_manager import headers
 from lora_manager.headers import ITEM_BYTES as ITEM_BYTES
-from lora_manager.headers import Entry as Entry
 from lora_manager.headers import Header as Header
 from pipelines.errors import model_errors
 

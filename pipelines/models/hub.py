@@ -23,7 +23,7 @@ import httpx
 
 from pipelines.errors import DownloadError, printable
 from pipelines.models import proxies
-from pipelines.models.hub_store import Entry, is_safe
+from pipelines.models.hub_store import StoredFile, is_safe
 
 DEFAULT_ENDPOINT = "https://huggingface.co"
 _MAX_LISTING = 8_000_000
@@ -78,7 +78,7 @@ class Hub:
         for client in self._clients.values():
             client.close()
 
-    def listing(self, repo: str, revision: str) -> tuple[str, Mapping[str, Entry]]:
+    def listing(self, repo: str, revision: str) -> tuple[str, Mapping[str, StoredFile]]:
         """(commit, files by path) of a repository. Raises DownloadError, PassingError."""
         url = self._url.join(f"{self._url.path.rstrip('/')}/api/models/{repo}/revision/{revision}")
         with self._get(url.copy_set_param("blobs", "true"), repo, revision) as response:
@@ -104,7 +104,7 @@ class Hub:
 
     @contextmanager
     def open(
-        self, repo: str, commit: str, entry: Entry, *, start: int = 0
+        self, repo: str, commit: str, entry: StoredFile, *, start: int = 0
     ) -> Iterator[httpx.Response]:
         """The bytes of a file from `start` on, as the server wants to send them (200, 206 or 416).
 
@@ -302,7 +302,7 @@ def _is_private(host: str) -> bool:
     return not (mapped or address).is_global
 
 
-def _entry(row: Mapping[str, Any]) -> Entry | None:
+def _entry(row: Mapping[str, Any]) -> StoredFile | None:
     """One file of a listing; None for a name that is not taken. Raises for what is none."""
     path = row["rfilename"]
     if not isinstance(path, str) or not is_safe(path):
@@ -311,7 +311,7 @@ def _entry(row: Mapping[str, Any]) -> Entry | None:
     sha256, blob = large.get("sha256"), row.get("blobId")
     if not (sha256 or blob):
         return None
-    return Entry(path=path, size=row["size"], sha256=sha256, blob=None if sha256 else blob)
+    return StoredFile(path=path, size=row["size"], sha256=sha256, blob=None if sha256 else blob)
 
 
 def _seconds(text: str | None) -> float | None:

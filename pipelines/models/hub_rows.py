@@ -14,10 +14,10 @@ _FILE = Path(__file__).resolve().parents[2] / "presets" / "hub.toml"
 _NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,95}$"
 MAIN = "main"
 
-Kind = Literal["model", "original", "controlnet", "lora"]
+ReleaseKind = Literal["model", "original", "controlnet", "lora"]
 
 
-class Source(BaseModel):
+class HubSource(BaseModel):
     """Where one part lies on the hub: a folder of a repository, or one file of it.
 
     `name` is the key in the table of shared parts, "" for what only one model has. `like` are
@@ -56,12 +56,12 @@ class Known(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     id: str = Field(pattern=_NAME)
-    kind: Kind = "model"
+    kind: ReleaseKind = "model"
     base: str | None = None
     title: str
     summary: str
     licence: str
-    parts: tuple[Source, ...]
+    parts: tuple[HubSource, ...]
     row: Mapping[str, Any] = {}
 
     @model_validator(mode="after")
@@ -92,16 +92,16 @@ def known() -> Mapping[str, Known]:
     """Every released model by id, in the order of the file."""
     table = tomllib.loads(_FILE.read_text("utf-8"))
     shared = {
-        name: Source.model_validate({**values, "name": name})
+        name: HubSource.model_validate({**values, "name": name})
         for name, values in table["parts"].items()
     }
     return {name: _known(name, values, shared) for name, values in table["models"].items()}
 
 
-def _known(name: str, values: Mapping[str, Any], shared: Mapping[str, Source]) -> Known:
+def _known(name: str, values: Mapping[str, Any], shared: Mapping[str, HubSource]) -> Known:
     row = dict(values)
     parts = (
-        Source.model_validate(row.pop("own")),
+        HubSource.model_validate(row.pop("own")),
         *(shared[share] for share in row.pop("shares", ())),
     )
     fields = {key: row.pop(key) for key in ("kind", "base") if key in row}
@@ -111,7 +111,7 @@ def _known(name: str, values: Mapping[str, Any], shared: Mapping[str, Source]) -
     return Known(id=name, parts=parts, row=row, **fields, **texts)
 
 
-def shared_by(source: Source) -> tuple[str, ...]:
+def shared_by(source: HubSource) -> tuple[str, ...]:
     """The ids of the models that read `source`, the one they are asked for included."""
     return tuple(
         row.id for row in known().values() if source.key in (part.key for part in row.parts)

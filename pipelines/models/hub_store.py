@@ -25,7 +25,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pipelines import files
 from pipelines.errors import BusyError, DownloadError, SaveError, printable
 from pipelines.models import hub_rows, parts, single_files
-from pipelines.models.hub_rows import Known, Source
+from pipelines.models.hub_rows import HubSource, Known
 
 FOLDER = "hub"
 RECORD = "download.json"
@@ -52,7 +52,7 @@ def is_safe(path: str) -> bool:
     )
 
 
-class Entry(BaseModel):
+class StoredFile(BaseModel):
     """One file as the hub describes it. `sha256` for large files, `blob` (git's) for small ones."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -73,7 +73,7 @@ class Record(BaseModel):
     repo: str
     commit: str = Field(pattern=r"^[0-9a-f]{40}$")
     chosen: dict[str, list[str]] = {}
-    entries: dict[str, Entry] = {}
+    entries: dict[str, StoredFile] = {}
 
 
 class Installed(BaseModel):
@@ -86,7 +86,7 @@ class Installed(BaseModel):
     commits: dict[str, str] = {}
 
 
-class Store:
+class HubFolder:
     """The folder of downloads."""
 
     def __init__(self, root: Path) -> None:
@@ -126,7 +126,7 @@ class Store:
         finally:
             lock.release()
 
-    def pinned(self, source: Source) -> str | None:
+    def pinned(self, source: HubSource) -> str | None:
         """The commit that `source` is read at; None where "main" was never asked for."""
         if source.revision != hub_rows.MAIN:
             return source.revision
@@ -153,11 +153,11 @@ class Store:
         file = self.commit(record.repo, record.commit) / RECORD
         self._write(file, record.model_dump_json(exclude_defaults=True, indent=1))
 
-    def converted(self, source: Source, commit: str) -> Path:
+    def converted(self, source: HubSource, commit: str) -> Path:
         """The folder that a file in the original format is converted to; its name is the file's."""
         return self.commit(source.repo, commit) / Path(source.file).stem
 
-    def place(self, source: Source) -> Path | None:
+    def place(self, source: HubSource) -> Path | None:
         """Where a part lies that was downloaded whole, or None.
 
         A folder; a file, where it is one in the original format that was not converted.
@@ -175,7 +175,7 @@ class Store:
             return base / source.file if source.file in chosen else made
         return base / source.folder if source.folder else base
 
-    def _is_there(self, base: Path, entry: Entry) -> bool:
+    def _is_there(self, base: Path, entry: StoredFile) -> bool:
         try:
             return entry.whole and (base / entry.path).stat().st_size == entry.size
         except OSError:
@@ -277,7 +277,7 @@ def _is_table(text: str) -> bool:
         return False
 
 
-def erase(store: Store, repo: str, commit: str, names: set[str]) -> int:
+def erase(store: HubFolder, repo: str, commit: str, names: set[str]) -> int:
     """Deletes files of a commit and the folders that they leave empty. Returns the bytes freed.
 
     Symlinks are removed and never followed; nothing outside the commit's folder is touched.
@@ -309,7 +309,7 @@ def erase(store: Store, repo: str, commit: str, names: set[str]) -> int:
     return freed
 
 
-def sweep(store: Store, source: Source, commit: str) -> int:
+def sweep(store: HubFolder, source: HubSource, commit: str) -> int:
     """Deletes what a conversion that was cut short has left: whatever of it no record names.
 
     The source's repository has to be locked. Returns the bytes freed.

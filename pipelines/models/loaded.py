@@ -11,7 +11,7 @@ from diffusers import AutoencoderKL
 
 from pipelines.catalog import ModelSpec
 from pipelines.denoising import active_loras
-from pipelines.denoising.active_loras import Worn
+from pipelines.denoising.active_loras import ActiveLora
 from pipelines.denoising.preview import Preview
 from pipelines.denoising.transformer import Transformer
 from pipelines.memory.planning import DevicePlan
@@ -45,12 +45,12 @@ class Loaded:
         )
         self.weights = self._plain = loader.weights_hash(model)
         """What the weights are called that paint, those of LoRAs included."""
-        self._worn: tuple[Worn, ...] = ()
+        self._worn: tuple[ActiveLora, ...] = ()
         self._transformer: Transformer | None = None
         self._vae: AutoencoderKL | None = None
         self._preview: Preview | None = None
 
-    def wearing(self, worn: tuple[Worn, ...]) -> Loaded:
+    def wearing(self, worn: tuple[ActiveLora, ...]) -> Loaded:
         """The same, with these LoRAs on its transformer and no others. Raises ModelError."""
         if worn != self._worn:
             weights = active_loras.digest(self._plain, worn)
@@ -70,7 +70,7 @@ class Loaded:
         """The transformer, read from its files if need be. Raises ModelError."""
         if self._transformer is None:
             net = loader.transformer(self.model, self.plan)
-            active_loras.wear(net, self._worn)
+            active_loras.apply(net, self._worn)
             compiler = "inductor" if self.plan.compiled else None
             self._transformer = Transformer(net, owned=True, compiler=compiler)
         return self._transformer

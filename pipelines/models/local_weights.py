@@ -17,7 +17,7 @@ from typing import Literal
 
 from pipelines.errors import ModelError
 from pipelines.models import hub_rows, parts, single_files
-from pipelines.models.hub_rows import Known, Source
+from pipelines.models.hub_rows import HubSource, Known
 
 _MAX_DEPTH = 5
 _MAX_ENTRIES = 20_000
@@ -87,7 +87,7 @@ class FoundFile:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Found:
+class LocalWeights:
     """What a look has shown."""
 
     parts: tuple[FoundPart, ...] = ()
@@ -98,7 +98,7 @@ class Found:
         places = {source.part: self.place(source) for source in model.parts if not source.file}
         return {part: folder for part, folder in places.items() if folder is not None}
 
-    def place(self, source: Source) -> Path | None:
+    def place(self, source: HubSource) -> Path | None:
         """Where `source` lies: the same files of the hub, else a part with the same facts."""
         for item in self.parts:
             same = item.part == source.part and item.folder.name == source.folder
@@ -114,7 +114,7 @@ class Found:
             return next((item.file for item in self.files if item.use == "text"), None)
         return None
 
-    def copy_of(self, source: Source, size: int) -> Path | None:
+    def copy_of(self, source: HubSource, size: int) -> Path | None:
         """A file that is called as the one that `source` is, and as long. Its hash may differ."""
         for item in self.files:
             if item.file.name == source.file and item.size == size:
@@ -130,7 +130,7 @@ def released(file: Path) -> Known | None:
     return None
 
 
-def look(folders: Iterable[Path] = ()) -> Found:
+def look(folders: Iterable[Path] = ()) -> LocalWeights:
     """What lies in `folders`, in the hub's cache and in the usual places of other programs."""
     items: list[FoundPart | FoundFile] = list(_cache(hub_cache()))
     seen: set[Path] = set()
@@ -142,7 +142,7 @@ def look(folders: Iterable[Path] = ()) -> Found:
                 continue
             seen.add(root)
             items += _walk(root)
-    return Found(
+    return LocalWeights(
         parts=tuple(item for item in items if isinstance(item, FoundPart)),
         files=tuple(item for item in items if isinstance(item, FoundFile)),
     )

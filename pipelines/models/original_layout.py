@@ -16,12 +16,12 @@ from typing import Any, Literal
 from pipelines.errors import LoraFileError, ModelError, RequestError, printable
 
 Shape = tuple[int, ...]
-Layout = Literal["original", "diffusers"]
+WeightLayout = Literal["original", "diffusers"]
 
 POSITIONS = "pos_embed"
 NULL_CAPTION = "y_embedder.y_embedding"
 RELEASED_NULL_CAPTION = "caption_projection.y_embedding"
-SIDE_TENSORS: Mapping[Layout, tuple[str, ...]] = {
+SIDE_TENSORS: Mapping[WeightLayout, tuple[str, ...]] = {
     "original": (POSITIONS, NULL_CAPTION),
     "diffusers": (RELEASED_NULL_CAPTION,),
 }
@@ -64,7 +64,7 @@ _SIGMA_KEYS = re.compile(r"blocks\.\d+\.attn\.(q_norm|k_norm|sr|norm)\.")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Pair:
+class KeyPair:
     """A tensor of the original layout and the parts that diffusers makes of it.
 
     The parts are equal pieces of `shape` along the first axis, in this order.
@@ -156,21 +156,23 @@ class Design:
         }
 
 
-def _linear(original: str, parts: str | tuple[str, ...], rows: int, columns: int) -> Iterator[Pair]:
+def _linear(
+    original: str, parts: str | tuple[str, ...], rows: int, columns: int
+) -> Iterator[KeyPair]:
     names = (parts,) if isinstance(parts, str) else parts
     for kind, shape in (("weight", (rows, columns)), ("bias", (rows,))):
-        yield Pair(
+        yield KeyPair(
             original=f"{original}.{kind}", parts=tuple(f"{n}.{kind}" for n in names), shape=shape
         )
 
 
-def block_pairs(original: str, diffusers: str, width: int) -> Iterator[Pair]:
+def block_pairs(original: str, diffusers: str, width: int) -> Iterator[KeyPair]:
     """The tensors of one block under two prefixes that end with a dot.
 
     A ControlNet's copied blocks are blocks too: only their prefixes differ.
     """
     a, b, h = original, diffusers, width
-    yield Pair(original=f"{a}scale_shift_table", parts=(f"{b}scale_shift_table",), shape=(6, h))
+    yield KeyPair(original=f"{a}scale_shift_table", parts=(f"{b}scale_shift_table",), shape=(6, h))
     heads = tuple(f"{b}attn1.to_{name}" for name in "qkv")
     yield from _linear(f"{a}attn.qkv", heads, 3 * h, h)
     yield from _linear(f"{a}attn.proj", f"{b}attn1.to_out.0", h, h)
@@ -186,15 +188,15 @@ def heads_of(prefix: str, attention: str, letters: str) -> tuple[str, ...]:
     return tuple(f"{prefix}{attention}.to_{letter}" for letter in letters)
 
 
-def pairs(sizes: Sizes) -> Iterator[Pair]:
+def pairs(sizes: Sizes) -> Iterator[KeyPair]:
     """Every tensor of a transformer of these sizes, in both layouts."""
     h, p = sizes.width, sizes.patch
-    yield Pair(
+    yield KeyPair(
         original="x_embedder.proj.weight",
         parts=("pos_embed.proj.weight",),
         shape=(h, sizes.in_channels, p, p),
     )
-    yield Pair(original="x_embedder.proj.bias", parts=("pos_embed.proj.bias",), shape=(h,))
+    yield KeyPair(original="x_embedder.proj.bias", parts=("pos_embed.proj.bias",), shape=(h,))
     yield from _linear(
         "y_embedder.y_proj.fc1", "caption_projection.linear_1", h, sizes.caption_channels
     )
@@ -211,11 +213,13 @@ def pairs(sizes: Sizes) -> Iterator[Pair]:
     yield from _linear("t_block.1", "adaln_single.linear", 6 * h, h)
     for n in range(sizes.layers):
         yield from block_pairs(f"blocks.{n}.", f"transformer_blocks.{n}.", h)
-    yield Pair(original="final_layer.scale_shift_table", parts=("scale_shift_table",), shape=(2, h))
+    yield KeyPair(
+        original="final_layer.scale_shift_table", parts=("scale_shift_table",), shape=(2, h)
+    )
     yield from _linear("final_layer.linear", "proj_out", p * p * sizes.out_channels, h)
 
 
-_PROBES: Mapping[Layout, tuple[str, ...]] = {
+_PROBES: Mapping[WeightLayout, tuple[str, ...]] = {
     "original": (
         "x_embedder.proj.weight",
         "y_embedder.y_proj.fc1.weight",
@@ -241,7 +245,7 @@ def unwrapped(keys: Collection[str]) -> str:
     return ""
 
 
-def layout_of(keys: Collection[str]) -> Layout:
+def layout_of(keys: Collection[str]) -> WeightLayout:
     """In which layout a PixArt transformer was saved. Raises ModelError for any other net."""
     for pattern, kind in _OTHERS[:3]:
         if any(re.match(pattern, key) for key in keys):
@@ -262,7 +266,7 @@ def _refused(kind: str) -> ModelError:
     return ModelError(f"This is {kind}.", "Give the file of the model itself.")
 
 
-def measure(shapes: Mapping[str, Shape], layout: Layout) -> Sizes:
+def measure(shapes: Mapping[str, Shape], layout: WeightLayout) -> Sizes:
     """The sizes of a transformer whose every tensor is there with the shape it must have.
 
     Raises ModelError that names the first tensor that is missing, unknown or of another shape.
@@ -303,14 +307,14 @@ def measure(shapes: Mapping[str, Shape], layout: Layout) -> Sizes:
     return sizes
 
 
-def expected(sizes: Sizes, layout: Layout) -> dict[str, Shape]:
+def expected(sizes: Sizes, layout: WeightLayout) -> dict[str, Shape]:
     """Every key of a layout with its shape."""
     if layout == "original":
         return {pair.original: pair.shape for pair in pairs(sizes)}
     return {part: pair.part_shape for pair in pairs(sizes) for part in pair.parts}
 
 
-def _check(shapes: Mapping[str, Shape], wanted: Mapping[str, Shape], layout: Layout) -> None:
+def _check(shapes: Mapping[str, Shape], wanted: Mapping[str, Shape], layout: WeightLayout) -> None:
     unknown = sorted(key for key in shapes if key not in wanted and key not in SIDE_TENSORS[layout])
     if unknown:
         raise ModelError(

@@ -21,7 +21,7 @@ from torch import Tensor
 from pipelines.catalog import ROW_FILE
 from pipelines.errors import LoraFileError, ModelError, RequestError, printable
 from pipelines.models import original_layout, positions, weights
-from pipelines.models.original_layout import Design, Layout, Pair, Sizes
+from pipelines.models.original_layout import Design, KeyPair, Sizes, WeightLayout
 from pipelines.models.weights import Weights
 
 NULL_CAPTION_FILE = "null_caption.safetensors"
@@ -50,7 +50,7 @@ _FIXED = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class Wish:
+class ReadOptions:
     """How to read a source. The last three answer what a bare file may not tell.
 
     `image_size` is the side in pixels that the weights were trained for.
@@ -70,21 +70,21 @@ class Source:
     """
 
     weights: Weights
-    layout: Layout
+    layout: WeightLayout
     design: Design
     null_caption: Tensor | None
 
-    def dtype(self, pair: Pair) -> torch.dtype:
+    def dtype(self, pair: KeyPair) -> torch.dtype:
         """The stored dtype of a pair of tensors."""
         return self.weights.dtypes[pair.original if self.layout == "original" else pair.parts[0]]
 
-    def part(self, pair: Pair, index: int) -> Tensor:
+    def part(self, pair: KeyPair, index: int) -> Tensor:
         """A tensor of diffusers' layout."""
         if self.layout == "diffusers":
             return self.weights.read(pair.parts[index])
         return self.weights.read(pair.original).chunk(len(pair.parts))[index]
 
-    def stacked(self, pair: Pair) -> Tensor:
+    def stacked(self, pair: KeyPair) -> Tensor:
         """A tensor of the original layout."""
         if self.layout == "original":
             return self.weights.read(pair.original)
@@ -93,7 +93,7 @@ class Source:
 
 
 @contextmanager
-def opened(source: Path, wish: Wish) -> Iterator[Source]:
+def opened(source: Path, wish: ReadOptions) -> Iterator[Source]:
     """The transformer of a file or folder. Raises ModelError, RequestError."""
     _check_wish(wish)
     folder = _folder_of(source)
@@ -120,7 +120,7 @@ def opened(source: Path, wish: Wish) -> Iterator[Source]:
         )
 
 
-def _check_wish(wish: Wish) -> None:
+def _check_wish(wish: ReadOptions) -> None:
     """Numbers that are none of their kind are refused also where nothing asks for them."""
     longest = positions.MAX_SAMPLE_SIZE * original_layout.LATENT_PIXELS
     side = wish.image_size
@@ -209,7 +209,7 @@ def read_config(file: Path) -> dict[str, Any]:
     return config
 
 
-def _configured(config: dict[str, Any], sizes: Sizes, wish: Wish) -> Design:
+def _configured(config: dict[str, Any], sizes: Sizes, wish: ReadOptions) -> Design:
     """The design that a configuration and the shapes of the weights agree on."""
     width, channels = sizes.width, sizes.in_channels
     out = config.get("out_channels", 2 * channels)
@@ -265,7 +265,7 @@ def _configured(config: dict[str, Any], sizes: Sizes, wish: Wish) -> Design:
     )
 
 
-def _configured_scale(config: dict[str, Any], sample: int, wish: Wish) -> float:
+def _configured_scale(config: dict[str, Any], sample: int, wish: ReadOptions) -> float:
     """The scale that was asked for, else that of the configuration, else that of the size.
 
     diffusers' class takes 1 for all sizes up to 512 pixels where it is left out, and the models for
@@ -312,7 +312,9 @@ def _place(found: Weights, sizes: Sizes) -> tuple[int, float] | None:
     return positions.derive(tensor.float().numpy(), sizes.patch, positions.TOLERANCES[name])
 
 
-def _bare(found: Weights, sizes: Sizes, wish: Wish, place: tuple[int, float] | None) -> Design:
+def _bare(
+    found: Weights, sizes: Sizes, wish: ReadOptions, place: tuple[int, float] | None
+) -> Design:
     """The design of weights without a configuration. Raises RequestError for what they hide."""
     noted = found.note.get("head_dim")
     head_dim = original_layout.head_dim(
@@ -332,7 +334,7 @@ def _bare(found: Weights, sizes: Sizes, wish: Wish, place: tuple[int, float] | N
     return Design(sizes=sizes, head_dim=head_dim, sample_size=sample, interpolation_scale=scale)
 
 
-def _asked_place(sizes: Sizes, wish: Wish) -> tuple[int, float]:
+def _asked_place(sizes: Sizes, wish: ReadOptions) -> tuple[int, float]:
     """Size and scale of a file without positions. Raises RequestError where nobody can know."""
     side = wish.image_size
     if side is None and sizes.micro_conditions:

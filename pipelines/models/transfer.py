@@ -20,7 +20,7 @@ import httpx
 
 from pipelines.errors import DownloadError, printable
 from pipelines.models.hub import Hub, PassingError
-from pipelines.models.hub_store import Entry
+from pipelines.models.hub_store import StoredFile
 from pipelines.progress import Stage
 
 _RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+)")
@@ -31,7 +31,7 @@ class Cancelled(Exception):
     """A person asked to stop; what has arrived is kept."""
 
 
-class Gate:
+class StopGate:
     """Lets bytes through until it is closed. Closing wakes whoever waits for something slow."""
 
     def __init__(self) -> None:
@@ -176,10 +176,12 @@ class Meter:
 class Transfer:
     """One file on its way to `target`; `target` + ".part" is what has arrived."""
 
-    def __init__(self, hub: Hub, gate: Gate, meter: Meter, keep: Callable[[Entry], None]) -> None:
+    def __init__(
+        self, hub: Hub, gate: StopGate, meter: Meter, keep: Callable[[StoredFile], None]
+    ) -> None:
         self._hub, self._gate, self._meter, self._keep = hub, gate, meter, keep
 
-    def fetch(self, repo: str, commit: str, entry: Entry, target: Path) -> None:
+    def fetch(self, repo: str, commit: str, entry: StoredFile, target: Path) -> None:
         """Downloads `entry`, goes on where an earlier try ended, checks it and puts it in place.
 
         Raises DownloadError, Cancelled.
@@ -203,7 +205,7 @@ class Transfer:
                     "A proxy or a failing disk may change it; try another connection.",
                 )
 
-    def _start(self, part: Path, entry: Entry) -> tuple[Any, int]:
+    def _start(self, part: Path, entry: StoredFile) -> tuple[Any, int]:
         """The digest over what is there already."""
         digest, there = fresh_digest(entry), 0
         if part.is_symlink() or (part.exists() and not part.is_file()):
@@ -224,7 +226,7 @@ class Transfer:
         return digest, there
 
     def _arrive(
-        self, repo: str, commit: str, entry: Entry, part: Path, digest: Any, there: int
+        self, repo: str, commit: str, entry: StoredFile, part: Path, digest: Any, there: int
     ) -> Any:
         """Fetches until all bytes are there; returns their digest."""
         patience, failures, tagged = self._hub.patience, 0, True
@@ -262,7 +264,7 @@ class Transfer:
             os.fsync(out.fileno())
         return digest
 
-    def _take(self, chunk: bytes, out: Any, digest: Any, there: int, entry: Entry) -> int:
+    def _take(self, chunk: bytes, out: Any, digest: Any, there: int, entry: StoredFile) -> int:
         if there + len(chunk) > entry.size:
             raise _lie(entry, "sends more")
         with self._gate.through():
@@ -274,7 +276,7 @@ class Transfer:
         self._meter.at(there, arrived=len(chunk))
         return there
 
-    def _note(self, entry: Entry, response: httpx.Response) -> Entry:
+    def _note(self, entry: StoredFile, response: httpx.Response) -> StoredFile:
         """Keeps the tag of the file, so that a later start goes on with the same bytes only."""
         etag = response.headers.get("etag", "")
         if response.status_code in (200, 206) and 0 < len(etag) <= 300 and etag != entry.etag:
@@ -284,7 +286,7 @@ class Transfer:
         return entry
 
 
-def _continues(response: httpx.Response, there: int, entry: Entry, repo: str) -> bool:
+def _continues(response: httpx.Response, there: int, entry: StoredFile, repo: str) -> bool:
     """Whether the answer goes on at `there`; False where it starts over. Raises for lies."""
     if response.status_code == 416:
         return False
@@ -307,20 +309,20 @@ def _continues(response: httpx.Response, there: int, entry: Entry, repo: str) ->
     return there == 0
 
 
-def _short(entry: Entry, repo: str) -> DownloadError:
+def _short(entry: StoredFile, repo: str) -> DownloadError:
     return DownloadError(
         f"{entry.path} of {repo} ends too early.", "Try again; what has arrived is kept."
     )
 
 
-def _lie(entry: Entry, how: str) -> DownloadError:
+def _lie(entry: StoredFile, how: str) -> DownloadError:
     return DownloadError(
         f"The hub lists {entry.path} with {entry.size:,} bytes but {how}.",
         "A proxy may change it; try another connection.",
     )
 
 
-def fresh_digest(entry: Entry) -> Any:
+def fresh_digest(entry: StoredFile) -> Any:
     """SHA-256 for large files; git's SHA-1 of the blob for small ones."""
     if entry.sha256:
         return hashlib.sha256()
@@ -329,7 +331,7 @@ def fresh_digest(entry: Entry) -> Any:
     return digest
 
 
-def is_whole(file: Path, entry: Entry, gate: Gate, meter: Meter) -> bool:
+def is_whole(file: Path, entry: StoredFile, gate: StopGate, meter: Meter) -> bool:
     """Whether a file on disk is, byte for byte, what the hub described. Raises Cancelled."""
     digest, done = fresh_digest(entry), 0
     try:

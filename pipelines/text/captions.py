@@ -29,7 +29,7 @@ _JOINED = re.compile("[-_]")
 _MOST_JOINED = 3
 _FILE_END = re.compile(rf"(?<=.)\.(?:{_SUFFIXES})", re.DOTALL)
 
-Rules = tuple[tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]], ...]
+Replacements = tuple[tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]], ...]
 
 
 def _without_file(match: re.Match[str]) -> str:
@@ -38,7 +38,7 @@ def _without_file(match: re.Match[str]) -> str:
     return match[0][ends[-1] :] if ends else match[0]
 
 
-def _rules(*pairs: tuple[str, str | Callable[[re.Match[str]], str]]) -> Rules:
+def _rules(*pairs: tuple[str, str | Callable[[re.Match[str]], str]]) -> Replacements:
     return tuple((re.compile(pattern), put) for pattern, put in pairs)
 
 
@@ -109,7 +109,7 @@ def _once(text: str) -> str:
     return _applied(_WORDS, _repaired(text)).strip()
 
 
-def _applied(rules: Rules, text: str) -> str:
+def _applied(rules: Replacements, text: str) -> str:
     for pattern, put in rules:
         text = pattern.sub(put, text)
     return text

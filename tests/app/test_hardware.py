@@ -6,10 +6,10 @@ import pytest
 
 from app.hardware import Forecasts
 from pipelines.catalog import Catalog
-from pipelines.memory.planning import GIB, Machine, Wish
+from pipelines.memory.planning import GIB, Machine, MemoryRequest
 
 CPU = Machine(device="cpu", name="CPU", bf16=False, ram_total=100 * GIB, ram_free=60 * GIB)
-WISH = Wish(width=128, height=128)
+WISH = MemoryRequest(width=128, height=128)
 
 
 def test_what_is_free_is_followed() -> None:

@@ -24,18 +24,18 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from app.models.importing import import_model
-from app.models.rows import Wanted
+from app.models.rows import ImportOptions
 from pipelines.catalog import Catalog
 from pipelines.engine import Engine
 from pipelines.errors import ModelError, SaveError, StudioError
 from pipelines.models import convert, loader, weights
 from pipelines.models.convert import WEIGHTS
-from pipelines.models.sources import Wish, opened
+from pipelines.models.sources import ReadOptions, opened
 from tests import original, tiny
 from tests.pipelines.models.test_convert import Runs, bare_pickle
 
 SMALL: dict[str, Any] = {"width": 48, "layers": 2, "captions": 32}
-WISH = Wish(head_dim=24)
+WISH = ReadOptions(head_dim=24)
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +69,7 @@ def test_metadata_reaches_nothing(kind: str, in_place: bool, whole: Path, tmp_pa
     file = source / "transformer" / WEIGHTS
     save_file(load_file(file), file, metadata=METADATA[kind])
     (tmp_path / "models").mkdir()
-    spec = import_model(source, tmp_path / "models", Wanted(id="mine", in_place=in_place))
+    spec = import_model(source, tmp_path / "models", ImportOptions(id="mine", in_place=in_place))
     assert EVIL not in spec.model_dump_json()
     assert EVIL not in (tmp_path / "models" / "mine" / "model.toml").read_text("utf-8")
     assert loader.part(spec, "transformer", torch.float32)
@@ -149,7 +149,7 @@ def test_a_lora_is_named_and_not_taken_for_a_model(
     save: Callable[..., Any] = save_file if suffix == ".safetensors" else torch.save
     save(LORAS[kind], file)
     (tmp_path / "models").mkdir()
-    wanted = Wanted(vae=str(whole), text=str(whole), head_dim=24)
+    wanted = ImportOptions(vae=str(whole), text=str(whole), head_dim=24)
     for attempt in (
         lambda: import_model(file, tmp_path / "models", wanted),
         lambda: convert.convert(file, tmp_path / "made", WISH),
@@ -172,7 +172,7 @@ def test_the_base_that_an_adapter_names_is_not_looked_for(
     (folder / "adapter_config.json").write_text(json.dumps(values), "utf-8")
     (folder / "adapter_model.bin").write_bytes(pickle.dumps(Runs(tmp_path / "mark")))
     (tmp_path / "models").mkdir()
-    wanted = Wanted(vae=str(whole), text=str(whole))
+    wanted = ImportOptions(vae=str(whole), text=str(whole))
     with pytest.raises(ModelError, match="adapter is a LoRA") as caught:
         import_model(folder, tmp_path / "models", wanted)
     one_sentence(caught)

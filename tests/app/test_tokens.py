@@ -10,7 +10,7 @@ import pytest
 
 from app import tokens
 from app.setup.installer import _settings
-from app.tokens import Tokens
+from app.tokens import AccessTokens
 from app.ui import serving
 from pipelines.errors import RequestError
 
@@ -24,8 +24,8 @@ def _no_space(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_without_a_share_token_there_are_none() -> None:
-    assert tokens.choose(None, None) == Tokens()
-    assert serving.invitations("http://127.0.0.1:7860", Tokens()) == []
+    assert tokens.choose(None, None) == AccessTokens()
+    assert serving.invitations("http://127.0.0.1:7860", AccessTokens()) == []
 
 
 def test_a_shared_studio_gets_an_admin_token() -> None:

@@ -13,7 +13,7 @@ from axe_playwright_python.sync_playwright import Axe
 
 from app.models.import_jobs import ImportJobs
 from app.models.import_process import Tell
-from app.models.rows import Wanted
+from app.models.rows import ImportOptions
 from app.settings import Settings
 from pipelines.progress import ShouldStop
 from tests import original
@@ -117,7 +117,12 @@ def test_an_import_can_be_stopped(
     visit: Visit, studio: FakeStudio, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def slowly(
-        source: Path, wanted: Wanted, settings: Settings, *, tell: Tell, should_stop: ShouldStop
+        source: Path,
+        wanted: ImportOptions,
+        settings: Settings,
+        *,
+        tell: Tell,
+        should_stop: ShouldStop,
     ) -> None:
         tell("copy", 3_100_000_000, 19_000_000_000)
         while not should_stop():

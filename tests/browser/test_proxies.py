@@ -17,7 +17,7 @@ import httpx
 import pytest
 from PIL import Image
 
-from app.tokens import Tokens
+from app.tokens import AccessTokens
 from tests import ports
 from tests.app.ui.fake_studio import FakeStudio, served
 from tests.browser.conftest import _missing
@@ -26,7 +26,7 @@ from tests.browser.test_foreign_pages import listen
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(180)]
 HOSTING = Path(__file__).resolve().parents[2] / "docs" / "hosting.md"
 NAME = "studio.example.org"
-TOKENS = Tokens(share="a-token-of-visitors", admin="a-token-of-the-owner")
+TOKENS = AccessTokens(share="a-token-of-visitors", admin="a-token-of-the-owner")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,7 +13,7 @@ from pipelines.benchmarks.benchmark import Case
 from pipelines.denoising import latents
 from pipelines.denoising.transformer import Transformer
 from pipelines.memory import planning
-from pipelines.memory.planning import CONTEXT, Wish
+from pipelines.memory.planning import CONTEXT, MemoryRequest
 from pipelines.models import loader
 from tests.pipelines.memory.test_planning import REAL, card
 
@@ -21,7 +21,7 @@ pytestmark = [
     pytest.mark.gpu,
     pytest.mark.skipif(not torch.cuda.is_available(), reason="no NVIDIA card on this machine"),
 ]
-LARGE = Wish(width=1024, height=1024, approximate=True)
+LARGE = MemoryRequest(width=1024, height=1024, approximate=True)
 WITHIN = 0.15
 
 
@@ -58,7 +58,7 @@ def test_a_picture_is_decoded(side: int) -> None:
         layers_per_block=2,
         latent_channels=4,
     )
-    wish = Wish(width=side, height=side, approximate=True)
+    wish = MemoryRequest(width=side, height=side, approximate=True)
     alone = planning.plan(card(3), REAL, wish)
     vae = vae.to("cuda", torch.bfloat16, memory_format=loader.memory_format(alone)).eval()
     latents.decode(vae, torch.randn(1, 4, side // 8, side // 8))

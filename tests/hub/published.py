@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from transformers import T5EncoderModel
 
 from pipelines.models import convert, hub_rows
-from pipelines.models.sources import Wish
+from pipelines.models.sources import ReadOptions
 from tests import tiny
 from tests.fake_hub import FakeHub
 from tests.hub.conftest import ALPHA, COMMIT
@@ -60,7 +60,7 @@ def put(hub: FakeHub, model_id: str, folder: Path) -> None:
 
 def put_original(hub: FakeHub, folder: Path) -> bytes:
     """Publishes `folder` as the row does that comes as a .pth; returns that file."""
-    convert.convert(folder, folder.with_suffix(".pth"), Wish())
+    convert.convert(folder, folder.with_suffix(".pth"), ReadOptions())
     data = folder.with_suffix(".pth").read_bytes()
     own, *shared = hub_rows.known()[COCO].parts
     for source in shared:

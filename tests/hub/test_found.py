@@ -350,5 +350,5 @@ def test_a_hostile_folder_does_no_harm(tmp_path: Path) -> None:
     os.mkfifo(root / "many" / "config.json")
     assert (
         local_weights.look([root, tmp_path / "nowhere", root / "pipe.safetensors"])
-        == local_weights.Found()
+        == local_weights.LocalWeights()
     )

@@ -11,10 +11,10 @@ from safetensors.torch import load_file
 
 from app.cli.main import main
 from app.models.importing import import_model
-from app.models.rows import Wanted
+from app.models.rows import ImportOptions
 from pipelines.catalog import Catalog
 from pipelines.models import convert, loader
-from pipelines.models.sources import Wish
+from pipelines.models.sources import ReadOptions
 from tests import tiny
 from tests.fake_hub import FakeHub
 from tests.hub import published
@@ -39,8 +39,8 @@ def model(hub: FakeHub, tmp_path: Path) -> Path:
 
 
 def import_own(shelf: Shelf, model: Path, tmp_path: Path) -> None:
-    convert.convert(model, tmp_path / "own.pth", Wish())
-    wanted = Wanted(id="mine", text=ALPHA, vae=ALPHA)
+    convert.convert(model, tmp_path / "own.pth", ReadOptions())
+    wanted = ImportOptions(id="mine", text=ALPHA, vae=ALPHA)
     import_model(tmp_path / "own.pth", shelf.settings.models, wanted)
 
 
@@ -90,7 +90,7 @@ def test_a_model_that_was_left_in_place_keeps_all_it_reads(
 ) -> None:
     assert shelf.get(ALPHA)
     folder = Catalog(user_models=shelf.settings.models).find(ALPHA).folder
-    wanted = Wanted(id="mine", in_place=True)
+    wanted = ImportOptions(id="mine", in_place=True)
     import_model(folder, shelf.settings.models, wanted)
     assert shelf.store.removable(ALPHA) == ()
     assert shelf.store.remove(ALPHA) == 0

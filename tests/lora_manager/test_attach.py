@@ -12,7 +12,7 @@ from torch import Tensor
 
 from lora_manager import attach, files
 from lora_manager.errors import LoraError
-from lora_manager.files import Lora, Pair
+from lora_manager.files import Lora, LoraPair
 from tests import tiny
 from tests.lora_manager import made
 from tests.lora_manager.made import Reference
@@ -157,7 +157,7 @@ def test_nothing_and_weight_0_change_nothing(
 
 
 def single(path: str, rows: int, columns: int, scale: float = 1.0) -> Lora:
-    pair = Pair(down=torch.ones(2, columns) * scale, up=torch.ones(rows, 2))
+    pair = LoraPair(down=torch.ones(2, columns) * scale, up=torch.ones(rows, 2))
     return Lora(pairs={path: pair})
 
 

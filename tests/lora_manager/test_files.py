@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 
 from lora_manager import card, files, sources, targets
 from lora_manager.errors import LoraError
-from lora_manager.files import Lora, Pair
+from lora_manager.files import Lora, LoraPair
 from tests.lora_manager import made
 from tests.lora_manager.made import Reference
 
@@ -217,7 +217,7 @@ def halved(lora: Lora) -> Lora:
     """Numbers that float16 holds."""
     return Lora(
         pairs={
-            path: Pair(down=pair.down.half().float(), up=pair.up.half().float())
+            path: LoraPair(down=pair.down.half().float(), up=pair.up.half().float())
             for path, pair in lora.pairs.items()
         }
     )
@@ -295,7 +295,7 @@ def test_numbers_that_float16_cannot_hold_are_written_as_float32(
     lora = files.read(made.f2(only_attention(), tmp_path))
     first = next(iter(lora.pairs))
     pairs = {**lora.pairs}
-    pairs[first] = Pair(down=pairs[first].down * scale, up=pairs[first].up)
+    pairs[first] = LoraPair(down=pairs[first].down * scale, up=pairs[first].up)
     changed = Lora(pairs=dict(sorted(pairs.items())))
     files.write(tmp_path / "a.safetensors", changed, {})
     equal(changed, files.read(tmp_path / "a.safetensors"), torch.float32)
@@ -305,7 +305,7 @@ def test_pieces_that_share_memory_are_written(tmp_path: Path) -> None:
     down = torch.randn(4, 48)
     up = torch.randn(144, 4)
     paths = targets.paths_of("blocks.0.attn.qkv")
-    pairs = {p: Pair(down=down, up=b) for p, b in zip(paths, up.chunk(3), strict=True)}
+    pairs = {p: LoraPair(down=down, up=b) for p, b in zip(paths, up.chunk(3), strict=True)}
     pairs = dict(sorted(pairs.items()))
     files.write(tmp_path / "a.safetensors", Lora(pairs=pairs), {})
     equal(Lora(pairs=pairs), files.read(tmp_path / "a.safetensors"), torch.float32)

@@ -70,7 +70,7 @@ def test_a_picture_says_what_it_took_and_what_had_been_forecast(
 
     monkeypatch.setattr(engine_module, "measured", measured)
     (picture,) = paint(engine, catalog, model="nano")
-    wish = planning.Wish(width=128, height=128)
+    wish = planning.MemoryRequest(width=128, height=128)
     assert picture.forecast == engine.plan("nano", wish).peak
     assert picture.peak == 123_456
     # Counted from what the process held before its first model, and not from this picture on.

@@ -14,7 +14,7 @@ from transformers import T5Config, T5EncoderModel, T5ForConditionalGeneration
 from pipelines.errors import ModelError, RequestError
 from tests.training.small import stage
 from tests.training.test_stages import Place
-from training.config import Recipe
+from training.config import TrainingRecipe
 from training.methods.span_loss import PAD, SpanLoss, see_order
 from training.methods.text_encoder import _seen
 from training.recipes import resolve
@@ -142,7 +142,7 @@ def _encoder(t5: T5ForConditionalGeneration, **changes: Any) -> T5EncoderModel:
     return encoder
 
 
-def _recipe(**more: Any) -> Recipe:
+def _recipe(**more: Any) -> TrainingRecipe:
     shape = {"vocabulary": 120, "d_model": 32, "d_kv": 16, "d_ff": 64, "num_layers": 1}
     first = stage("text", "text-encoder", net=shape | {"num_heads": 2})
     second = {"base": {"text": "stage:text"}, "objective": {"keep": 1.0}}

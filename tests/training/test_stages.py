@@ -21,7 +21,7 @@ from pipelines.progress import Progress, Stage
 from pipelines.request import complete
 from tests.training import small
 from training import publish, stages
-from training.config import Recipe, RunConfig
+from training.config import RunConfig, TrainingRecipe
 from training.recipes import resolve
 
 
@@ -33,7 +33,7 @@ class Place:
         small.pictures(self.data / "pictures")
         self.seen: list[tuple[str, Progress]] = []
 
-    def walk(self, recipe: Recipe, **options: Any) -> Any:
+    def walk(self, recipe: TrainingRecipe, **options: Any) -> Any:
         def report(config: RunConfig) -> Any:
             return lambda progress: self.seen.append((config.name, progress))
 
@@ -45,7 +45,7 @@ class Place:
         return any(p.stage is Stage.TRAINING for _, p in self.seen)
 
 
-def small_recipe(**changes: Any) -> Recipe:
+def small_recipe(**changes: Any) -> TrainingRecipe:
     values = small.recipe()
     for stage in values["stage"]:
         stage.update(copy.deepcopy(changes))

@@ -89,7 +89,7 @@ def caption_key(ids: Sequence[int]) -> str:
     return hashlib.sha256(json.dumps(list(ids)).encode()).hexdigest()[:24]
 
 
-class Store:
+class FeatureStore:
     """The features in one folder, by name; tensors are read when they are asked for."""
 
     def __init__(self, folder: Path) -> None:
@@ -165,7 +165,7 @@ def _checked(opened: Any, hashes: Mapping[str, str], name: str) -> Tensor:
 
 
 def add_latents(
-    store: Store,
+    store: FeatureStore,
     vae: AutoencoderKL,
     manifest: Manifest,
     buckets: Sequence[Bucket],
@@ -188,7 +188,7 @@ def add_latents(
             modes = vae.encode(torch.cat(tensors).to(device)).latent_dist.mode().float().cpu()
         return {latent_key(s, b): m for (s, b), m in zip(together, modes, strict=True)}
 
-    work = _Work(
+    work = _FeatureWork(
         items=wanted,
         kind=lambda pair: pair[1].size,
         together=lambda pair: pictures_together(pair[1].size, device),
@@ -205,7 +205,7 @@ def pictures_together(size: Size, device: torch.device) -> int:
 
 
 def add_texts(
-    store: Store,
+    store: FeatureStore,
     load_encoder: Callable[[], T5EncoderModel],
     model: ModelSpec,
     captions: Iterable[str],
@@ -229,7 +229,7 @@ def add_texts(
         embeds = encoder(ids).last_hidden_state.float().cpu()
         return dict(zip(together, embeds, strict=True))
 
-    work = _Work(
+    work = _FeatureWork(
         items=wanted,
         kind=lambda name: len(found[name]),
         together=lambda _: _TEXTS_TOGETHER,
@@ -251,7 +251,7 @@ def text_bytes(encoder: T5EncoderModel, tokens: int) -> int:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Work(Generic[_T]):
+class _FeatureWork(Generic[_T]):
     """Items to encode; neighbours of one kind go together, as many as `together` says of them."""
 
     items: Sequence[_T]
@@ -261,8 +261,8 @@ class _Work(Generic[_T]):
 
 
 def _add(
-    store: Store,
-    work: _Work[_T],
+    store: FeatureStore,
+    work: _FeatureWork[_T],
     per_file: int,
     note: str,
     report: Report,

@@ -18,7 +18,7 @@ from pipelines.errors import printable
 from pipelines.pictures import MAX_BYTES, Decoded, PictureError, decode
 from training.data.likeness import Likenesses, fingerprint
 from training.data.manifest import Manifest, Problem, Sample, refusal
-from training.data.readers import Entry, Source, find, read
+from training.data.readers import DataSource, PictureEntry, find, read
 from training.data.tables import CaptionError, Written
 
 WORKERS = min(4, os.cpu_count() or 1)
@@ -63,7 +63,7 @@ MEANINGS = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class Rules:
+class PictureRules:
     """What a picture must be to be trained on.
 
     `min_side` is in pixels; `max_ratio` is the longer by the shorter side. `count_tokens` and
@@ -114,8 +114,8 @@ class _Seen:
 
 
 def scan(
-    source: Source | Path,
-    rules: Rules,
+    source: DataSource | Path,
+    rules: PictureRules,
     report: Callable[[int, int], None] = lambda done, total: None,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> Manifest:
@@ -155,11 +155,11 @@ def scan(
 
 
 def _look_at_all(
-    found: Source, rules: Rules
-) -> Generator[tuple[Entry, _Looked | Problem], None, None]:
+    found: DataSource, rules: PictureRules
+) -> Generator[tuple[PictureEntry, _Looked | Problem], None, None]:
     """Each entry with what it holds, in their order. Few pictures are in memory at a time."""
     entries = iter(found.entries)
-    waiting: deque[tuple[Entry, Future[_Looked | Problem]]] = deque()
+    waiting: deque[tuple[PictureEntry, Future[_Looked | Problem]]] = deque()
     pool = ThreadPoolExecutor(WORKERS, "lint")
     try:
         while True:
@@ -173,7 +173,7 @@ def _look_at_all(
         pool.shutdown(cancel_futures=True)
 
 
-def _look(root: Path, entry: Entry, rules: Rules) -> _Looked | Problem:
+def _look(root: Path, entry: PictureEntry, rules: PictureRules) -> _Looked | Problem:
     """What is in one file. Its pixels are let go at the end."""
     shown = printable(entry.path)
     try:
@@ -221,7 +221,7 @@ def _looked(
     )
 
 
-def _faults(path: str, looked: _Looked, rules: Rules) -> Iterator[Problem]:
+def _faults(path: str, looked: _Looked, rules: PictureRules) -> Iterator[Problem]:
     """What is wrong with a picture and its captions, taken alone."""
     shown = printable(path)
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from pipelines import pictures
 from training.data.manifest import Manifest, Sample
 from training.loop.draws import full_batches
-from training.loop.order import Pick, Plan
+from training.loop.order import Pick, ReadingOrder
 
 _CACHE_BYTES = 1_000_000_000
 
@@ -43,7 +43,7 @@ class Crops:
             crop = crop[:, ::-1]
         return {"pixels": _tensor(crop), "ids": self._samples[pick.index].path}
 
-    def plan(self, batch: int, seed: int) -> Plan:
+    def plan(self, batch: int, seed: int) -> ReadingOrder:
         """Full batches of shuffled pictures; the last one is filled up from the front."""
         return lambda epoch: full_batches(len(self), batch, seed, "epoch", epoch)
 

@@ -18,7 +18,7 @@ from pathlib import Path, PurePosixPath
 from pipelines.errors import RequestError, printable
 from training.data import tables
 from training.data.manifest import Problem, is_inside, refusal
-from training.data.tables import CaptionError, Row, Written, merge
+from training.data.tables import CaptionError, TableLine, Written, merge
 
 PICTURES = (".png", ".jpg", ".jpeg", ".jfif", ".webp")
 CAPTIONS = (".txt", ".caption", ".json")
@@ -33,7 +33,7 @@ _INTERN, _SAM = "InternData", "SA1B"
 _NOTHING = Written()
 
 
-class Layout(StrEnum):
+class DataLayout(StrEnum):
     """How pictures and captions lie on the disk; the value is the word shown to people."""
 
     FOLDER = "a folder of pictures, each with its caption beside it"
@@ -45,7 +45,7 @@ class Layout(StrEnum):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Entry:
+class PictureEntry:
     """A picture that was found. Paths are relative to the source's root, with slashes.
 
     `written` comes from a table; `caption_file` is still to be read, by `read`.
@@ -57,23 +57,23 @@ class Entry:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Source:
+class DataSource:
     """What was found below `root` (absolute, without links), by path."""
 
     root: Path
-    layout: Layout
-    entries: tuple[Entry, ...]
+    layout: DataLayout
+    entries: tuple[PictureEntry, ...]
     problems: tuple[Problem, ...]
 
 
-def detect(source: Path) -> Layout:
+def detect(source: Path) -> DataLayout:
     """How the data at `source` is laid out. Raises RequestError."""
     root = _root(source)
     with _told(root):
         return _by_place(root) or _by_names(_walk(root, []))
 
 
-def find(source: Path, layout: Layout | None = None) -> Source:
+def find(source: Path, layout: DataLayout | None = None) -> DataSource:
     """Every picture of the folder or list `source`, in the order of their paths.
 
     Raises RequestError where nothing can be read or there is no picture at all.
@@ -82,11 +82,11 @@ def find(source: Path, layout: Layout | None = None) -> Source:
     problems: list[Problem] = []
     with _told(root):
         layout = layout or _by_place(root)
-        if layout is Layout.LIST:
+        if layout is DataLayout.LIST:
             entries = _from_list(root, problems)
-        elif layout is Layout.INTERN:
+        elif layout is DataLayout.INTERN:
             entries = _from_intern(root, problems)
-        elif layout is Layout.SAM:
+        elif layout is DataLayout.SAM:
             entries = _from_sam(root, problems)
         else:
             names = _walk(root, problems)
@@ -94,15 +94,15 @@ def find(source: Path, layout: Layout | None = None) -> Source:
             entries = _from_names(root, names, layout, problems)
     if not entries and not problems:
         raise RequestError("data", f"There is no picture in “{printable(root, 200)}”.", _WAY_OUT)
-    return Source(
-        root=root.parent if layout is Layout.LIST else root,
+    return DataSource(
+        root=root.parent if layout is DataLayout.LIST else root,
         layout=layout,
         entries=tuple(sorted(entries, key=lambda entry: entry.path)),
         problems=tuple(problems),
     )
 
 
-def read(root: Path, entry: Entry) -> Written:
+def read(root: Path, entry: PictureEntry) -> Written:
     """All that is written about `entry`. Raises CaptionError where its file cannot be used."""
     if entry.caption_file is None:
         return entry.written
@@ -144,24 +144,24 @@ def _told(root: Path) -> Iterator[None]:
         ) from None
 
 
-def _by_place(root: Path) -> Layout | None:
+def _by_place(root: Path) -> DataLayout | None:
     """The layouts that are told by names of folders or by being no folder."""
     if root.is_file():
-        return Layout.LIST
+        return DataLayout.LIST
     if _intern_lists(root):
-        return Layout.INTERN
-    return Layout.SAM if _sam_base(root) is not None else None
+        return DataLayout.INTERN
+    return DataLayout.SAM if _sam_base(root) is not None else None
 
 
-def _by_names(names: list[str]) -> Layout:
+def _by_names(names: list[str]) -> DataLayout:
     if any(posixpath.basename(name).lower() in TABLES for name in names):
-        return Layout.TABLE
+        return DataLayout.TABLE
     pictures = [name for name in names if _suffix(name) in PICTURES]
     beside = _beside(names)
     if any(_stem(name) in beside for name in pictures):
-        return Layout.FOLDER
+        return DataLayout.FOLDER
     in_folders = bool(pictures) and all("/" in name for name in pictures)
-    return Layout.CLASSES if in_folders else Layout.FOLDER
+    return DataLayout.CLASSES if in_folders else DataLayout.FOLDER
 
 
 def _suffix(name: str) -> str:
@@ -244,26 +244,26 @@ def _problem(name: str, code: str, what: str, *, rejected: bool = True) -> Probl
 
 
 def _from_names(
-    root: Path, names: list[str], layout: Layout, problems: list[Problem]
-) -> list[Entry]:
+    root: Path, names: list[str], layout: DataLayout, problems: list[Problem]
+) -> list[PictureEntry]:
     """The pictures among `names` with the captions of tables, of files beside them, or a label."""
     written: dict[str, Written] = {}
     pictures = [name for name in names if _suffix(name) in PICTURES]
-    if layout is Layout.TABLE:
+    if layout is DataLayout.TABLE:
         for name in names:
             if posixpath.basename(name).lower() in TABLES:
                 folder = PurePosixPath(name).parent.as_posix()
                 _add_rows(root, name, "" if folder == "." else folder, written, problems)
-    beside = {} if layout is Layout.CLASSES else _beside(names)
+    beside = {} if layout is DataLayout.CLASSES else _beside(names)
     entries = []
     for name in dict.fromkeys((*pictures, *written)):
         if _suffix(name) in _OTHER_PICTURES:
             continue
         of_table = written.get(name, _NOTHING)
-        if layout is Layout.CLASSES:
+        if layout is DataLayout.CLASSES:
             of_table = Written(label=PurePosixPath(name).parent.name or None)
         beside_it = None if of_table.captions else beside.get(_stem(name))
-        entries.append(Entry(path=name, written=of_table, caption_file=beside_it))
+        entries.append(PictureEntry(path=name, written=of_table, caption_file=beside_it))
     return entries
 
 
@@ -285,7 +285,7 @@ def _add_rows(
             written[path] = merge(written.get(path, _NOTHING), row.written)
 
 
-def _path_of(root: Path, row: Row, folder: str) -> str:
+def _path_of(root: Path, row: TableLine, folder: str) -> str:
     """The path that a table means, relative to `root`; an absolute one inside it is made so."""
     # Tables made on Windows are read everywhere.
     name = row.name.replace("\\", "/")
@@ -296,10 +296,10 @@ def _path_of(root: Path, row: Row, folder: str) -> str:
     return (PurePosixPath(folder) / name).as_posix()
 
 
-def _from_list(file: Path, problems: list[Problem]) -> list[Entry]:
+def _from_list(file: Path, problems: list[Problem]) -> list[PictureEntry]:
     written: dict[str, Written] = {}
     _add_rows(file.parent, file.name, "", written, problems)
-    return [Entry(path=path, written=found) for path, found in written.items()]
+    return [PictureEntry(path=path, written=found) for path, found in written.items()]
 
 
 def _intern_lists(root: Path) -> list[Path]:
@@ -317,7 +317,7 @@ def _images_of(root: Path, base: Path) -> Path | None:
     return next((place for place in places if place.is_dir()), None)
 
 
-def _from_intern(root: Path, problems: list[Problem]) -> list[Entry]:
+def _from_intern(root: Path, problems: list[Problem]) -> list[PictureEntry]:
     """Entries of data_info.json: path, prompt, height, width, ratio and perhaps sharegpt4v."""
     written: dict[str, Written] = {}
     base = root / _INTERN if (root / _INTERN).is_dir() else root
@@ -328,7 +328,7 @@ def _from_intern(root: Path, problems: list[Problem]) -> list[Entry]:
             problems.append(_problem(name, why, _REFUSALS[why]))
         else:
             _add_rows(root, name, images.relative_to(root).as_posix(), written, problems)
-    return [Entry(path=path, written=found) for path, found in written.items()]
+    return [PictureEntry(path=path, written=found) for path, found in written.items()]
 
 
 def _sam_base(root: Path) -> Path | None:
@@ -338,7 +338,7 @@ def _sam_base(root: Path) -> Path | None:
     )
 
 
-def _from_sam(root: Path, problems: list[Problem]) -> list[Entry]:
+def _from_sam(root: Path, problems: list[Problem]) -> list[PictureEntry]:
     """images/NAME.jpg with captions/NAME.txt; partition/part*.txt choose the names, if there."""
     base = _sam_base(root) or root
     folder = base.relative_to(root).as_posix()
@@ -358,7 +358,7 @@ def _from_sam(root: Path, problems: list[Problem]) -> list[Entry]:
         for image in by_stem.get(stem, []):
             caption = f"{prefix}captions/{stem}.txt"
             there = refusal(root, caption) != "missing"
-            entries.append(Entry(path=image, caption_file=caption if there else None))
+            entries.append(PictureEntry(path=image, caption_file=caption if there else None))
     return entries
 
 

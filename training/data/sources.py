@@ -15,14 +15,15 @@ from transformers import T5EncoderModel
 from pipelines.catalog import ModelSpec
 from pipelines.errors import ModelError, RequestError, StudioError, printable
 from pipelines.memory.planning import is_out_of_memory
-from pipelines.models.loader import has_bf16, quiet
+from pipelines.memory.probe import has_bf16
+from pipelines.models.loader import quiet
 from pipelines.progress import Progress, Report, ShouldStop, Stage
 from pipelines.sizes import Size, bins, nearest
 from pipelines.text.tokens import tokenize
 from training.config import RunConfig
 from training.data import archives, features, lint, manifest
 from training.data.buckets import Bucket, assign, sentences
-from training.data.features import Precision, Store
+from training.data.features import FeatureStore, Precision
 from training.data.manifest import Manifest, Sample
 from training.data.split import split
 from training.loop.devices import lent
@@ -78,7 +79,7 @@ class Sources:
         source = (self._folder / config.source).resolve()
         if source.suffix.lower() == ".zip":
             source = self._unpacked(source)
-        rules = lint.Rules(
+        rules = lint.PictureRules(
             min_side=config.min_side,
             max_ratio=config.max_ratio,
             captions_required=self.config.method in ("text-encoder", "text-to-image"),
@@ -197,7 +198,7 @@ class Sources:
 
     # --- features -----------------------------------------------------------------------------
 
-    def latents(self, vae: AutoencoderKL, buckets: Sequence[Bucket]) -> Store:
+    def latents(self, vae: AutoencoderKL, buckets: Sequence[Bucket]) -> FeatureStore:
         """The latents of all pictures of `buckets`; what is missing is computed."""
         digest = features.weights_digest(self._needed("vae") / "vae")
         precision = self._latent_precision(digest)
@@ -231,8 +232,8 @@ class Sources:
                 return begun
         return "bf16" if has_bf16(_device().type) else "fp32"
 
-    def _store(self, name: str) -> Store:
-        store = Store(self.cache / "features" / name)
+    def _store(self, name: str) -> FeatureStore:
+        store = FeatureStore(self.cache / "features" / name)
         if store.damaged:
             self.tell(
                 f"{store.damaged} files of features were damaged and are computed again; look after"
@@ -260,7 +261,7 @@ class Sources:
         # The library's types take its `.to` for a function of a model.
         return encoder.to(device)  # type: ignore[arg-type]
 
-    def texts(self, captions: Iterable[str]) -> Store:
+    def texts(self, captions: Iterable[str]) -> FeatureStore:
         """The text features of all `captions`; the encoder is loaded only if some are missing."""
         model = self.text_row
         digest = features.weights_digest(model.part("text_encoder"))
@@ -322,7 +323,7 @@ def _loaded(cls: Any, folder: Path) -> Any:
     return net.float().eval().requires_grad_(False)
 
 
-def _digest(source: Path, rules: lint.Rules | None) -> str:
+def _digest(source: Path, rules: lint.PictureRules | None) -> str:
     """Changes with the names, sizes and times of the files below `source`."""
     # Not the function that counts tokens: its address changes with every start.
     words = replace(rules, count_tokens=None) if rules is not None else None

@@ -35,7 +35,7 @@ class Written:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Row:
+class TableLine:
     """One line of a table: the picture `name`, as the table calls it, and what it says of it."""
 
     line: int
@@ -125,7 +125,7 @@ def _written(texts: list[str], label: str | int | None) -> Written:
     return Written(captions=captions, label=named, notes=(CLEANED,) if removed else ())
 
 
-def rows(file: Path, shown: str) -> Iterator[Row | Problem]:
+def rows(file: Path, shown: str) -> Iterator[TableLine | Problem]:
     """The lines of a .jsonl, .csv or .json table; a broken one is a Problem that says which.
 
     `shown` is how the table is called in problems. Raises RequestError where nothing can be read.
@@ -147,13 +147,13 @@ def rows(file: Path, shown: str) -> Iterator[Row | Problem]:
         ) from None
 
 
-def _row(line: int, value: object) -> Row:
+def _row(line: int, value: object) -> TableLine:
     if not isinstance(value, dict):
         raise CaptionError("broken", "It is no object with names and values.")
     name = next((value[key] for key in _NAME_KEYS if isinstance(value.get(key), str)), None)
     if not name:
         raise CaptionError("broken", "It names no picture.")
-    return Row(line=line, name=name, written=from_value(value))
+    return TableLine(line=line, name=name, written=from_value(value))
 
 
 _Values = Iterator[tuple[int, Any]]

@@ -12,8 +12,8 @@ from pipelines import progress
 from pipelines.errors import RequestError, UnknownNameError
 from training.evaluation import judge as judges
 from training.evaluation.likeness import Looks, looks
-from training.evaluation.measure import Report, count, evaluate
-from training.evaluation.paint import Painter, drawer
+from training.evaluation.measure import EvaluationReport, count, evaluate
+from training.evaluation.paint import EvaluationPainter, drawer
 from training.evaluation.prompts import LISTS, ScenePrompt, all_prompts
 from training.scenes.objects import SceneObject, load_objects
 
@@ -32,7 +32,7 @@ def run(
     report: progress.Report,
     should_stop: progress.ShouldStop,
     keep: Callable[[Image.Image], None] | None = None,
-) -> Report:
+) -> EvaluationReport:
     """Measures `model` (an id or a model's folder) on the first `limit` prompts (None for all) of
     `lists`.
 
@@ -47,7 +47,7 @@ def run(
         raise RequestError("limit", f"{limit} prompts: it must be 1 to {len(prompts)}.")
     prompts = prompts[:limit]
     things = load_objects(source)
-    painter = Painter(
+    painter = EvaluationPainter(
         model,
         workspace_models=workspace_models,
         inputs=inputs,
@@ -79,12 +79,12 @@ def run(
 
 
 def _drawn(
-    painter: Painter,
+    painter: EvaluationPainter,
     things: Sequence[SceneObject],
     prompts: Sequence[ScenePrompt],
     judge: judges.Judge,
     should_stop: progress.ShouldStop,
-) -> tuple[Report, Looks, Looks]:
+) -> tuple[EvaluationReport, Looks, Looks]:
     """What can be reached: drawn pictures through the model's VAE, measured, and their looks; and
     the looks of drawn pictures of the same prompts as they are."""
     size = painter.model.default_size

@@ -107,7 +107,7 @@ class Judge:
 
         `wanted` are the things that were asked for, with the sprites that they may be.
         """
-        found = segmentation.look(picture)
+        found = segmentation.segment(picture)
         if apart:
             masks = [] if found.empty else segmentation.pieces(found)
         else:
@@ -150,7 +150,7 @@ class Judge:
         return [sprite.emoji for sprite in thing.sprites]
 
 
-def _masks(found: segmentation.Sight, parts: int) -> list[segmentation.Mask]:
+def _masks(found: segmentation.Segmented, parts: int) -> list[segmentation.Mask]:
     """One mask for each of one to three `parts` from left to right."""
     if parts == 1:
         return [found.mask]
@@ -304,7 +304,9 @@ def _view(thing: SceneObject, seed: str, number: int, *, soft: bool) -> Image.Im
         chance = random.Random(f"{seed}/{attempt}")
         side = chance.randint(*_SIDES) if soft else _CHECK_SIDES[number // 2 % 2]
         picture = draw(scene, side, side)
-        crop = segmentation.crop(segmentation.look(_softened(picture, chance) if soft else picture))
+        crop = segmentation.crop(
+            segmentation.segment(_softened(picture, chance) if soft else picture)
+        )
         if crop is not None:
             break
     return crop or Image.new("RGB", (segmentation.CROP_SIDE, segmentation.CROP_SIDE), "gray")

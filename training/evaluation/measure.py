@@ -73,7 +73,7 @@ class Count:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Row:
+class EvaluatedPrompt:
     """One prompt, its seed, what the judge saw, and which measures hit."""
 
     prompt: str
@@ -83,7 +83,7 @@ class Row:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Report:
+class EvaluationReport:
     """What was counted on `rows`, of `asked` prompts; fewer rows where it was stopped.
 
     `measures` by the names in MEASURES; `objects` counts each object wherever it was asked for.
@@ -93,7 +93,7 @@ class Report:
     """
 
     asked: int
-    rows: tuple[Row, ...]
+    rows: tuple[EvaluatedPrompt, ...]
     measures: Mapping[str, Count]
     objects: Mapping[str, Count]
     likeness: Likeness | None = None
@@ -117,12 +117,12 @@ def evaluate(
     should_stop: progress.ShouldStop,
     *,
     keep: Callable[[Image.Image], None] | None = None,
-) -> Report:
+) -> EvaluationReport:
     """Paints each prompt with its seed and counts what the judge finds. `keep` gets each picture.
 
     Ends early, with the rows so far, once `should_stop()` is true. Raises StudioError.
     """
-    rows: list[Row] = []
+    rows: list[EvaluatedPrompt] = []
     started = time.perf_counter()
     for done, asked in enumerate(prompts):
         left = (time.perf_counter() - started) * (len(prompts) / done - 1) if done else None
@@ -143,7 +143,7 @@ def evaluate(
             wanted=asked.things(judge.things) if asked.list in (BINDING, WORDINGS) else (),
         )
         hits = marks(asked, seen)
-        rows.append(Row(prompt=asked.prompt, seed=asked.seed, seen=seen, hits=hits))
+        rows.append(EvaluatedPrompt(prompt=asked.prompt, seed=asked.seed, seen=seen, hits=hits))
     return count(rows, prompts)
 
 
@@ -177,7 +177,7 @@ def _first_marks(asked: ScenePrompt, seen: Seen, first: tuple[str, ...]) -> dict
     return hits
 
 
-def count(rows: Sequence[Row], prompts: Sequence[ScenePrompt]) -> Report:
+def count(rows: Sequence[EvaluatedPrompt], prompts: Sequence[ScenePrompt]) -> EvaluationReport:
     """The report on `rows`, which belong to the first of `prompts`."""
     measures = dict.fromkeys(MEASURES, Count())
     objects: dict[str, Count] = {}
@@ -187,7 +187,7 @@ def count(rows: Sequence[Row], prompts: Sequence[ScenePrompt]) -> Report:
         found = {guesses[0] for guesses in row.seen.guesses if guesses}
         for name in asked.names:
             objects[name] = objects.get(name, Count()).plus(hit=name in found)
-    return Report(
+    return EvaluationReport(
         asked=len(prompts),
         rows=tuple(rows),
         measures=measures,
@@ -198,7 +198,7 @@ def count(rows: Sequence[Row], prompts: Sequence[ScenePrompt]) -> Report:
 # ---- to read ----
 
 
-def table(report: Report) -> str:
+def table(report: EvaluationReport) -> str:
     """The report in Markdown."""
     ceiling = report.ceiling
     lines = ["| asked for | right | % |", "|---|---|---|"]
@@ -217,7 +217,7 @@ def table(report: Report) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _alike(report: Report) -> list[str]:
+def _alike(report: EvaluationReport) -> list[str]:
     """Rows about how the pictures look, not what they show."""
     if report.likeness is None:
         return []
@@ -235,7 +235,7 @@ def _alike(report: Report) -> list[str]:
     return lines
 
 
-def as_json(report: Report) -> dict[str, Any]:
+def as_json(report: EvaluationReport) -> dict[str, Any]:
     """The report as plain values."""
     return {
         "asked": report.asked,

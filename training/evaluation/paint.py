@@ -26,7 +26,7 @@ from training.scenes.objects import SceneObject
 STEPS, GUIDANCE = 20, 4.5
 
 
-class Painter:
+class EvaluationPainter:
     """One model, painting every prompt with the settings that all models are measured with.
 
     `model` is an id of the catalog or a model's folder. Raises UnknownNameError, RequestError,

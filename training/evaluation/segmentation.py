@@ -45,7 +45,7 @@ Mask = NDArray[np.bool_]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Sight:
+class Segmented:
     """A picture taken apart. `colour` is the name of its ground, None where it has none.
 
     `mask` (H, W) is true where something stands on the ground.
@@ -75,20 +75,20 @@ class Sight:
         return "top" if down < 0 else "bottom"
 
 
-def look(picture: Image.Image) -> Sight:
+def segment(picture: Image.Image) -> Segmented:
     """`picture` taken apart into its ground and what stands on it."""
     pixels = np.asarray(picture.convert("RGB"))
     shades = lab(pixels)
     plain = _ground(shades)
     ground = _changing(shades) if plain is None else plain
     if ground is None:
-        return Sight(pixels=pixels, colour=None, mask=np.zeros(pixels.shape[:2], dtype=bool))
+        return Segmented(pixels=pixels, colour=None, mask=np.zeros(pixels.shape[:2], dtype=bool))
     seen = np.linalg.norm(shades - ground, axis=2) > _VISIBLE
     colour = None if plain is None else name_of(plain)
-    return Sight(pixels=pixels, colour=colour, mask=_filled(_cleaned(seen)))
+    return Segmented(pixels=pixels, colour=colour, mask=_filled(_cleaned(seen)))
 
 
-def crop(sight: Sight, mask: Mask | None = None) -> Image.Image | None:
+def crop(sight: Segmented, mask: Mask | None = None) -> Image.Image | None:
     """What `mask` (by default the sight's) shows, alone on neutral gray in a square of CROP_SIDE.
 
     None where it shows next to nothing.
@@ -108,7 +108,7 @@ def crop(sight: Sight, mask: Mask | None = None) -> Image.Image | None:
     return square.resize((CROP_SIDE, CROP_SIDE), Image.Resampling.BICUBIC)
 
 
-def halves(sight: Sight) -> tuple[Mask, Mask]:
+def halves(sight: Segmented) -> tuple[Mask, Mask]:
     """The mask cut where the gap between a left and a right thing is, or is nearest to one."""
     heights = sight.mask.sum(axis=0)
     columns = np.flatnonzero(heights)
@@ -128,7 +128,7 @@ def halves(sight: Sight) -> tuple[Mask, Mask]:
     return left, right
 
 
-def thirds(sight: Sight) -> tuple[Mask, Mask, Mask]:
+def thirds(sight: Segmented) -> tuple[Mask, Mask, Mask]:
     """The mask cut twice, where the gaps between a left, a middle and a right thing are."""
     heights = sight.mask.sum(axis=0)
     columns = np.flatnonzero(heights)
@@ -149,7 +149,7 @@ def thirds(sight: Sight) -> tuple[Mask, Mask, Mask]:
     )
 
 
-def pieces(sight: Sight) -> list[Mask]:
+def pieces(sight: Segmented) -> list[Mask]:
     """Each thing that stands apart from the others, the largest first; nothing much smaller."""
     parts = _parts(sight.mask)
     areas = np.bincount(parts.ravel())
@@ -158,7 +158,7 @@ def pieces(sight: Sight) -> list[Mask]:
     return [parts == number for number in large[np.argsort(-areas[large], kind="stable")]]
 
 
-def shade_of(sight: Sight, mask: Mask) -> Floats | None:
+def shade_of(sight: Segmented, mask: Mask) -> Floats | None:
     """The mean Lab of what `mask` shows, None where it shows nothing."""
     if not mask.any():
         return None
@@ -256,7 +256,8 @@ def _changing(shades: Floats) -> Floats | None:
 
 def _edge(picture: NDArray[np.generic]) -> int:
     """How many pixels count as the border of `picture` (H, W, ...)."""
-    return max(1, round(min(picture.shape[:2]) / 48))
+    height, width = int(picture.shape[0]), int(picture.shape[1])
+    return max(1, round(min(height, width) / 48))
 
 
 def _cleaned(mask: Mask) -> Mask:
@@ -275,7 +276,8 @@ def _cleaned(mask: Mask) -> Mask:
 def _filled(mask: Mask) -> Mask:
     """`mask` and what it encloses: the parts of a thing that have the ground's colour."""
     parts = _parts(np.pad(~mask, 1, constant_values=True))
-    return parts[1:-1, 1:-1] != parts[0, 0]
+    filled: Mask = parts[1:-1, 1:-1] != parts[0, 0]
+    return filled
 
 
 def _parts(mask: Mask) -> NDArray[np.int64]:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from pipelines.errors import RequestError
-from pipelines.models.loader import has_bf16
+from pipelines.memory.probe import has_bf16
 from training.config import RunConfig
 
 _SHORT = 512

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from training.loop.draws import key
 
-Plan = Callable[[int], list[tuple[int, ...]]]
+ReadingOrder = Callable[[int], list[tuple[int, ...]]]
 """Epoch -> its micro-batches, each a tuple of sample numbers of one size."""
 
 
@@ -26,7 +26,7 @@ class Order:
     It starts behind the `first` micro-batches that all processes together have read.
     """
 
-    plan: Plan
+    plan: ReadingOrder
     seed: int
     first: int
     last: int

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 
 @dataclass(kw_only=True)
-class State:
+class RunState:
     """What a checkpoint remembers besides tensors.
 
     `validated` is the last update whose validation `best`, `best_step` and `waited` know of.
@@ -26,7 +26,7 @@ class State:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Outcome:
+class RunEnd:
     """How a training ended: "finished", "stopped" or "patience" and after how many updates."""
 
     reason: str

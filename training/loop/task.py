@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from pipelines.errors import SaveError, printable
 from training.loop.checkpoint import sync_folder
-from training.loop.order import Pick, Plan
+from training.loop.order import Pick, ReadingOrder
 
 Batch = dict[str, Any]
 """Tensors by name; "ids" names the samples for messages."""
@@ -46,7 +46,7 @@ class Task:
     samples: Samples
     held_out: Samples
     held_out_batches: Sequence[tuple[int, ...]]
-    plan: Plan
+    plan: ReadingOrder
     collate: Collate
     publish: Callable[[Path], Mapping[str, Any]]
     preview: Callable[[], Image.Image] | None = None

@@ -1,9 +1,9 @@
 """The only training loop.
 
 One update is: `accumulate` micro-batches forward and backward, one clip, one step of the
-optimizers, one step of the average. Whatever is random is keyed by its place (`training.loop.draws`),
-the order of the pictures by the seed (`training.loop.order`), the learning rate by the update: a
-checkpoint holds weights, optimizer states and counters, and a resumed run goes on to the bit.
+optimizers, one step of the average. Whatever is random is keyed by its place (`draws`), the order
+of the pictures by the seed (`order`), the learning rate by the update: a checkpoint holds weights,
+optimizer states and counters, and a resumed run goes on to the bit.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from training.loop.batches import batches
 from training.loop.checkpoint import Checkpoint
 from training.loop.draws import key
 from training.loop.pace import Pace
-from training.loop.run_state import Outcome, State
+from training.loop.run_state import RunEnd, RunState
 from training.loop.task import Batch, Task
 from training.loop.tensors import not_finite, numbers_of
 from training.loop.train_state import begin
@@ -51,7 +51,7 @@ def train(
     report: Report,
     should_stop: ShouldStop,
     tell: Tell = lambda _: None,
-) -> Outcome:
+) -> RunEnd:
     """Trains until the last update, a stop, or the end of patience; then publishes the result.
 
     Raises StudioError. After a stop or a fault the same call goes on from the last checkpoint.
@@ -77,7 +77,7 @@ class Trainer:
         self._tell = tell
         self._run, self._task, self._config = run, task, config
         self._accelerator, self._report = accelerator, report
-        self._state = State(world=accelerator.num_processes)
+        self._state = RunState(world=accelerator.num_processes)
         self._saved = -1
         self._pace = Pace(
             total=config.steps,
@@ -91,7 +91,7 @@ class Trainer:
 
     # --- the walk -----------------------------------------------------------------------------
 
-    def train(self, should_stop: ShouldStop) -> Outcome:
+    def train(self, should_stop: ShouldStop) -> RunEnd:
         """See `train`."""
         if self._is_main:
             checkpoint.remove_drafts(self._run.checkpoints)
@@ -109,7 +109,7 @@ class Trainer:
             self._event("stop", step=self._state.step)
         else:
             self._publish(reason)
-        return Outcome(reason=reason, step=self._state.step)
+        return RunEnd(reason=reason, step=self._state.step)
 
     def _walk(self, should_stop: ShouldStop) -> str:
         """Updates until the end, a stop or a rollback ("again")."""
@@ -194,8 +194,6 @@ class Trainer:
             told = {"lr": lr, "norm": round(norm, 5) if math.isfinite(norm) else None}
             self._event("step", step=state.step, **self._pace.told(state.step), **told, **values)
         self._progress(Stage.TRAINING)
-
-    # --- progress -----------------------------------------------------------------------------
 
     @property
     def _is_main(self) -> bool:
@@ -284,9 +282,9 @@ class Trainer:
     def _load(self, saved: Checkpoint) -> None:
         self._learning.restore(saved)
         self._saved = saved.step
-        known = State.__dataclass_fields__
+        known = RunState.__dataclass_fields__
         before = saved.state["trainer"]
-        self._state = State(**{name: value for name, value in before.items() if name in known})
+        self._state = RunState(**{name: value for name, value in before.items() if name in known})
         if "validated" not in before and not self._is_saved_first(saved.step):
             # Earlier versions did not write it: a checkpoint of a stop came behind the validation.
             self._state.validated = saved.step

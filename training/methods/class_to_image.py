@@ -27,7 +27,7 @@ from training.loop.rng import drawn, generator
 from training.loop.task import Batch, Task
 from training.methods.latent_data import LatentSamples, collate
 from training.objective import LINEAR, Diffusion
-from training.sampling import Wish, paint_classes, sheet
+from training.sampling import SamplingOptions, paint_classes, sheet
 
 WEIGHTS = "dit.safetensors"
 SHAPE = "dit.json"
@@ -93,7 +93,7 @@ def task(config: RunConfig, sources: Sources) -> Task:
     shown = [i * len(labels) // _SHOWN for i in range(min(_SHOWN, len(labels)))]
 
     def preview() -> Image.Image:
-        wish = Wish(
+        wish = SamplingOptions(
             seed=config.preview.seed,
             steps=config.preview.steps,
             guidance=config.preview.guidance,

@@ -12,9 +12,9 @@ from torch import Tensor
 
 from pipelines.text.encoder import batch as padded
 from training.data.buckets import Bucket, batches
-from training.data.features import Store, latent_key
+from training.data.features import FeatureStore, latent_key
 from training.data.manifest import Sample
-from training.loop.order import Pick, Plan
+from training.loop.order import Pick, ReadingOrder
 from training.loop.task import Batch
 
 
@@ -26,7 +26,7 @@ class LatentSamples:
     """
 
     buckets: Sequence[Bucket]
-    latents: Store
+    latents: FeatureStore
     scale: float
     describe: Callable[[Sample, random.Random], dict[str, Any]]
 
@@ -51,7 +51,7 @@ class LatentSamples:
             index -= len(bucket.samples)
         raise IndexError(index)
 
-    def plan(self, batch: int, seed: int) -> Plan:
+    def plan(self, batch: int, seed: int) -> ReadingOrder:
         """Full batches of one size each."""
         firsts = [0]
         for bucket in self.buckets:

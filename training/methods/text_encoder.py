@@ -33,7 +33,7 @@ from training.config import RunConfig
 from training.data.sources import Sources
 from training.data.split import split
 from training.loop.draws import full_batches
-from training.loop.order import Pick, Plan
+from training.loop.order import Pick, ReadingOrder
 from training.loop.task import Batch, Task
 from training.methods.span_loss import IGNORED, PAD, SpanLoss, see_order
 
@@ -172,7 +172,7 @@ class Spans:
                 place += 1
         return [*ids, END], [*labels, END]
 
-    def plan(self, batch: int, seed: int) -> Plan:
+    def plan(self, batch: int, seed: int) -> ReadingOrder:
         """Shuffled captions in full batches."""
         return lambda epoch: full_batches(len(self), batch, seed, "epoch", epoch)
 

@@ -19,7 +19,7 @@ from pipelines.sizes import Size
 from pipelines.text.tokens import tokenize
 from training import nets
 from training.config import RunConfig
-from training.data.features import Store, caption_key
+from training.data.features import FeatureStore, caption_key
 from training.data.manifest import Sample
 from training.data.sources import Sources
 from training.loop.devices import attention, lent
@@ -29,7 +29,7 @@ from training.methods import class_to_image
 from training.methods.latent_data import LatentSamples, collate
 from training.objective import LINEAR, Diffusion
 from training.reparametrize import reparametrize
-from training.sampling import Wish, paint, sheet
+from training.sampling import SamplingOptions, paint, sheet
 
 
 class CaptionLoss(nn.Module):
@@ -96,7 +96,7 @@ class Captions:
     A class and not a closure: loader processes that are spawned get it by pickle.
     """
 
-    texts: Store
+    texts: FeatureStore
     names: Mapping[str, str]
 
     def __call__(self, sample: Sample, dice: random.Random) -> dict[str, Any]:
@@ -167,7 +167,7 @@ def _preview(
     """What paints a sheet with one picture per features, or None where there are none."""
     if not features:
         return None
-    wish = Wish(
+    wish = SamplingOptions(
         seed=config.preview.seed,
         steps=config.preview.steps,
         guidance=config.preview.guidance,

@@ -10,7 +10,7 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from training.scenes.compose import Figure, Item, Scene
+from training.scenes.compose import Figure, Placement, Scene
 from training.scenes.ground_words import Words, ground_words
 from training.scenes.grounds import all_colours
 from training.scenes.objects import plural
@@ -117,11 +117,15 @@ def _noun(figure: Figure, style: _Style, *, size: str = "", many: bool = False) 
         name = plural(name)
     mood = draw.choice(_MOODS[:4] if size else _MOODS) if style.chance(_MOOD_CHANCE) else ""
     # "little" says that a thing is small, which it may not be.
-    mood = "" if mood == "little" and not (isinstance(figure, Item) and _is_small(figure)) else mood
+    mood = (
+        ""
+        if mood == "little" and not (isinstance(figure, Placement) and _is_small(figure))
+        else mood
+    )
     return " ".join(word for word in (mood, size, colour, name) if word)
 
 
-def _is_small(item: Item) -> bool:
+def _is_small(item: Placement) -> bool:
     return item.extent <= _SMALL
 
 
@@ -141,7 +145,7 @@ def _named(figure: Figure, style: _Style, size: str = "") -> str:
     return article(noun) if figure.object.article or " of " in noun else noun
 
 
-def _size_word(item: Item, style: _Style) -> str:
+def _size_word(item: Placement, style: _Style) -> str:
     """A word for the size of `item` where it clearly has one, sometimes."""
     if not style.chance(_SIZE_CHANCE):
         return ""
@@ -224,7 +228,7 @@ _BEHIND = (
 )
 
 
-def _both(items: Sequence[Item], style: _Style) -> tuple[str, str]:
+def _both(items: Sequence[Placement], style: _Style) -> tuple[str, str]:
     """Both of a pair; two of one object are told apart by their colours."""
     first, second = items
     if first.object != second.object:
@@ -263,7 +267,8 @@ def _trio(scene: Scene, style: _Style) -> str:
         return draw.choice(_TWO_AND_ONE_ROW if across else _TWO_AND_ONE_COLUMN).format(a=a, b=b)
     a, b, c = (_named(item, style) for item in scene.items)
     forms = _TRIO_ROW if across else _TRIO_COLUMN
-    return draw.choice((*_TRIO, *_TRIO, *forms)).format(a=a, b=b, c=c)
+    form: str = draw.choice((*_TRIO, *_TRIO, *forms))
+    return form.format(a=a, b=b, c=c)
 
 
 _TWO_AND_ONE_ROW = ("{a} and {b}", "{a} and {b}", "{a} next to {b}", "{a} with {b}")

@@ -40,7 +40,7 @@ class Figure:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Item(Figure):
+class Placement(Figure):
     """A figure in a scene: its centre (0..1 of width and height) and its height (of the shorter
     side). Higher layers are drawn over lower ones."""
 
@@ -69,7 +69,7 @@ class Scene:
     arrangement: str
     ground: Ground
     aspect: float
-    items: tuple[Item, ...]
+    items: tuple[Placement, ...]
 
 
 def describe(scene: Scene) -> dict[str, object]:
@@ -124,7 +124,7 @@ def sample_scene(
 
 
 _Room = tuple[float, float]
-_Made = tuple[str, list[Item]]
+_Made = tuple[str, list[Placement]]
 
 
 def _single(draw: random.Random, objects: Sequence[SceneObject], room: _Room) -> _Made:
@@ -237,8 +237,8 @@ def _item(
     *,
     flip: bool,
     layer: int = 0,
-) -> Item:
-    return Item(
+) -> Placement:
+    return Placement(
         object=figure.object,
         sprite=figure.sprite,
         x=round(centre[0] / room[0], 4),
@@ -253,7 +253,7 @@ def _flips(draw: random.Random) -> bool:
     return draw.random() < FLIP_CHANCE
 
 
-def _near_middle(draw: random.Random, figure: Figure, extent: float, room: _Room) -> Item:
+def _near_middle(draw: random.Random, figure: Figure, extent: float, room: _Room) -> Placement:
     size = _size(figure, extent)
     x, y = (
         _around(draw, whole / 2, min(0.08, max(0.0, (whole - length) / 2 - _MARGIN)))
@@ -262,7 +262,7 @@ def _near_middle(draw: random.Random, figure: Figure, extent: float, room: _Room
     return _item(figure, (x, y), size[1], room, flip=_flips(draw))
 
 
-def _at_side(draw: random.Random, figure: Figure, place: str, room: _Room) -> Item:
+def _at_side(draw: random.Random, figure: Figure, place: str, room: _Room) -> Placement:
     size = _size(figure, draw.uniform(0.3, 0.5))
     centre = [_around(draw, room[0] / 2, 0.07), _around(draw, room[1] / 2, 0.07)]
     for side in place.split():
@@ -278,7 +278,7 @@ def _line(
     room: _Room,
     *,
     across: bool,
-) -> list[Item]:
+) -> list[Placement]:
     """`figures` from left to right (`across`) or from top to bottom, as big as fits."""
     along, side = (0, 1) if across else (1, 0)
     spread = 0.15 if figures[0] != figures[-1] else 0.05
@@ -303,7 +303,7 @@ def _line(
     return items
 
 
-def _grid(draw: random.Random, figures: Sequence[Figure], room: _Room) -> list[Item]:
+def _grid(draw: random.Random, figures: Sequence[Figure], room: _Room) -> list[Placement]:
     """Four figures, two by two, as big as fits."""
     size = _size(figures[0], 1.0)
     gap = draw.uniform(0.03, 0.07)
@@ -320,7 +320,7 @@ def _grid(draw: random.Random, figures: Sequence[Figure], room: _Room) -> list[I
     return items
 
 
-def _behind(draw: random.Random, figures: tuple[Figure, Figure], room: _Room) -> list[Item]:
+def _behind(draw: random.Random, figures: tuple[Figure, Figure], room: _Room) -> list[Placement]:
     """The first behind the second: higher, to one side, and partly hidden."""
     back, front = _size(figures[0], 1.0), _size(figures[1], draw.uniform(0.75, 0.9))
     hidden = [
@@ -355,7 +355,7 @@ def draw(scene: Scene, width: int, height: int) -> Image.Image:
     return Image.fromarray(canvas.clip(0, 255, out=canvas).astype(np.uint8))
 
 
-def _draw_item(canvas: NDArray[np.float32], item: Item, *, standing: bool) -> None:
+def _draw_item(canvas: NDArray[np.float32], item: Placement, *, standing: bool) -> None:
     """Lays the shadow and the sprite of `item` over `canvas` (H, W, 3), in place."""
     rows, columns = canvas.shape[:2]
     high = max(1, round(item.height * min(rows, columns)))

@@ -13,18 +13,18 @@ import os
 import stat
 import time
 import zipfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
-from types import MappingProxyType
 from typing import TypeVar
 
 from PIL import Image
 
-from app.gallery.exports import page, sheet
-from app.gallery.index import Entry
+from app.gallery.exports import formats, page, sheet
+from app.gallery.exports.formats import Format
+from app.gallery.index import IndexedPicture
 from app.gallery.metadata import MAX_FILE_BYTES
 from lora_manager import card
 from pipelines import files, pictures
@@ -55,50 +55,6 @@ Pictures of PixArt Studio with their prompts as captions, in metadata.jsonl and 
 
 
 @dataclass(frozen=True, kw_only=True)
-class Format:
-    """A kind of export. `suffixes` may a target have, the default first; "" is a folder."""
-
-    id: str
-    label: str
-    summary: str
-    suffixes: tuple[str, ...]
-
-    @property
-    def download(self) -> str:
-        """The suffix of the default that is one file."""
-        return next(suffix for suffix in self.suffixes if suffix)
-
-
-_ROWS = (
-    Format(
-        id="zip",
-        label="Archive",
-        summary="The pictures as they are, in folders of days, with a table of recipes.",
-        suffixes=(".zip",),
-    ),
-    Format(
-        id="sheet",
-        label="Contact sheet",
-        summary="Small pictures with their prompts on pages, to print or to send.",
-        suffixes=(".pdf", ".png"),
-    ),
-    Format(
-        id="html",
-        label="Web page",
-        summary="One file that shows the pictures and their recipes in any browser.",
-        suffixes=(".html",),
-    ),
-    Format(
-        id="dataset",
-        label="Training set",
-        summary="Pictures without metadata, with their prompts as captions.",
-        suffixes=("", ".zip"),
-    ),
-)
-FORMATS: Mapping[str, Format] = MappingProxyType({row.id: row for row in _ROWS})
-
-
-@dataclass(frozen=True, kw_only=True)
 class Exported:
     """What was written: `count` pictures in `bytes` bytes.
 
@@ -112,7 +68,7 @@ class Exported:
 
 
 def export(
-    entries: Sequence[Entry],
+    entries: Sequence[IndexedPicture],
     target: Path,
     format: str,
     *,
@@ -126,7 +82,7 @@ def export(
     captions all the same. The file names of an archive still hold the time and the seed. Raises
     RequestError for values that cannot be, or where no picture can be read, and SaveError.
     """
-    row = find(format)
+    row = formats.find(format)
     wanted = list({entry.name: entry for entry in entries}.values())
     suffix = _checked(target, row)
     if not wanted:
@@ -155,13 +111,6 @@ def export(
     )
 
 
-def find(format: str) -> Format:
-    """The row of a format. Raises UnknownNameError."""
-    if format not in FORMATS:
-        raise UnknownNameError("format", "format", format, FORMATS)
-    return FORMATS[format]
-
-
 class _Stopped(Exception):
     """The person asked to stop."""
 
@@ -169,13 +118,15 @@ class _Stopped(Exception):
 class _Walk:
     """Goes over the pictures one by one, tells how far it is, and notes what is left out."""
 
-    def __init__(self, entries: Sequence[Entry], report: Report, should_stop: ShouldStop) -> None:
+    def __init__(
+        self, entries: Sequence[IndexedPicture], report: Report, should_stop: ShouldStop
+    ) -> None:
         self._entries = entries
         self._report, self._should_stop = report, should_stop
         self.count = 0
         self.left_out: list[str] = []
 
-    def each(self, read: Callable[[Entry], T | str]) -> Iterator[tuple[Entry, T]]:
+    def each(self, read: Callable[[IndexedPicture], T | str]) -> Iterator[tuple[IndexedPicture, T]]:
         """What `read` gives for each picture; where that is a sentence, it is left out."""
         began, total = time.monotonic(), len(self._entries)
         for done, entry in enumerate(self._entries):
@@ -197,7 +148,7 @@ class _Walk:
         self._report(replace(counts, pictures=total, seconds_left=left))
 
 
-def _refusal(entry: Entry) -> str:
+def _refusal(entry: IndexedPicture) -> str:
     """Why the file of `entry` cannot be taken, "" where it can."""
     try:
         found = entry.path.lstat()
@@ -209,7 +160,7 @@ def _refusal(entry: Entry) -> str:
     return "" if stat.S_ISREG(found.st_mode) else f"“{printable(entry.name)}” is no ordinary file."
 
 
-def _original(entry: Entry) -> bytes | str:
+def _original(entry: IndexedPicture) -> bytes | str:
     """The bytes of a picture, or a sentence that says why it has none."""
     if why := _refusal(entry):
         return why
@@ -226,7 +177,7 @@ def _original(entry: Entry) -> bytes | str:
     return data if len(data) <= MAX_FILE_BYTES else too_large
 
 
-def _picture(entry: Entry) -> Image.Image | str:
+def _picture(entry: IndexedPicture) -> Image.Image | str:
     """The pixels of a picture, or a sentence that says why it has none."""
     if why := _refusal(entry):
         return why
@@ -236,7 +187,7 @@ def _picture(entry: Entry) -> Image.Image | str:
         return error.message
 
 
-def _example(entry: Entry) -> tuple[Image.Image, GenerationRequest] | str:
+def _example(entry: IndexedPicture) -> tuple[Image.Image, GenerationRequest] | str:
     """A picture to learn from: one without a caption teaches nothing."""
     if entry.request is None:
         return f"“{printable(entry.name)}” has no caption. {entry.problem}".strip()
@@ -291,7 +242,7 @@ def _zip(draft: Path) -> Iterator[_Put]:
         yield put
 
 
-def _when(entry: Entry) -> datetime:
+def _when(entry: IndexedPicture) -> datetime:
     """When it was painted. Names can hold times that no clock shows."""
     try:
         return max(datetime.strptime(entry.created, "%Y-%m-%d %H:%M:%S"), _EPOCH)

@@ -19,15 +19,15 @@ from pathlib import Path
 from typing import Literal
 
 from app import scratch
-from app.gallery.exports import export
+from app.gallery.exports import export, formats
 from app.gallery.exports.export import Exported
-from app.gallery.index import Entry
+from app.gallery.index import IndexedPicture
 from lora_manager import drafts
 from pipelines.errors import BusyError, RecipeError, StudioError, printable
 from pipelines.progress import Progress
 
 log = logging.getLogger(__name__)
-Phase = Literal["running", "stopping", "done", "stopped", "failed"]
+ExportPhase = Literal["running", "stopping", "done", "stopped", "failed"]
 MAX_RUNNING = 4
 # How long, and how many, exports lie in the cache that nobody closed.
 _ENDED_SECONDS, _MAX_ENDED = 3600.0, 64
@@ -41,7 +41,7 @@ class ExportJob:
 
     token: str
     format: str
-    phase: Phase = "running"
+    phase: ExportPhase = "running"
     progress: Progress | None = None
     done: Exported | None = None
     error: StudioError | None = None
@@ -53,7 +53,7 @@ class ExportJob:
 
 
 @dataclass
-class _Entry:
+class _KeptExport:
     job: ExportJob
     folder: Path
     began: float = field(default_factory=time.monotonic)
@@ -66,7 +66,7 @@ class ExportJobs:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._entries: dict[str, _Entry] = {}
+        self._entries: dict[str, _KeptExport] = {}
         self._lock = threading.Lock()
         drafts.sweep_folders(folder)
 
@@ -78,7 +78,7 @@ class ExportJobs:
 
     def start(
         self,
-        choose: Callable[[], Sequence[Entry]],
+        choose: Callable[[], Sequence[IndexedPicture]],
         format: str,
         owner: str,
         *,
@@ -89,7 +89,7 @@ class ExportJobs:
         Raises BusyError, SaveError, RequestError for an unknown format.
         """
         # A browser fetches one file: a training set comes in an archive.
-        suffix = next(filter(None, export.find(format).suffixes))
+        suffix = next(filter(None, formats.find(format).suffixes))
         with self._lock:
             before = self._entries.get(owner)
             if before is not None and before.job.active:
@@ -98,7 +98,7 @@ class ExportJobs:
                 raise BusyError("Others are exporting already.", "Try again in a minute.")
             token = secrets.token_hex(16)
             folder = scratch.folder(self._folder) / token
-            new = _Entry(job=ExportJob(token=token, format=format), folder=folder)
+            new = _KeptExport(job=ExportJob(token=token, format=format), folder=folder)
             self._entries[owner] = new
             target = new.folder / f"pictures-{datetime.now():%Y%m%d-%H%M%S}{suffix}"
             new.thread = threading.Thread(
@@ -109,7 +109,7 @@ class ExportJobs:
         for entry in old:
             shutil.rmtree(entry.folder, ignore_errors=True)
 
-    def _outlived(self) -> list[_Entry]:
+    def _outlived(self) -> list[_KeptExport]:
         """Takes ended exports out of the list that are too old, or too many."""
         ended = [owner for owner, entry in self._entries.items() if not entry.job.active]
         old = time.monotonic() - _ENDED_SECONDS
@@ -158,7 +158,11 @@ class ExportJobs:
             shutil.rmtree(entry.folder, ignore_errors=True)
 
     def _run(
-        self, entry: _Entry, choose: Callable[[], Sequence[Entry]], target: Path, strip: bool
+        self,
+        entry: _KeptExport,
+        choose: Callable[[], Sequence[IndexedPicture]],
+        target: Path,
+        strip: bool,
     ) -> None:
         ended: dict[str, object]
         try:
@@ -180,6 +184,6 @@ class ExportJobs:
             ended = {"phase": "failed", "error": StudioError(words)}
         self._update(entry, **ended)
 
-    def _update(self, entry: _Entry, **changes: object) -> None:
+    def _update(self, entry: _KeptExport, **changes: object) -> None:
         with self._lock:
             entry.job = replace(entry.job, **changes)  # type: ignore[arg-type]

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from app.gallery.index import Entry
+from app.gallery.index import IndexedPicture
 from app.settings import VERSION
 from pipelines.denoising import samplers
 from pipelines.errors import UnknownNameError
@@ -114,7 +114,7 @@ dd { margin: 0; white-space: pre-wrap; max-height: 20em; overflow: auto; }
 
 
 def write(
-    draft: Path, pictures: Iterable[tuple[Entry, Image.Image]], *, recipes: bool = True
+    draft: Path, pictures: Iterable[tuple[IndexedPicture, Image.Image]], *, recipes: bool = True
 ) -> None:
     """Writes the page to `draft`, picture by picture; without `recipes` nothing but pictures.
 
@@ -136,7 +136,7 @@ def write(
         stream.write((f"{escape(days)} · {about}" if recipes else about).encode()[:_ROOM])
 
 
-def _figure(entry: Entry, picture: Image.Image, number: int, *, recipes: bool) -> str:
+def _figure(entry: IndexedPicture, picture: Image.Image, number: int, *, recipes: bool) -> str:
     request = entry.request if recipes else None
     alt = f"Picture {number}"
     if request is not None:
@@ -165,7 +165,7 @@ def _embedded(picture: Image.Image) -> tuple[str, int, int]:
     return f"data:image/webp;base64,{data}", picture.width, picture.height
 
 
-def _caption(entry: Entry, request: GenerationRequest | None) -> str:
+def _caption(entry: IndexedPicture, request: GenerationRequest | None) -> str:
     if request is None:
         return f"<small>{escape(entry.created)}</small>"
     rows = [

@@ -13,7 +13,7 @@ from typing import cast
 
 from PIL import Image, ImageDraw, ImageFont
 
-from app.gallery.index import Entry
+from app.gallery.index import IndexedPicture
 
 MAX_ON_PNG = 120
 """Pictures that one page without end may hold."""
@@ -130,7 +130,7 @@ class _Form:
         """From the top of one row to that of the next, with pictures of `box` in height."""
         return box + round(82 * self.scale)
 
-    def thumb(self, entry: Entry, picture: Image.Image, *, captions: bool) -> _Thumb:
+    def thumb(self, entry: IndexedPicture, picture: Image.Image, *, captions: bool) -> _Thumb:
         """`picture` fitted into a cell."""
         width, height = picture.size
         share = min(self.cell / width, self.box / height)
@@ -149,7 +149,7 @@ class _Form:
 
 def write(
     draft: Path,
-    pictures: Iterable[tuple[Entry, Image.Image]],
+    pictures: Iterable[tuple[IndexedPicture, Image.Image]],
     *,
     pdf: bool,
     captions: bool = True,

@@ -16,7 +16,7 @@ from pipelines import sizes
 from pipelines.denoising import samplers
 from pipelines.errors import StudioError
 from pipelines.memory import model_numbers
-from pipelines.memory.planning import Wish
+from pipelines.memory.planning import MemoryRequest
 from pipelines.request import MAX_PROMPT, GenerationRequest
 from pipelines.text import styles
 
@@ -24,9 +24,9 @@ if TYPE_CHECKING:
     from app.studio import Studio
 
 Form = dict[str, Any]
-Kind = Literal["text", "choice", "number", "switch", "start"]
+FieldKind = Literal["text", "choice", "number", "switch", "start"]
 
-FIELDS: dict[str, Kind] = {
+FIELDS: dict[str, FieldKind] = {
     "prompt": "text",
     "negative": "text",
     "style": "choice",
@@ -228,10 +228,10 @@ def guidance_off(values: Form) -> str:
     return ""
 
 
-def wish(values: Form) -> Wish:
+def wish(values: Form) -> MemoryRequest:
     """What the form asks of the memory. Raises RequestError for a size that is none."""
     size = sizes.parse(str(values.get("size")))
-    return Wish(
+    return MemoryRequest(
         width=size.width,
         height=size.height,
         rows=1 if guidance_off(values) else 2,

@@ -12,7 +12,7 @@ import gradio as gr
 from app.ui import choices
 from app.ui.create import canvas, fields, watch
 from app.ui.create.fields import FIELDS, Form
-from app.ui.create.watch import Seat
+from app.ui.create.watch import BrowserSession
 from app.ui.guards import clients
 from app.ui.guards.clients import Sender
 from pipelines.errors import RecipeError, StudioError
@@ -61,7 +61,7 @@ def filled(tab: CreateTab, session: Session) -> list[Any]:
     return [*tab.form.values(), tab.examples, tab.count, tab.forecast, session.model]
 
 
-class Create:
+class CreateHandlers:
     """The handlers of the tab."""
 
     def __init__(self, studio: Studio, tab: CreateTab, session: Session) -> None:
@@ -71,7 +71,7 @@ class Create:
 
     # what the page is told
 
-    def news(self, seat: Seat, *, everything: bool = False) -> dict[Any, Any]:
+    def news(self, seat: BrowserSession, *, everything: bool = False) -> dict[Any, Any]:
         """Updates for whatever the studio has new for this seat."""
         view = watch.look(self._studio, seat)
         fresh = watch.news(view, seat, everything=everything)
@@ -126,7 +126,7 @@ class Create:
 
     # events
 
-    def open(self, seat: Seat, owner: Any, kept: Any) -> Any:
+    def open(self, seat: BrowserSession, owner: Any, kept: Any) -> Any:
         """The page was loaded: the form of last time, and whatever the owner's job shows."""
         # Somebody may have put a model into the folder since.
         self._studio.catalog.reload()
@@ -135,13 +135,13 @@ class Create:
         seat.sent["models"] = self._models()
         return told(updates | self.news(seat, everything=True))
 
-    def tick(self, seat: Seat, owner: Any, *raw: Any) -> Any:
+    def tick(self, seat: BrowserSession, owner: Any, *raw: Any) -> Any:
         """The timer asked what is new: for the seat, and for the form as it stands."""
         seat.sit(owner)
         late = self._late(seat, fields.form(raw)) if raw else {}
         return told(late | self.news(seat))
 
-    def _late(self, seat: Seat, values: Form) -> dict[Any, Any]:
+    def _late(self, seat: BrowserSession, values: Form) -> dict[Any, Any]:
         """What changed for the form without anybody touching it: models came or went."""
         updates: dict[Any, Any] = {}
         models, catalog = self._models(), self._studio.catalog
@@ -165,7 +165,7 @@ class Create:
         rows = [(spec.id, spec.title, spec.summary, spec.licence) for spec in catalog]
         return hash((*rows, *catalog.problems, *catalog.loras.cards()))
 
-    def paint(self, seat: Seat, owner: Any, request: gr.Request, *raw: Any) -> Any:
+    def paint(self, seat: BrowserSession, owner: Any, request: gr.Request, *raw: Any) -> Any:
         """Generate was pressed."""
         seat.sit(owner)
         updates: dict[Any, Any] = {}
@@ -178,14 +178,19 @@ class Create:
                 updates[self._tab.form["seed"]] = str(wish.seed)
         return told(updates | self.news(seat))
 
-    def stop(self, seat: Seat, owner: Any) -> Any:
+    def stop(self, seat: BrowserSession, owner: Any) -> Any:
         """Stop was pressed."""
         seat.sit(owner)
         watch.stop(self._studio, seat)
         return told(self.news(seat))
 
     def act(
-        self, seat: Seat, owner: Any, new_seed: Any, request: gr.Request, event: gr.EventData
+        self,
+        seat: BrowserSession,
+        owner: Any,
+        new_seed: Any,
+        request: gr.Request,
+        event: gr.EventData,
     ) -> Any:
         """A picture, or a button under the canvas, was pressed."""
         seat.sit(owner)
@@ -223,7 +228,7 @@ class Create:
             seat.complain(error)
         return told(updates | self.news(seat))
 
-    def _repeat(self, seat: Seat, values: Form, sender: Sender) -> dict[Any, Any]:
+    def _repeat(self, seat: BrowserSession, values: Form, sender: Sender) -> dict[Any, Any]:
         """Paints `values` and, if that can be done, puts them into the form."""
         request = self._studio.request(fields.request_values(values))
         if not watch.submit(self._studio, seat, request, sender):
@@ -313,7 +318,7 @@ class Create:
             return canvas.sentence(str(error))
         return canvas.token_count(tokens, empty=not is_visible(text), unseen=unseen)
 
-    def keep_upload(self, seat: Seat, file: Any) -> Any:
+    def keep_upload(self, seat: BrowserSession, file: Any) -> Any:
         """A picture was uploaded to start from."""
         # Emptied, so that the same file can be uploaded again.
         updates: dict[Any, Any] = {self._tab.upload: gr.update(value=None)}

@@ -10,7 +10,7 @@ from app import hosting
 from app.ui import choices
 from app.ui.create import canvas, fields
 from app.ui.create.fields import FIELDS, Form
-from app.ui.create.handlers import FORECAST, Create, CreateTab, Session, filled
+from app.ui.create.handlers import FORECAST, CreateHandlers, CreateTab, Session, filled
 from app.ui.shell import script
 from pipelines import request as limits
 from pipelines.denoising import samplers
@@ -170,9 +170,9 @@ def _slider(
     )
 
 
-def wire(demo: gr.Blocks, studio: Studio, tab: CreateTab, session: Session) -> Create:
+def wire(demo: gr.Blocks, studio: Studio, tab: CreateTab, session: Session) -> CreateHandlers:
     """Connects the components with the handlers, which it returns."""
-    on = Create(studio, tab, session)
+    on = CreateHandlers(studio, tab, session)
     form = list(tab.form.values())
     who = [session.seat, session.owner]
     shown = [tab.canvas, tab.status, tab.result, session.engine, tab.generate, tab.stop]
@@ -193,7 +193,7 @@ def wire(demo: gr.Blocks, studio: Studio, tab: CreateTab, session: Session) -> C
     return on
 
 
-def _wire_form(tab: CreateTab, session: Session, on: Create, shown: list[Any]) -> None:
+def _wire_form(tab: CreateTab, session: Session, on: CreateHandlers, shown: list[Any]) -> None:
     form = list(tab.form.values())
     follows = filled(tab, session)
     field = tab.form

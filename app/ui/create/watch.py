@@ -27,7 +27,7 @@ MAX_OWNER = 64
 
 
 @dataclass
-class Seat:
+class BrowserSession:
     """One browser tab. `sent` remembers what it was told, to tell it only what is new.
 
     `deleting` is the picture that the person was asked about.
@@ -66,7 +66,7 @@ class View:
     busy: bool
 
 
-def look(studio: Studio, seat: Seat) -> View:
+def look(studio: Studio, seat: BrowserSession) -> View:
     """What the seat should show now."""
     job = studio.latest(seat.owner)
     engine = studio.engine()
@@ -90,7 +90,7 @@ def picked_file(job: Job | None, name: str) -> PictureFile | None:
     return next((file for file in job.pictures if file.name == name), job.pictures[0])
 
 
-def news(view: View, seat: Seat, *, everything: bool = False) -> dict[str, Any]:
+def news(view: View, seat: BrowserSession, *, everything: bool = False) -> dict[str, Any]:
     """The parts of the view that the seat was not told yet, by name."""
     parts = {name: getattr(view, name) for name in View.__dataclass_fields__}
     fresh = {k: v for k, v in parts.items() if everything or seat.sent.get(k) != hash(v)}
@@ -98,7 +98,9 @@ def news(view: View, seat: Seat, *, everything: bool = False) -> dict[str, Any]:
     return fresh
 
 
-def submit(studio: Studio, seat: Seat, request: GenerationRequest, sender: Sender) -> bool:
+def submit(
+    studio: Studio, seat: BrowserSession, request: GenerationRequest, sender: Sender
+) -> bool:
     """Queues the request for the seat; False, with a notice, where that is not possible."""
     last = studio.latest(seat.owner)
     if last is not None and last.active:
@@ -113,7 +115,7 @@ def submit(studio: Studio, seat: Seat, request: GenerationRequest, sender: Sende
     return True
 
 
-def stop(studio: Studio, seat: Seat) -> None:
+def stop(studio: Studio, seat: BrowserSession) -> None:
     """Asks every job of the seat's owner to stop, those of other tabs and programs too."""
     studio.stop_all(seat.owner)
     seat.notice = None

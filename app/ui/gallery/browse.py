@@ -12,10 +12,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from app.gallery.index import Entry, Found
+from app.gallery.index import IndexedPicture, SearchResult
 from app.ui.gallery.cards import PAGE, Orders
 
-Ask = Callable[[int, int], Found]
+Ask = Callable[[int, int], SearchResult]
 """At most so many pictures, after so many newer ones."""
 # Names begin with the second; within one they are in no order of time.
 _SECOND = len("YYYY-MM-DD/HHMMSS")
@@ -105,12 +105,12 @@ class Browse:
         turn = max(self.orders.turn + 1, int(time.time() * 1000))
         self.orders = Orders(turn=turn, select=tuple(select), gone=tuple(gone))
 
-    def listed(self, ask: Ask, limit: int) -> tuple[Found, int]:
+    def listed(self, ask: Ask, limit: int) -> tuple[SearchResult, int]:
         """At most `limit` pictures without the new ones, and how many of those there are."""
         if not self.newest:
             return ask(limit, 0), 0
         border = self.newest[0][:_SECOND]
-        recent: list[Entry] = []
+        recent: list[IndexedPicture] = []
         while True:
             found = ask(PAGE, len(recent))
             late = [entry for entry in found.entries if entry.name[:_SECOND] >= border]
@@ -123,9 +123,9 @@ class Browse:
         if not entries:
             # All that were listed are gone: what came meanwhile is all there is.
             return ask(limit, 0), 0
-        return Found(entries=entries, total=found.total - held), held
+        return SearchResult(entries=entries, total=found.total - held), held
 
-    def see(self, entries: Sequence[Entry]) -> None:
+    def see(self, entries: Sequence[IndexedPicture]) -> None:
         """Remembers what is listed: whatever comes from now on is new."""
         if not entries:
             return
@@ -137,7 +137,7 @@ class Browse:
         kept = self.newest if second == border else ()
         self.newest = tuple(dict.fromkeys([*kept, *same]))
 
-    def after(self, gone: Sequence[str], order: Sequence[Entry]) -> str:
+    def after(self, gone: Sequence[str], order: Sequence[IndexedPicture]) -> str:
         """What is looked at when the pictures `gone` are deleted: the next one, else the last
         before it, else none. `order` is what was listed before."""
         if self.picked not in gone:

@@ -10,9 +10,9 @@ import json
 from dataclasses import dataclass
 from html import escape
 
-from app.gallery.exports import export
 from app.gallery.exports.export_jobs import ExportJob
-from app.gallery.index import Entry, Found
+from app.gallery.exports.formats import FORMATS
+from app.gallery.index import IndexedPicture, SearchResult
 from app.ui.routes import EXPORTS, THUMBS
 from pipelines.progress import plain_size
 
@@ -41,7 +41,7 @@ class Shown:
     `held` newer ones wait until they are asked for; `problem` says why nothing can be found.
     """
 
-    found: Found
+    found: SearchResult
     held: int = 0
     query: str = ""
     problem: str = ""
@@ -92,7 +92,7 @@ def _fresh(held: int) -> str:
     return f'<div class="fresh" role="status">{button if held else ""}</div>'
 
 
-def _cell(entry: Entry) -> str:
+def _cell(entry: IndexedPicture) -> str:
     name = escape(entry.name)
     alt = escape(title_of(entry))
     star = f'<span class="starred" title="Starred">{_STAR}</span>' if entry.starred else ""
@@ -106,7 +106,7 @@ def _cell(entry: Entry) -> str:
     )
 
 
-def title_of(entry: Entry) -> str:
+def title_of(entry: IndexedPicture) -> str:
     """The beginning of the prompt."""
     words = " ".join(entry.request.prompt.split()) if entry.request else "A picture with no recipe"
     return words if len(words) <= 120 else f"{words[:119]}…"
@@ -181,7 +181,7 @@ def _many(*, admin: bool) -> str:
     formats = "".join(
         f'<button type="button" data-do="export" data-format="{key}">'
         f"<b>{escape(row.label)}</b><small>{escape(row.summary)}</small></button>"
-        for key, row in export.FORMATS.items()
+        for key, row in FORMATS.items()
     )
     return (
         '<button type="button" class="action" data-do="select-none" data-many hidden>'

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from html import escape
 
-from app.gallery.index import Entry
+from app.gallery.index import IndexedPicture
 from app.ui.gallery.cards import question, size_text, title_of
 from app.ui.routes import PICTURES
 from lora_manager import card
@@ -23,7 +23,9 @@ def nothing(at: int) -> str:
     return f'<section class="look" data-empty data-at="{at}"><p>{words}</p></section>'
 
 
-def detail(entry: Entry, catalog: Catalog, *, admin: bool, asks: bool = False, at: int = 0) -> str:
+def detail(
+    entry: IndexedPicture, catalog: Catalog, *, admin: bool, asks: bool = False, at: int = 0
+) -> str:
     """The picture with its recipe; `asks` before it is deleted. `at` numbers the press that is
     answered, so that the page sees when an older answer comes last."""
     name = escape(entry.name)
@@ -34,7 +36,7 @@ def detail(entry: Entry, catalog: Catalog, *, admin: bool, asks: bool = False, a
     )
 
 
-def _picture(entry: Entry) -> str:
+def _picture(entry: IndexedPicture) -> str:
     name = escape(entry.name)
     return (
         '<div class="stage">'
@@ -53,7 +55,7 @@ def _step(by: int, label: str, sign: str) -> str:
     )
 
 
-def _words(entry: Entry) -> str:
+def _words(entry: IndexedPicture) -> str:
     if entry.request is None:
         return f'<p class="problem">{escape(entry.problem)}</p>'
     negative = ""
@@ -67,7 +69,7 @@ def _words(entry: Entry) -> str:
     )
 
 
-def _actions(entry: Entry, catalog: Catalog, *, admin: bool) -> str:
+def _actions(entry: IndexedPicture, catalog: Catalog, *, admin: bool) -> str:
     name = escape(entry.name)
     missing = ""
     wanted: list[tuple[str, str, str]] = []
@@ -96,7 +98,7 @@ def _actions(entry: Entry, catalog: Catalog, *, admin: bool) -> str:
     return f'<div class="actions">{"".join(buttons)}</div>{missing}'
 
 
-def _facts(entry: Entry) -> str:
+def _facts(entry: IndexedPicture) -> str:
     facts = [("Painted", entry.created)]
     request = entry.request
     if request is not None:

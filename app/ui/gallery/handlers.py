@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 
-from app.gallery.index import Entry, Found
+from app.gallery.index import IndexedPicture, SearchResult
 from app.ui.create import fields
-from app.ui.create.handlers import Create, Session, told
-from app.ui.create.watch import Seat
+from app.ui.create.handlers import CreateHandlers, Session, told
+from app.ui.create.watch import BrowserSession
 from app.ui.gallery import cards, detail
 from app.ui.gallery.browse import Browse, Press, Question, is_new, read_press
 from app.ui.gallery.cards import MAX_SELECTED, MAX_SHOWN, PAGE, Shown
@@ -46,17 +46,19 @@ class GalleryTab:
     timer: gr.Timer
 
 
-class Gallery:
+class GalleryHandlers:
     """The handlers of the tab."""
 
-    def __init__(self, studio: Studio, tab: GalleryTab, session: Session, create: Create) -> None:
+    def __init__(
+        self, studio: Studio, tab: GalleryTab, session: Session, create: CreateHandlers
+    ) -> None:
         self._studio = studio
         self._tab = tab
         self._session = session
         self._create = create
 
     def open_gallery(
-        self, browse: Browse, seat: Seat, owner: Any, query: Any, request: gr.Request
+        self, browse: Browse, seat: BrowserSession, owner: Any, query: Any, request: gr.Request
     ) -> Any:
         """The tab was opened: everything anew, and news from now on."""
         seat.sit(owner)
@@ -66,7 +68,9 @@ class Gallery:
             browse.ask(query)
             return told(self._news(browse, seat, request, _FIRST_LOOK))
 
-    def tick_gallery(self, browse: Browse, seat: Seat, owner: Any, request: gr.Request) -> Any:
+    def tick_gallery(
+        self, browse: Browse, seat: BrowserSession, owner: Any, request: gr.Request
+    ) -> Any:
         """The timer asked what is new."""
         seat.sit(owner)
         with browse.lock:
@@ -77,7 +81,7 @@ class Gallery:
         return gr.Timer(active=False)
 
     def search(
-        self, browse: Browse, seat: Seat, owner: Any, query: Any, request: gr.Request
+        self, browse: Browse, seat: BrowserSession, owner: Any, query: Any, request: gr.Request
     ) -> Any:
         """Something was typed into the search box."""
         seat.sit(owner)
@@ -88,7 +92,7 @@ class Gallery:
     def act_gallery(
         self,
         browse: Browse,
-        seat: Seat,
+        seat: BrowserSession,
         owner: Any,
         request: gr.Request,
         event: gr.EventData,
@@ -114,7 +118,7 @@ class Gallery:
     def _do(
         self,
         browse: Browse,
-        seat: Seat,
+        seat: BrowserSession,
         request: gr.Request,
         press: Press,
         asked: Question | None,
@@ -196,7 +200,7 @@ class Gallery:
             browse.order(gone=gone)
             browse.picked = browse.after(gone, before.entries)
 
-    def _leave(self, do: str, entry: Entry | None) -> dict[Any, Any]:
+    def _leave(self, do: str, entry: IndexedPicture | None) -> dict[Any, Any]:
         """Goes to Create, with what the picture was painted from. Raises StudioError."""
         updates: dict[Any, Any] = {self._session.rail: gr.Tabs(selected="create")}
         if entry is None or do == "create":
@@ -208,11 +212,11 @@ class Gallery:
             raise RecipeError(entry.problem)
         return updates | self._create.fill(fields.repeated(entry.request, self._studio))
 
-    def _export(self, browse: Browse, seat: Seat, only: str | None, press: Press) -> None:
+    def _export(self, browse: Browse, seat: BrowserSession, only: str | None, press: Press) -> None:
         """Exports the selected pictures, else all that the search finds. Raises StudioError."""
         query, newest = browse.query, browse.newest
 
-        def choose() -> Sequence[Entry]:
+        def choose() -> Sequence[IndexedPicture]:
             if press.names:
                 return self._studio.named_pictures(press.names, only)
             found = self._studio.pictures(query, only).entries
@@ -221,23 +225,23 @@ class Gallery:
 
         self._studio.exports.start(choose, press.format, seat.owner, strip=press.strip)
 
-    def _entry(self, only: str | None, name: str) -> Entry:
+    def _entry(self, only: str | None, name: str) -> IndexedPicture:
         """The picture called `name`, if it may be seen. Raises RecipeError."""
         for entry in self._studio.named_pictures([name], only):
             return entry
         raise RecipeError("There is no such picture.")
 
-    def _only(self, seat: Seat, request: gr.Request) -> str | None:
+    def _only(self, seat: BrowserSession, request: gr.Request) -> str | None:
         return None if access.may_administer(request) else seat.owner
 
-    def _listed(self, browse: Browse, only: str | None, limit: int) -> tuple[Found, int]:
-        def ask(limit: int, offset: int) -> Found:
+    def _listed(self, browse: Browse, only: str | None, limit: int) -> tuple[SearchResult, int]:
+        def ask(limit: int, offset: int) -> SearchResult:
             return self._studio.pictures(browse.query, only, limit=limit, offset=offset)
 
         return browse.listed(ask, limit)
 
     def _shown(self, browse: Browse, only: str | None, seconds: float) -> Shown:
-        found, held, problem = Found(entries=(), total=0), 0, ""
+        found, held, problem = SearchResult(entries=(), total=0), 0, ""
         try:
             if seconds:
                 browse.reading = not self._studio.index.sync(seconds)
@@ -255,7 +259,7 @@ class Gallery:
             own_only=only is not None,
         )
 
-    def _picked(self, browse: Browse, only: str | None) -> Entry | None:
+    def _picked(self, browse: Browse, only: str | None) -> IndexedPicture | None:
         """The picture that is looked at; one that is not there any more is closed, and said."""
         if not browse.picked:
             return None
@@ -269,7 +273,7 @@ class Gallery:
         return None
 
     def _news(
-        self, browse: Browse, seat: Seat, request: gr.Request, seconds: float
+        self, browse: Browse, seat: BrowserSession, request: gr.Request, seconds: float
     ) -> dict[Any, Any]:
         only = self._only(seat, request)
         admin = only is None

@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 
-from app.ui.create.handlers import Create, CreateTab, Session, filled
+from app.ui.create.handlers import CreateHandlers, CreateTab, Session, filled
 from app.ui.create.tab import QUIET
 from app.ui.gallery import cards, handlers
 from app.ui.gallery.browse import Browse
-from app.ui.gallery.handlers import Gallery, GalleryTab
+from app.ui.gallery.handlers import GalleryHandlers, GalleryTab
 from app.ui.shell import script
 
 if TYPE_CHECKING:
@@ -62,11 +62,11 @@ def wire(
     *,
     opener: gr.Tab,
     others: list[gr.Tab],
-    create: tuple[CreateTab, Create],
+    create: tuple[CreateTab, CreateHandlers],
 ) -> None:
     """Connects the components; `opener` is the tab in the rail, `others` those beside it."""
     form_tab, on_create = create
-    on = Gallery(studio, tab, session, on_create)
+    on = GalleryHandlers(studio, tab, session, on_create)
     browse = gr.State(Browse())
     who = [browse, session.seat, session.owner]
     news = handlers.places(tab)

@@ -13,10 +13,10 @@ from typing import Any
 from gradio.routes import App, ORJSONResponse
 from starlette.types import ASGIApp
 
-from app.tokens import Tokens
+from app.tokens import AccessTokens
 from app.ui.guards import uploads as uploading
 from app.ui.guards.bodies import Bodies
-from app.ui.guards.gate import Gate
+from app.ui.guards.gate import TokenGate
 from app.ui.guards.headers import SafeHeaders
 from app.ui.guards.origins import Names, Origins
 from app.ui.guards.refusals import Refusals
@@ -25,13 +25,13 @@ from app.ui.guards.uploads import Uploads
 Guard = Callable[[ASGIApp], ASGIApp]
 
 
-def guards(*, names: Names, tokens: Tokens, uploads: Uploads | None = None) -> list[Guard]:
+def guards(*, names: Names, tokens: AccessTokens, uploads: Uploads | None = None) -> list[Guard]:
     """From the network inwards."""
     refusals = Refusals()
     return [
         partial(SafeHeaders, refusals=refusals),
         partial(Origins, names=names, refusals=refusals),
-        partial(Gate, tokens=tokens, refusals=refusals),
+        partial(TokenGate, tokens=tokens, refusals=refusals),
         partial(Bodies, uploads=uploads or Uploads(), refusals=refusals),
     ]
 

@@ -12,7 +12,7 @@ from starlette.datastructures import Headers
 from starlette.responses import HTMLResponse, PlainTextResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from app.tokens import Tokens
+from app.tokens import AccessTokens
 from app.ui.guards import access, bodies, clients
 from app.ui.guards.guesses import Guesses
 from app.ui.guards.headers import form_policy
@@ -37,7 +37,7 @@ background:#15151c;color:inherit}button{background:#7c4dff;border-color:#7c4dff;
 <!--said--><button>Open the studio</button></form></html>"""
 
 
-class Gate:
+class TokenGate:
     """ASGI middleware: notes who may administer, and where there is a share token opens only to
     whoever showed a secret once.
 
@@ -45,7 +45,7 @@ class Gate:
     nothing after a restart.
     """
 
-    def __init__(self, app: ASGIApp, *, tokens: Tokens, refusals: Refusals) -> None:
+    def __init__(self, app: ASGIApp, *, tokens: AccessTokens, refusals: Refusals) -> None:
         self._app = app
         self._key = secrets.token_bytes(32)
         self._shared = tokens.share is not None

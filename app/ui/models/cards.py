@@ -12,8 +12,8 @@ from html import escape
 
 from app.hardware import Hardware
 from app.models.download_jobs import FileState, ModelJob
-from app.models.samples import Samples
-from app.models.store import Row
+from app.models.samples import SampleStrip
+from app.models.store import ModelRow
 from app.ui.routes import SAMPLES
 from pipelines.models.downloads import MARGIN
 from pipelines.progress import duration, plain_size
@@ -44,7 +44,7 @@ class Shelf:
     anything but `read_only`, the reason, and the address of the `entrance` where there is one.
     """
 
-    rows: Sequence[Row]
+    rows: Sequence[ModelRow]
     job: ModelJob | None
     usable: frozenset[str]
     chosen: str
@@ -55,7 +55,7 @@ class Shelf:
     question: str = ""
     needs: Mapping[str, str] = field(default_factory=dict)
     notice: str = ""
-    samples: Mapping[str, Samples] = field(default_factory=dict)
+    samples: Mapping[str, SampleStrip] = field(default_factory=dict)
     problems: Sequence[str] = ()
     read_only: str = ""
     entrance: str = ""
@@ -81,11 +81,11 @@ def _read_only(view: Shelf) -> str:
     return f"{escape(view.read_only)}{link} From here they can be used."
 
 
-def _cards(rows: Sequence[Row], view: Shelf) -> str:
+def _cards(rows: Sequence[ModelRow], view: Shelf) -> str:
     return f'<ul class="models">{"".join(_card(row, view) for row in rows)}</ul>'
 
 
-def _shared(rows: Sequence[Row]) -> str:
+def _shared(rows: Sequence[ModelRow]) -> str:
     """What several models read and none has brought yet: said once."""
     lacks = {
         part.source.label: part.source
@@ -106,7 +106,7 @@ def _shared(rows: Sequence[Row]) -> str:
     )
 
 
-def _card(row: Row, view: Shelf) -> str:
+def _card(row: ModelRow, view: Shelf) -> str:
     job = view.job if view.job is not None and view.job.model == row.id else None
     if job is not None and job.phase == "asked" and not view.admin:
         job = None
@@ -128,7 +128,7 @@ def _card(row: Row, view: Shelf) -> str:
     )
 
 
-def _samples(row: Row, view: Shelf) -> str:
+def _samples(row: ModelRow, view: Shelf) -> str:
     """Pieces of one strip, each with its prompt."""
     found = view.samples.get(row.id)
     if found is None:
@@ -144,7 +144,7 @@ def _samples(row: Row, view: Shelf) -> str:
     return f'<ul class="samples" aria-label="Painted by this model">{cells}</ul>'
 
 
-def _facts(row: Row, job: ModelJob | None, view: Shelf) -> str:
+def _facts(row: ModelRow, job: ModelJob | None, view: Shelf) -> str:
     if job is not None and job.phase == "asked":
         # The question says it all.
         return ""
@@ -168,7 +168,7 @@ def _facts(row: Row, job: ModelJob | None, view: Shelf) -> str:
     return f'<dl class="model-facts">{rows}</dl>'
 
 
-def _work(row: Row, job: ModelJob | None, view: Shelf) -> str:
+def _work(row: ModelRow, job: ModelJob | None, view: Shelf) -> str:
     """What happens with the model now, or what can be done with it."""
     if view.removing == row.id and view.admin:
         buttons = (("remove", "Remove", "danger"), ("keep", "Keep it", ""))
@@ -193,7 +193,7 @@ def _again(job: ModelJob) -> tuple[str, str, str]:
     return ("download", "Go on" if job.done else "Try again", "lead")
 
 
-def _idle(row: Row, view: Shelf) -> str:
+def _idle(row: ModelRow, view: Shelf) -> str:
     buttons: list[tuple[str, str, str]] = []
     busy = "off" if view.job is not None and view.job.active else ""
     if row.id in view.usable and row.id != view.chosen:
@@ -207,7 +207,7 @@ def _idle(row: Row, view: Shelf) -> str:
     return _buttons(row, buttons)
 
 
-def _question(row: Row, job: ModelJob, view: Shelf) -> str:
+def _question(row: ModelRow, job: ModelJob, view: Shelf) -> str:
     """What a download would do, before it does it."""
     enough = not view.free or view.free >= job.left + job.spare + MARGIN
     lines = [
@@ -287,7 +287,7 @@ def _said(text: str, tone: str = "") -> str:
     return f'<p class="said {tone}">{escape(text)}</p>' if text else ""
 
 
-def _buttons(row: Row, buttons: Sequence[tuple[str, str, str]]) -> str:
+def _buttons(row: ModelRow, buttons: Sequence[tuple[str, str, str]]) -> str:
     made = "".join(
         f'<button type="button" class="action {look}" data-do="{do}" data-name="{escape(row.id)}"'
         f"{' disabled' if look == 'off' else ''}>{label}"

@@ -13,13 +13,13 @@ from app.models import own_models, samples
 from app.models.import_jobs import ImportJob
 from app.ui.choices import MAX_PROBLEMS
 from app.ui.create import fields
-from app.ui.create.handlers import Create, Session, told
+from app.ui.create.handlers import CreateHandlers, Session, told
 from app.ui.guards import access
 from app.ui.models import cards, import_form, lora_cards
 from app.ui.models import maintenance as care
 from app.ui.models.lora_cards import ASKED
 from pipelines.errors import StudioError
-from pipelines.memory.planning import Wish
+from pipelines.memory.planning import MemoryRequest
 from pipelines.progress import plain_size
 
 if TYPE_CHECKING:
@@ -57,10 +57,12 @@ class Visit:
     sent: dict[str, Any] = field(default_factory=dict)
 
 
-class Models:
+class ModelsHandlers:
     """The handlers of the tab. Only people at this machine change anything: `access`."""
 
-    def __init__(self, studio: Studio, tab: ModelsTab, session: Session, create: Create) -> None:
+    def __init__(
+        self, studio: Studio, tab: ModelsTab, session: Session, create: CreateHandlers
+    ) -> None:
         self._studio = studio
         self._tab = tab
         self._session = session
@@ -265,7 +267,7 @@ class Models:
         except StudioError:
             model = self._studio.catalog.default
         size = model.default_size
-        plan = self._studio.forecast(model.id, Wish(width=size.width, height=size.height))
+        plan = self._studio.forecast(model.id, MemoryRequest(width=size.width, height=size.height))
         return cards.hardware(self._studio.hardware(), model.title, str(size), plan)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import gradio as gr
 
 from app.models.import_jobs import ImportJob
-from app.models.rows import Wanted
+from app.models.rows import ImportOptions
 from app.ui import choices
 from pipelines.catalog import Catalog
 from pipelines.errors import RequestError, StudioError
@@ -72,13 +72,13 @@ def _files_select() -> str:
     return choices.select("import-files", "Its files are", [("", rows)], note)
 
 
-def wanted(values: Mapping[str, Any]) -> tuple[str, Wanted]:
+def wanted(values: Mapping[str, Any]) -> tuple[str, ImportOptions]:
     """The path and what is wished for it. Raises RequestError for values that are no text."""
     texts = {name: value for name, value in values.items() if isinstance(value, str)}
     if len(texts) < len(values) or any(len(text) > MAX_TEXT for text in texts.values()):
         raise RequestError("path", "This form takes text, and not that much of it.")
     parts = texts["parts"] or None
-    return texts["path"], Wanted(
+    return texts["path"], ImportOptions(
         id=texts["id"].strip() or None,
         title=texts["title"].strip() or None,
         text=parts,

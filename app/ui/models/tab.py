@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 
-from app.ui.create.handlers import Create, CreateTab, Session, filled
+from app.ui.create.handlers import CreateHandlers, CreateTab, Session, filled
 from app.ui.create.tab import QUIET
 from app.ui.models import handlers, import_form
-from app.ui.models.handlers import Models, ModelsTab, Visit
+from app.ui.models.handlers import ModelsHandlers, ModelsTab, Visit
 from app.ui.shell import script
 
 if TYPE_CHECKING:
@@ -50,11 +50,11 @@ def wire(
     *,
     opener: gr.Tab,
     others: list[gr.Tab],
-    create: tuple[CreateTab, Create],
+    create: tuple[CreateTab, CreateHandlers],
 ) -> None:
     """Connects the components; `opener` is the tab in the rail, `others` those beside it."""
     form_tab, on_create = create
-    on = Models(studio, tab, session, on_create)
+    on = ModelsHandlers(studio, tab, session, on_create)
     visit = gr.State(Visit())
     news = handlers.places(tab)
     model = form_tab.form["model"]

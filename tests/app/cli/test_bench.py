@@ -10,12 +10,12 @@ import pytest
 
 from app.cli import main
 from pipelines.benchmarks import benchmark
-from pipelines.benchmarks.benchmark import Clock, Result
+from pipelines.benchmarks.benchmark import Result, Timing
 
 
 @pytest.fixture(autouse=True)
 def _measured(monkeypatch: pytest.MonkeyPatch) -> None:
-    def run(machine: object, clock: Clock) -> Iterator[Result]:
+    def run(machine: object, clock: Timing) -> Iterator[Result]:
         common: dict[str, Any] = {"compared": "stock", "seconds": {"ours": 1.0, "stock": 2.0}}
         yield Result(name="one", ratio=2.0, facts={"rounds": clock.rounds}, **common)
         yield Result(name="two", ratio=None, spread=0.4, **common)

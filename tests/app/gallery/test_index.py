@@ -19,7 +19,7 @@ from PIL import Image, PngImagePlugin
 
 from app.gallery import metadata
 from app.gallery import query as gallery_query
-from app.gallery.index import Entry, GalleryIndex
+from app.gallery.index import GalleryIndex, IndexedPicture
 from app.gallery.pictures import Gallery
 from app.gallery.stars import FILE
 from pipelines.errors import BusyError, RequestError, SaveError, StudioError
@@ -399,7 +399,7 @@ def test_a_recipe_in_the_index_is_checked_like_any_other(
     with sqlite3.connect(tmp_path / "cache" / "gallery.db") as connection:
         connection.execute("UPDATE pictures SET recipe = '{\"prompt\": 1}'")
     connection.close()
-    found: tuple[Entry, ...] = three.search().entries
+    found: tuple[IndexedPicture, ...] = three.search().entries
     assert all(e.request is None and "rebuild it" in e.problem for e in found)
 
 

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from app.cli import main
 from app.models import own_models
 from app.models.importing import import_model
-from app.models.rows import Wanted
+from app.models.rows import ImportOptions
 from pipelines.catalog import Catalog
 from pipelines.errors import ModelError, RequestError, SaveError
 from pipelines.memory import model_numbers
@@ -69,7 +69,7 @@ def with_tokenizer(folder: Path) -> None:
 
 def test_t5_in_one_file_is_used_where_it_lies(whole: Path, models: Path, comfy: Path) -> None:
     with_tokenizer(comfy.parent)
-    wanted = Wanted(id="mine", vae=str(whole / "vae"), text=str(comfy))
+    wanted = ImportOptions(id="mine", vae=str(whole / "vae"), text=str(comfy))
     spec = import_model(whole / "transformer", models, wanted)
     link = spec.folder / "text_encoder" / T5
     assert link.readlink() == comfy.resolve()
@@ -88,7 +88,7 @@ def test_t5_in_one_file_is_used_where_it_lies(whole: Path, models: Path, comfy: 
 
 def test_a_file_that_is_gone_is_one_problem(whole: Path, models: Path, comfy: Path) -> None:
     with_tokenizer(comfy.parent)
-    wanted = Wanted(id="mine", vae=str(whole / "vae"), text=str(comfy))
+    wanted = ImportOptions(id="mine", vae=str(whole / "vae"), text=str(comfy))
     import_model(whole / "transformer", models, wanted)
     comfy.unlink()
     catalog = Catalog(user_models=models)
@@ -99,12 +99,12 @@ def test_a_file_that_is_gone_is_one_problem(whole: Path, models: Path, comfy: Pa
 
 
 def test_where_the_tokenizer_comes_from(whole: Path, models: Path, comfy: Path) -> None:
-    wanted = Wanted(id="mine", vae=str(whole / "vae"), text=str(comfy))
+    wanted = ImportOptions(id="mine", vae=str(whole / "vae"), text=str(comfy))
     with pytest.raises(RequestError, match=r"no tokenizer beside it.*spiece\.model.*0\.8 MB"):
         import_model(whole / "transformer", models, wanted)
     assert list(models.iterdir()) == []
     # Of a model with the same encoder.
-    other = import_model(whole, models, Wanted(id="other"))
+    other = import_model(whole, models, ImportOptions(id="other"))
     spec = import_model(whole / "transformer", models, wanted)
     assert spec.part("tokenizer") == (other.folder / "tokenizer").resolve()
     with pytest.raises(ModelError, match="“mine” reads the tokenizer of “other”"):
@@ -112,7 +112,7 @@ def test_where_the_tokenizer_comes_from(whole: Path, models: Path, comfy: Path) 
     # Beside it first.
     (comfy.parent / "tokenizer").mkdir()
     with_tokenizer(comfy.parent / "tokenizer")
-    again = Wanted(id="again", vae=str(whole / "vae"), text=str(comfy))
+    again = ImportOptions(id="again", vae=str(whole / "vae"), text=str(comfy))
     spec = import_model(whole / "transformer", models, again)
     assert spec.part("tokenizer") == (comfy.parent / "tokenizer").resolve()
 
@@ -136,7 +136,7 @@ def test_of_another_programs_folder_only_the_vocabulary_is_taken(
         make_foreign(vocabulary)
     (comfy.parent / "clip_l.safetensors").write_bytes(b"<html>")
     (comfy.parent / "tokenizer_config.json").write_text("[")
-    wanted = Wanted(id="mine", vae=str(whole / "vae"), text=str(comfy))
+    wanted = ImportOptions(id="mine", vae=str(whole / "vae"), text=str(comfy))
     spec = import_model(whole / "transformer", models, wanted)
     assert [file.name for file in spec.part("tokenizer").iterdir()] == [name]
     assert spec.part("tokenizer").parent == models / "mine"
@@ -152,10 +152,10 @@ def test_a_foreign_vocabulary_beside_a_file_is_passed_over(
     with_tokenizer(comfy.parent)
     vocabulary = comfy.parent / "tokenizer.json"
     make_foreign(vocabulary)
-    wanted = Wanted(id="mine", vae=str(whole / "vae"), text=str(comfy))
+    wanted = ImportOptions(id="mine", vae=str(whole / "vae"), text=str(comfy))
     with pytest.raises(RequestError, match="no tokenizer beside it that fits"):
         import_model(whole / "transformer", models, wanted)
-    other = import_model(whole, models, Wanted(id="other"))
+    other = import_model(whole, models, ImportOptions(id="other"))
     spec = import_model(whole / "transformer", models, wanted)
     assert spec.part("tokenizer") == (other.folder / "tokenizer").resolve()
 
@@ -166,7 +166,7 @@ def test_a_t5_with_its_head_is_refused_as_it_lies(whole: Path, models: Path, com
     state = load_file(comfy)
     save_file(state | {"lm_head.weight": state["shared.weight"].clone()}, comfy)
     for copy in (False, True):
-        wanted = Wanted(id="mine", vae=str(whole / "vae"), text=str(comfy), copy_files=copy)
+        wanted = ImportOptions(id="mine", vae=str(whole / "vae"), text=str(comfy), copy_files=copy)
         with pytest.raises(ModelError, match=r"a T5 with its decoder .“lm_head\.weight”"):
             import_model(whole / "transformer", models, wanted)
     assert list(models.iterdir()) == []
@@ -176,7 +176,7 @@ def test_another_file_in_the_place_of_a_linked_one_is_noticed(
     whole: Path, models: Path, comfy: Path
 ) -> None:
     with_tokenizer(comfy.parent)
-    wanted = Wanted(id="mine", vae=str(whole / "vae"), text=str(comfy))
+    wanted = ImportOptions(id="mine", vae=str(whole / "vae"), text=str(comfy))
     import_model(whole / "transformer", models, wanted)
     state = load_file(comfy)
     comfy.unlink()
@@ -197,12 +197,12 @@ def test_without_links_it_has_to_be_copied(
 
     monkeypatch.setattr(os, "symlink", refused)
     monkeypatch.setattr(os, "link", refused)
-    wanted = Wanted(id="mine", vae=str(whole / "vae"), text=str(comfy))
+    wanted = ImportOptions(id="mine", vae=str(whole / "vae"), text=str(comfy))
     with pytest.raises(RequestError, match=r"No link to .*Add --copy to have its .* copied"):
         import_model(whole / "transformer", models, wanted)
     assert list(models.iterdir()) == []
     told: list[tuple[int, int]] = []
-    copied = Wanted(id="mine", vae=str(whole / "vae"), text=str(comfy), copy_files=True)
+    copied = ImportOptions(id="mine", vae=str(whole / "vae"), text=str(comfy), copy_files=True)
     spec = import_model(
         whole / "transformer",
         models,
@@ -221,7 +221,7 @@ def test_weights_of_a_folder_named_by_themselves(
 ) -> None:
     """With a configuration beside them there is nothing to make: the folder is the part."""
     vae, text = whole / "vae" / VAE, whole / "text_encoder" / T5
-    wanted = Wanted(id="mine", vae=str(vae), text=str(text), in_place=in_place)
+    wanted = ImportOptions(id="mine", vae=str(vae), text=str(text), in_place=in_place)
     spec = import_model(whole / "transformer", models, wanted)
     assert spec.part("vae") == (whole / "vae").resolve()
     assert spec.part("text_encoder") == (whole / "text_encoder").resolve()
@@ -248,7 +248,7 @@ def test_xxl_of_the_real_size_costs_no_room(
     usage = shutil.disk_usage(tmp_path)._replace(free=1_000_000_000)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
     source = checkpoint(tmp_path / "net.pth")
-    wanted = Wanted(text=str(t5), vae=str(vae), head_dim=24)
+    wanted = ImportOptions(text=str(t5), vae=str(vae), head_dim=24)
     spec = import_model(source, models, wanted)
     assert (spec.part("text_encoder") / T5).readlink() == t5.resolve()
     assert (spec.part("vae") / VAE).readlink() == vae.resolve()
@@ -258,7 +258,9 @@ def test_xxl_of_the_real_size_costs_no_room(
     loader.vae(spec, CPU)
     with pytest.raises(SaveError, match="no space"):
         import_model(
-            source, models, Wanted(id="b", text=str(t5), vae=str(vae), head_dim=24, copy_files=True)
+            source,
+            models,
+            ImportOptions(id="b", text=str(t5), vae=str(vae), head_dim=24, copy_files=True),
         )
     assert [p.name for p in models.iterdir()] == ["net"]
 
@@ -279,7 +281,7 @@ def test_a_vae_in_one_file_gets_the_scaling_of_its_family(
     with_tokenizer(t5.parent)
     vae = sparse.write(tmp_path / name, sparse.vae())
     source = checkpoint(tmp_path / "net.pth", sigma=sigma)
-    spec = import_model(source, models, Wanted(text=str(t5), vae=str(vae), head_dim=24))
+    spec = import_model(source, models, ImportOptions(text=str(t5), vae=str(vae), head_dim=24))
     config = json.loads((spec.part("vae") / "config.json").read_text())
     assert config["scaling_factor"] == scaling
 
@@ -304,7 +306,7 @@ def test_the_scaling_of_a_vae_is_never_guessed(
 ) -> None:
     """A transformer's folder below 1024 px is of α or Σ, and its shapes do not tell."""
     vae = sparse.write(tmp_path / name, sparse.vae())
-    wanted = Wanted(id="mine", text=str(whole), vae=str(vae), tokens=tokens)
+    wanted = ImportOptions(id="mine", text=str(whole), vae=str(vae), tokens=tokens)
     if scaling is None:
         with pytest.raises(RequestError, match=r"Stable Diffusion 1 or of SDXL.*--tokens 300"):
             import_model(whole / "transformer", models, wanted)
@@ -338,7 +340,7 @@ def test_a_vae_of_the_first_code_is_converted(whole: Path, models: Path, tmp_pat
     vae = tmp_path / "sd-vae.safetensors"
     save_file(state, vae)
     source = whole / "transformer"
-    wanted = Wanted(id="mine", text=str(whole), vae=str(vae), tokens=120)
+    wanted = ImportOptions(id="mine", text=str(whole), vae=str(vae), tokens=120)
     spec = import_model(source, models, wanted)
     net = loader.vae(spec, CPU).state_dict()
     for part, name in (("q", "to_q"), ("k", "to_k"), ("v", "to_v"), ("proj_out", "to_out.0")):
@@ -368,7 +370,7 @@ def test_t5_of_the_original_repository_is_converted(
 ) -> None:
     folder = tmp_path / "output" / "pretrained_models" / "t5_ckpts" / "t5-v1_1-xxl"
     state = pickles(whole, folder)
-    wanted = Wanted(id="mine", vae=str(whole / "vae"), text=str(folder))
+    wanted = ImportOptions(id="mine", vae=str(whole / "vae"), text=str(folder))
     spec = import_model(whole / "transformer", models, wanted)
     assert spec.part("tokenizer") == folder.resolve()
     there = loader.part(spec, "text_encoder", torch.float32).state_dict()
@@ -376,7 +378,7 @@ def test_t5_of_the_original_repository_is_converted(
     (folder / "pytorch_model-00002-of-00002.bin").unlink()
     with pytest.raises(ModelError, match=r"model\.safetensors is missing"):
         import_model(
-            whole / "transformer", models, Wanted(id="b", vae=str(whole), text=str(folder))
+            whole / "transformer", models, ImportOptions(id="b", vae=str(whole), text=str(folder))
         )
     assert [p.name for p in models.iterdir()] == ["mine"]
 
@@ -388,8 +390,8 @@ def test_a_pipeline_with_t5_as_pickles_cannot_stay_in_place(
     shutil.rmtree(source / "text_encoder")
     pickles(whole, source / "text_encoder")
     with pytest.raises(RequestError, match="has to be converted"):
-        import_model(source, models, Wanted(id="mine", in_place=True))
-    spec = import_model(source, models, Wanted(id="mine"))
+        import_model(source, models, ImportOptions(id="mine", in_place=True))
+    spec = import_model(source, models, ImportOptions(id="mine"))
     assert loader.part(spec, "text_encoder", torch.float32)
 
 
@@ -409,7 +411,7 @@ def test_wrong_files_are_one_sentence(
     shutil.copyfile(whole / "text_encoder" / T5, tmp_path / "t5.safetensors")
     (tmp_path / "notes.txt").touch()
     parts = {"vae": str(whole), "text": str(whole), option: str(tmp_path / name)}
-    wanted = Wanted(vae=parts["vae"], text=parts["text"])
+    wanted = ImportOptions(vae=parts["vae"], text=parts["text"])
     with pytest.raises((RequestError, ModelError), match=words) as caught:
         import_model(whole / "transformer", models, wanted)
     assert "\n" not in str(caught.value)
@@ -428,7 +430,9 @@ def test_the_hubs_own_tokenizer_fits_every_xxl(models: Path, tmp_path: Path) -> 
     t5 = sparse.write(tmp_path / "t5.safetensors", sparse.t5_xxl())
     vae = sparse.write(tmp_path / "vae.safetensors", sparse.vae())
     spec = import_model(
-        checkpoint(tmp_path / "net.pth"), models, Wanted(text=str(t5), vae=str(vae), head_dim=24)
+        checkpoint(tmp_path / "net.pth"),
+        models,
+        ImportOptions(text=str(t5), vae=str(vae), head_dim=24),
     )
     assert spec.part("tokenizer") == folder.resolve()
     assert not (models / FOLDER).exists()

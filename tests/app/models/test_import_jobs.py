@@ -15,7 +15,7 @@ import torch
 from app.models import import_process
 from app.models.import_jobs import ImportJob, ImportJobs
 from app.models.import_process import Tell
-from app.models.rows import Wanted
+from app.models.rows import ImportOptions
 from app.settings import Settings
 from lora_manager.library import LoraLibrary
 from pipelines.catalog import Catalog
@@ -46,7 +46,7 @@ def file(tmp_path: Path) -> Path:
     return tmp_path / "net.pth"
 
 
-WANTED = Wanted(text="tiny", vae="tiny", head_dim=24, title="My net")
+WANTED = ImportOptions(text="tiny", vae="tiny", head_dim=24, title="My net")
 
 
 def run(
@@ -83,7 +83,7 @@ def test_a_bad_file_is_the_sentence_of_the_command_line(settings: Settings, file
     with pytest.raises(RequestError) as missing:
         import_process.run(
             settings.models / "tiny" / "transformer",
-            Wanted(id="other"),
+            ImportOptions(id="other"),
             settings,
             tell=lambda *_: None,
             should_stop=lambda: False,
@@ -143,7 +143,7 @@ def test_an_import_ends_though_the_list_cannot_be_read(settings: Settings, sourc
     fake = Fake()
     fake.go.set()
     jobs = ImportJobs(settings, broken, fake)
-    jobs.start(str(source), Wanted())
+    jobs.start(str(source), ImportOptions())
     assert ended(jobs).phase == "done"
 
 
@@ -152,13 +152,13 @@ class Fake:
 
     def __init__(self) -> None:
         self.go = threading.Event()
-        self.seen: list[tuple[Path, Wanted]] = []
+        self.seen: list[tuple[Path, ImportOptions]] = []
         self.fault: Exception | None = None
 
     def __call__(
         self,
         source: Path,
-        wanted: Wanted,
+        wanted: ImportOptions,
         settings: Settings,
         *,
         tell: Tell,
@@ -198,16 +198,16 @@ def test_one_at_a_time_and_followed(settings: Settings, source: Path) -> None:
     jobs = ImportJobs(settings, lambda: changed.append(jobs.job), fake)
     assert jobs.job is None
     # As it is pasted from a file manager.
-    jobs.start(f' "{source}" ', Wanted(id="net"))
+    jobs.start(f' "{source}" ', ImportOptions(id="net"))
     until(lambda: jobs.job is not None and jobs.job.stage == "copy")
     assert jobs.job == ImportJob(source="my net.pth", stage="copy", done=10, total=20)
     with pytest.raises(BusyError, match="being imported"):
-        jobs.start(str(source), Wanted())
+        jobs.start(str(source), ImportOptions())
     jobs.dismiss()
     assert jobs.job is not None
     fake.go.set()
     assert ended(jobs).model == "net"
-    assert fake.seen == [(source, Wanted(id="net"))]
+    assert fake.seen == [(source, ImportOptions(id="net"))]
     assert [job.phase for job in changed] == ["running"], "the list is new before the end is said"
     jobs.dismiss()
     assert jobs.job is None
@@ -216,10 +216,10 @@ def test_one_at_a_time_and_followed(settings: Settings, source: Path) -> None:
 def test_stop_and_close(settings: Settings, source: Path) -> None:
     jobs = ImportJobs(settings, run=Fake())
     jobs.stop()
-    jobs.start(str(source), Wanted())
+    jobs.start(str(source), ImportOptions())
     jobs.stop()
     assert ended(jobs).phase == "stopped"
-    jobs.start(str(source), Wanted())
+    jobs.start(str(source), ImportOptions())
     jobs.close()
     assert ended(jobs).phase == "stopped"
 
@@ -230,7 +230,7 @@ def test_every_failure_has_a_sentence(settings: Settings, source: Path, fault: E
     fake.fault = fault
     fake.go.set()
     jobs = ImportJobs(settings, run=fake)
-    jobs.start(str(source), Wanted())
+    jobs.start(str(source), ImportOptions())
     job = ended(jobs)
     assert job.phase == "failed"
     assert str(fault) in str(job.error)
@@ -240,7 +240,7 @@ def test_every_failure_has_a_sentence(settings: Settings, source: Path, fault: E
 def test_a_path_that_is_none_is_said_at_once(settings: Settings, path: str) -> None:
     jobs = ImportJobs(settings, run=Fake())
     with pytest.raises(RequestError) as failure:
-        jobs.start(path, Wanted())
+        jobs.start(path, ImportOptions())
     assert failure.value.field == "path"
     assert len(str(failure.value)) < 300
     assert jobs.job is None
@@ -248,7 +248,7 @@ def test_a_path_that_is_none_is_said_at_once(settings: Settings, path: str) -> N
 
 def test_a_lora_goes_to_the_loras(settings: Settings, tmp_path: Path) -> None:
     file = lora(tmp_path / "ink.safetensors")
-    wanted = Wanted(title="Ink", id="my-ink", licence="CC0")
+    wanted = ImportOptions(title="Ink", id="my-ink", licence="CC0")
     made = import_process.run(
         file, wanted, settings, tell=lambda *news: None, should_stop=lambda: False
     )
@@ -270,7 +270,7 @@ def test_a_lora_is_named_after_its_folder(settings: Settings, tmp_path: Path, fo
     write(made.reference(), folder)
     source = folder if form == "a folder of PEFT" else folder / "adapter_model.bin"
     name = import_process.run(
-        source, Wanted(), settings, tell=lambda *news: None, should_stop=lambda: False
+        source, ImportOptions(), settings, tell=lambda *news: None, should_stop=lambda: False
     )
     assert name == "my-dog"
     assert [card.name for card in LoraLibrary(settings.loras).cards()] == ["my-dog"]
@@ -280,7 +280,7 @@ def test_a_lora_beside_a_model_does_not_take_its_place(settings: Settings, tmp_p
     folder = tiny.build(tmp_path / "whole")
     lora(folder / "pytorch_lora_weights.safetensors")
     name = import_process.run(
-        folder, Wanted(), settings, tell=lambda *news: None, should_stop=lambda: False
+        folder, ImportOptions(), settings, tell=lambda *news: None, should_stop=lambda: False
     )
     assert name is not None
     assert names(settings) == [name]

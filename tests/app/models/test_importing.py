@@ -15,9 +15,9 @@ from safetensors.torch import load_file, save_file
 
 from app.cli import main
 from app.models import import_parts, rows
-from app.models.import_parts import Part
+from app.models.import_parts import ImportedPart
 from app.models.importing import import_model
-from app.models.rows import Wanted
+from app.models.rows import ImportOptions
 from pipelines.catalog import Catalog, ModelSpec
 from pipelines.errors import ModelError, RequestError, StudioError
 from pipelines.memory.planning import DevicePlan
@@ -73,7 +73,7 @@ def same(one: Path, other: Path) -> bool:
 
 
 def test_a_whole_pipeline_is_copied(whole: Path, models: Path) -> None:
-    spec = import_model(whole, models, Wanted())
+    spec = import_model(whole, models, ImportOptions())
     assert spec.id == "PixArt-tiny"
     assert spec.folder == models / "PixArt-tiny"
     assert (spec.tokens, spec.bins, spec.size, spec.max_side) == (120, "128", "128x128", 256)
@@ -94,7 +94,7 @@ def test_only_what_is_read_is_copied(whole: Path, models: Path, tmp_path: Path) 
     for name in ("pytorch_model.bin", "modeling.py", "setup.sh"):
         (text / name).write_bytes(b"x")
     shutil.copyfile(text / "model.safetensors", text / "model.fp16.safetensors")
-    spec = import_model(source, models, Wanted())
+    spec = import_model(source, models, ImportOptions())
     names = {p.name for p in (spec.folder / "text_encoder").iterdir()}
     assert names == {"config.json", "model.safetensors"}
     assert {p.name for p in (spec.folder / "vae").iterdir()} == {"config.json", WEIGHTS}
@@ -119,7 +119,7 @@ def test_a_pipe_is_not_waited_for(
     (source / name).unlink(missing_ok=True)
     os.mkfifo(source / name)
     with pytest.raises(ModelError):
-        import_model(source, models, Wanted(in_place=in_place))
+        import_model(source, models, ImportOptions(in_place=in_place))
     assert list(models.iterdir()) == []
 
 
@@ -127,7 +127,7 @@ def test_a_row_that_comes_along_is_kept(models: Path, tmp_path: Path) -> None:
     source = tiny.build(tmp_path / "other")
     with open(source / "model.toml", "a", encoding="utf-8") as stream:
         stream.write('sampler = "lcm"\ndistilled = "lcm"\n')
-    spec = import_model(source, models, Wanted(id="mine", title='A "name" \\ of α'))
+    spec = import_model(source, models, ImportOptions(id="mine", title='A "name" \\ of α'))
     assert (spec.title, spec.tokens, spec.size) == ('A "name" \\ of α', 24, "64x64")
     assert (spec.distilled, spec.sampler, spec.examples) == ("lcm", "lcm", ("a red apple",))
 
@@ -135,8 +135,8 @@ def test_a_row_that_comes_along_is_kept(models: Path, tmp_path: Path) -> None:
 def test_a_checkpoint_takes_the_rest_from_another_model(
     whole: Path, models: Path, checkpoint: Path
 ) -> None:
-    other = import_model(whole, models, Wanted(id="other"))
-    spec = import_model(checkpoint, models, Wanted(vae="other", text="other", head_dim=24))
+    other = import_model(whole, models, ImportOptions(id="other"))
+    spec = import_model(checkpoint, models, ImportOptions(vae="other", text="other", head_dim=24))
     assert spec.id == "net"
     assert dict(spec.places) == {
         name: (other.folder / name).resolve() for name in ("vae", "text_encoder", "tokenizer")
@@ -158,7 +158,7 @@ def test_parts_from_folders(whole: Path, models: Path, checkpoint: Path, tmp_pat
     """As the authors ship them: T5 and its tokenizer in one folder, the VAE alone."""
     t5 = shutil.copytree(whole / "text_encoder", tmp_path / "t5")
     shutil.copyfile(whole / "tokenizer" / "tokenizer.json", t5 / "tokenizer.json")
-    wanted = Wanted(vae=str(whole / "vae"), text=str(t5), head_dim=24, precision="bf16")
+    wanted = ImportOptions(vae=str(whole / "vae"), text=str(t5), head_dim=24, precision="bf16")
     spec = import_model(checkpoint, models, wanted)
     assert spec.places["tokenizer"] == spec.places["text_encoder"] == t5.resolve()
     assert loads(spec)
@@ -175,7 +175,7 @@ def test_a_transformer_alone(kind: str, whole: Path, models: Path, tmp_path: Pat
     else:
         source = tmp_path / "net.safetensors"
         save_file(original.state(width=48, layers=2, captions=32), source)
-    wanted = Wanted(vae=str(whole), text=str(whole), head_dim=24)
+    wanted = ImportOptions(vae=str(whole), text=str(whole), head_dim=24)
     spec = import_model(source, models, wanted)
     assert loads(spec)
     if kind == "transformer":
@@ -183,18 +183,20 @@ def test_a_transformer_alone(kind: str, whole: Path, models: Path, tmp_path: Pat
 
 
 def test_folders_can_stay_in_place(whole: Path, models: Path) -> None:
-    spec = import_model(whole, models, Wanted(in_place=True))
+    spec = import_model(whole, models, ImportOptions(in_place=True))
     assert [p.name for p in spec.folder.iterdir()] == ["model.toml"]
     assert {p.parent for p in spec.places.values()} == {whole.resolve()}
     assert loads(spec)
     shutil.rmtree(spec.folder)
-    spec = import_model(whole / "transformer", models, Wanted(vae=str(whole), text=str(whole)))
+    spec = import_model(
+        whole / "transformer", models, ImportOptions(vae=str(whole), text=str(whole))
+    )
     assert (spec.folder / "transformer").is_dir()
     with pytest.raises(RequestError, match="keeps precision"):
-        import_model(whole, models, Wanted(id="x", in_place=True, precision="bf16"))
+        import_model(whole, models, ImportOptions(id="x", in_place=True, precision="bf16"))
     with pytest.raises(RequestError, match="has to be converted"):
         source = whole / "transformer" / WEIGHTS
-        wanted = Wanted(id="x", vae=str(whole), text=str(whole), in_place=True)
+        wanted = ImportOptions(id="x", vae=str(whole), text=str(whole), in_place=True)
         import_model(source, models, wanted)
 
 
@@ -202,7 +204,7 @@ def test_lcm_is_recognised_by_its_scheduler(whole: Path, models: Path, tmp_path:
     source = shutil.copytree(whole, tmp_path / "source")
     index = INDEX | {"scheduler": ["diffusers", "LCMScheduler"]}
     (source / "model_index.json").write_text(json.dumps(index))
-    spec = import_model(source, models, Wanted())
+    spec = import_model(source, models, ImportOptions())
     assert (spec.distilled, spec.sampler, spec.steps, spec.guidance) == ("lcm", "lcm", 4, 0)
     assert not spec.learned_variance
 
@@ -267,7 +269,7 @@ def xl(sample: int, scale: float, *, micro: bool = False, tokens: int | None = 1
 def test_defaults_of_the_families(
     design: Design, wanted: dict[str, Any], row: tuple[Any, ...], tmp_path: Path
 ) -> None:
-    values = rows.values_of(design, tmp_path / "net.pth", Wanted(**wanted), {})
+    values = rows.values_of(design, tmp_path / "net.pth", ImportOptions(**wanted), {})
     spec = rows.checked(values | {"places": {}}, "net", tmp_path)
     assert row == (
         *(spec.tokens, spec.bins, spec.size, spec.max_side),
@@ -384,7 +386,7 @@ def test_what_cannot_paint_is_refused(
     change, words = FAULTS[fault]
     change(source)
     with pytest.raises(StudioError, match=words) as caught:
-        import_model(source, models, Wanted(in_place=in_place))
+        import_model(source, models, ImportOptions(in_place=in_place))
     assert "\n" not in str(caught.value)
     assert list(models.iterdir()) == []
 
@@ -418,7 +420,7 @@ def test_wishes_that_cannot_be_met(
     wanted: dict[str, Any], words: str, whole: Path, models: Path
 ) -> None:
     with pytest.raises(StudioError, match=words):
-        import_model(whole, models, Wanted(**wanted))
+        import_model(whole, models, ImportOptions(**wanted))
     assert list(models.iterdir()) == []
 
 
@@ -432,7 +434,8 @@ def test_the_vae_of_another_family_is_refused(whole: Path, models: Path, tmp_pat
         edit(VAE, scaling_factor=scaling)(folder)
         edit(TEXT, d_model=4096)(folder)
         parts[name] = {
-            key: Part(place=folder / key, own=True) for key in ("vae", "text_encoder", "tokenizer")
+            key: ImportedPart(place=folder / key, own=True)
+            for key in ("vae", "text_encoder", "tokenizer")
         }
     alpha, sigma = xl(64, 1), xl(128, 2, tokens=None)
     _check_fit(alpha, parts["alpha"])
@@ -446,21 +449,21 @@ def test_the_vae_of_another_family_is_refused(whole: Path, models: Path, tmp_pat
 def test_an_id_means_the_model_wherever_the_studio_was_started(
     whole: Path, models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import_model(whole, models, Wanted(id="other"))
+    import_model(whole, models, ImportOptions(id="other"))
     (tmp_path / "start" / "other").mkdir(parents=True)
     monkeypatch.chdir(tmp_path / "start")
     transformer = whole / "transformer"
-    spec = import_model(transformer, models, Wanted(id="mine", vae="other", text="other"))
+    spec = import_model(transformer, models, ImportOptions(id="mine", vae="other", text="other"))
     assert spec.part("vae") == models.resolve() / "other" / "vae"
     with pytest.raises(RequestError, match="holds no vae"):
-        import_model(transformer, models, Wanted(id="not", vae="./other", text="other"))
+        import_model(transformer, models, ImportOptions(id="not", vae="./other", text="other"))
 
 
 def test_an_id_is_given_once(whole: Path, models: Path) -> None:
-    import_model(whole, models, Wanted(id="mine"))
+    import_model(whole, models, ImportOptions(id="mine"))
     before = (models / "mine" / "model.toml").read_bytes()
     with pytest.raises(RequestError, match="--id"):
-        import_model(whole, models, Wanted(id="mine"))
+        import_model(whole, models, ImportOptions(id="mine"))
     assert (models / "mine" / "model.toml").read_bytes() == before
 
 
@@ -474,7 +477,7 @@ def test_an_id_is_given_once(whole: Path, models: Path) -> None:
     ],
 )
 def test_wrong_places_are_one_problem(places: str, words: str, whole: Path, models: Path) -> None:
-    spec = import_model(whole, models, Wanted(id="mine"))
+    spec = import_model(whole, models, ImportOptions(id="mine"))
     with open(spec.folder / "model.toml", "a", encoding="utf-8") as stream:
         stream.write(f"\n[places]\n{places}\n")
     catalog = Catalog(user_models=models)
@@ -486,7 +489,7 @@ def test_wrong_places_are_one_problem(places: str, words: str, whole: Path, mode
 
 
 def test_a_model_in_the_making_is_not_listed(whole: Path, models: Path) -> None:
-    spec = import_model(whole, models, Wanted(id="mine"))
+    spec = import_model(whole, models, ImportOptions(id="mine"))
     shutil.copytree(spec.folder, models / ".other.1234.part")
     catalog = Catalog(user_models=models)
     assert {model.id for model in catalog} == {"nano", "mine"}
@@ -499,9 +502,9 @@ def test_settings_that_change_nothing_are_taken(whole: Path, models: Path, tmp_p
     edit(VAE, latents_mean=None, latents_std=None, shift_factor=None)(source)
     betas = {"trained_betas": None, "rescale_betas_zero_snr": False}
     edit("scheduler/scheduler_config.json", **betas)(source)
-    assert import_model(source, models, Wanted(id="null"))
+    assert import_model(source, models, ImportOptions(id="null"))
     edit(VAE, latents_mean=[0.0] * 4, latents_std=[1.0] * 4, shift_factor=0)(source)
-    assert import_model(source, models, Wanted(id="neutral"))
+    assert import_model(source, models, ImportOptions(id="neutral"))
 
 
 def test_a_released_vae_is_not_refused() -> None:
@@ -514,9 +517,9 @@ def test_a_released_vae_is_not_refused() -> None:
         "scaling_factor": 0.13025,
         "shift_factor": None,
     }
-    import_parts.check({"vae": Part(place=Path("vae"), config=released)})
+    import_parts.check({"vae": ImportedPart(place=Path("vae"), config=released)})
     old = {"_class_name": "AutoencoderKL", "latent_channels": 4, "scaling_factor": 0.18215}
-    import_parts.check({"vae": Part(place=Path("vae"), config=old)})
+    import_parts.check({"vae": ImportedPart(place=Path("vae"), config=old)})
 
 
 @pytest.mark.parametrize("kind", ["loop", "loop inside", "long", "zero"])

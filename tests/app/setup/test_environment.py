@@ -14,11 +14,11 @@ from app.setup import environment, setup_plan, torch_build
 from app.setup.environment import SetupError, Stamp
 from app.setup.installer import StatusLine
 from app.setup.pins import read_wanted
-from app.setup.torch_build import Machine
+from app.setup.torch_build import MachineFacts
 
 Usage = namedtuple("Usage", "total used free")
-BARE_LINUX = Machine(system="Linux", nvidia=False, amd=False)
-NVIDIA_LINUX = Machine(system="Linux", nvidia=True, amd=False)
+BARE_LINUX = MachineFacts(system="Linux", nvidia=False, amd=False)
+NVIDIA_LINUX = MachineFacts(system="Linux", nvidia=True, amd=False)
 
 
 @pytest.fixture
@@ -209,7 +209,7 @@ def pretend_installed(monkeypatch: pytest.MonkeyPatch, **versions: str) -> None:
     )
 
 
-def commands(root: Path, source: torch_build.Source, *, with_tests: bool = False) -> list[str]:
+def commands(root: Path, source: torch_build.TorchSource, *, with_tests: bool = False) -> list[str]:
     wanted = read_wanted(root, with_tests=with_tests)
     steps = setup_plan.plan_steps(wanted, source, BARE_LINUX)
     return [" ".join(step.command).partition(" -m ")[2] for step in steps]
@@ -220,7 +220,7 @@ LOCKED = "--require-hashes --no-deps --only-binary=:all:"
 
 def test_plan_for_a_bare_environment(root, monkeypatch):
     pretend_installed(monkeypatch)
-    index = torch_build.Source(build="cpu", index="https://x/cpu")
+    index = torch_build.TorchSource(build="cpu", index="https://x/cpu")
     pip, packages, torch = commands(root, index, with_tests=True)
     assert pip == "ensurepip --default-pip"
     files = f"-r {root}/requirements.lock -r {root}/requirements-dev.lock"
@@ -230,7 +230,7 @@ def test_plan_for_a_bare_environment(root, monkeypatch):
 
 def test_plan_takes_torch_with_the_rest_where_the_registry_has_it(root, monkeypatch):
     pretend_installed(monkeypatch, pip="25.3")
-    (packages,) = commands(root, torch_build.Source(build="cuda"))
+    (packages,) = commands(root, torch_build.TorchSource(build="cuda"))
     assert packages.startswith("pip install ")
     assert "--progress-bar raw" in packages
     files = f"-r {root}/requirements.lock -r {root}/requirements-torch.lock"
@@ -239,20 +239,20 @@ def test_plan_takes_torch_with_the_rest_where_the_registry_has_it(root, monkeypa
 
 def test_plan_lets_the_index_say_what_its_cuda_needs(root, monkeypatch):
     pretend_installed(monkeypatch, pip="25.3")
-    _, torch = commands(root, torch_build.Source(build="cuda", index="https://x/cu126"))
+    _, torch = commands(root, torch_build.TorchSource(build="cuda", index="https://x/cu126"))
     assert torch.endswith("torch==99.0 --index-url https://x/cu126 --only-binary=:all:")
 
 
 @pytest.mark.parametrize(("build", "there"), [("cpu", "99.0+cpu"), ("cuda", "99.0+cu126")])
 def test_plan_leaves_the_right_torch_of_another_index_alone(root, monkeypatch, build, there):
     pretend_installed(monkeypatch, pip="25.3", torch=there)
-    (packages,) = commands(root, torch_build.Source(build=build))
+    (packages,) = commands(root, torch_build.TorchSource(build=build))
     assert packages.endswith(f"-r {root}/requirements.lock")
 
 
 def test_plan_keeps_what_the_torch_of_the_registry_needs_as_locked(root, monkeypatch):
     pretend_installed(monkeypatch, pip="25.3", torch="99.0")
-    (packages,) = commands(root, torch_build.Source(build="cuda"))
+    (packages,) = commands(root, torch_build.TorchSource(build="cuda"))
     assert packages.endswith(f"-r {root}/requirements-torch.lock")
 
 
@@ -260,11 +260,11 @@ def test_plan_takes_another_build_off_once_all_else_is_there(root, monkeypatch):
     pretend_installed(monkeypatch, pip="25.3", torch="99.0+cpu")
     monkeypatch.setattr(torch_build, "torch_packages", lambda names: ["torch", "triton"])
     packages, old, torch = commands(
-        root, torch_build.Source(build="rocm", index="https://x/rocm7.2")
+        root, torch_build.TorchSource(build="rocm", index="https://x/rocm7.2")
     )
     assert packages.endswith(f"-r {root}/requirements.lock")
     assert old == "pip uninstall --yes torch triton"
     assert torch.endswith("torch==99.0 --index-url https://x/rocm7.2 --only-binary=:all:")
-    _, old, torch = commands(root, torch_build.Source(build="cuda"))
+    _, old, torch = commands(root, torch_build.TorchSource(build="cuda"))
     assert old == "pip uninstall --yes torch triton"
     assert torch.endswith(f"{LOCKED} -r {root}/requirements-torch.lock")

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from app.setup import installer
-from app.setup.installer import SetupError, StatusLine, Step
+from app.setup.installer import SetupError, SetupStep, StatusLine
 
 
 class Terminal(io.StringIO):
@@ -27,8 +27,8 @@ class Clock:
         return self.now
 
 
-def python(name: str, code: str) -> Step:
-    return Step(name=name, command=(sys.executable, "-c", code))
+def python(name: str, code: str) -> SetupStep:
+    return SetupStep(name=name, command=(sys.executable, "-c", code))
 
 
 def test_without_a_terminal_a_line_comes_every_few_seconds():

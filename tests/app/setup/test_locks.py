@@ -181,7 +181,8 @@ def test_pin_that_no_lock_holds_is_refused(tmp_path):
     locks.require_fit({"a": "2"}, paths)
     (tmp_path / "c.lock").write_text("long-name==1 \\\n    --hash=sha256:00\n")
     locks.require_fit({"long_name": "1"}, [tmp_path / "c.lock"])
-    with pytest.raises(SetupError, match=r"a==3, and the lock files have 1 or 2: .*app\.relock"):
+    said = r"a==3, and the lock files have 1 or 2: .*app\.setup\.relock"
+    with pytest.raises(SetupError, match=said):
         locks.require_fit({"a": "3"}, paths)
     with pytest.raises(SetupError, match=r"c==1, and the lock files have none"):
         locks.require_fit({"c": "1"}, paths)

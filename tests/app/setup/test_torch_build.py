@@ -12,11 +12,11 @@ import pytest
 
 from app.setup import torch_build
 from app.setup.installer import SetupError
-from app.setup.torch_build import Machine, Source
+from app.setup.torch_build import MachineFacts, TorchSource
 
 
-def machine(system: str = "Linux", *cards: str) -> Machine:
-    return Machine(system=system, nvidia="nvidia" in cards, amd="amd" in cards)
+def machine(system: str = "Linux", *cards: str) -> MachineFacts:
+    return MachineFacts(system=system, nvidia="nvidia" in cards, amd="amd" in cards)
 
 
 @pytest.mark.parametrize(
@@ -146,8 +146,10 @@ def publish(index: Path, folder: str, *wheels: str) -> None:
 
 def test_build_of_the_registry_is_taken_from_there_without_asking(monkeypatch):
     monkeypatch.setenv(torch_build.INDEX_VARIABLE, "http://127.0.0.1:9")
-    assert torch_build.find_source("cuda", "2.15.0", machine("Linux")) == Source(build="cuda")
-    assert torch_build.find_source("metal", "2.15.0", machine("Darwin")) == Source(build="metal")
+    assert torch_build.find_source("cuda", "2.15.0", machine("Linux")) == TorchSource(build="cuda")
+    assert torch_build.find_source("metal", "2.15.0", machine("Darwin")) == TorchSource(
+        build="metal"
+    )
 
 
 def test_newest_folder_that_has_the_pinned_version_is_taken(index):

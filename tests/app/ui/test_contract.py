@@ -15,7 +15,7 @@ import httpx
 import pytest
 
 from app.settings import Settings
-from app.tokens import Tokens
+from app.tokens import AccessTokens
 from app.ui import serving
 from app.ui.build import build, launch_arguments, prepare, serve
 from app.ui.create import fields
@@ -280,7 +280,7 @@ def test_variables_of_gradio_are_not_obeyed(
 def test_a_token_guards_every_route(tmp_path: Path) -> None:
     studio = FakeStudio(tmp_path)
     with (
-        served(studio, tokens=Tokens(share="open sesame 12345")) as address,
+        served(studio, tokens=AccessTokens(share="open sesame 12345")) as address,
         httpx.Client(base_url=address) as web,
     ):
         for path in ("/", "/config", "/gradio_api/info", "/studio/static/studio.css", "/theme.css"):
@@ -343,7 +343,7 @@ def test_an_open_host_is_refused_before_anything_starts(
     monkeypatch.delenv("SPACE_ID", raising=False)
     studio = FakeStudio(tmp_path)
     with pytest.raises(StudioError, match="--share-token"):
-        serve(studio, host="0.0.0.0", port=None, tokens=Tokens(), open_browser=False)
+        serve(studio, host="0.0.0.0", port=None, tokens=AccessTokens(), open_browser=False)
     studio.close()
 
 

@@ -34,13 +34,13 @@ def main() -> None:
     from pipelines.catalog import Catalog
     from pipelines.denoising import kernels, preview
     from pipelines.memory import model_numbers, planning
-    from pipelines.memory.planning import Machine, Wish
+    from pipelines.memory.planning import Machine, MemoryRequest
     from pipelines.models import loader
 
     torch.set_grad_enabled(False)
     model = Catalog().find("nano")
     machine = Machine(device="cpu", name="CPU", bf16=False)
-    plan = planning.plan(machine, model_numbers.of(model), Wish(width=128, height=128))
+    plan = planning.plan(machine, model_numbers.of(model), MemoryRequest(width=128, height=128))
     made = preview.Preview(loader.vae(model, plan))
     small = dict(made._smaller)
     for side in (512, 1024, 1280):

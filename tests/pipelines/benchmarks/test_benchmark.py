@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from pipelines.benchmarks import benchmark
-from pipelines.benchmarks.benchmark import Case, Clock
+from pipelines.benchmarks.benchmark import Case, Timing
 
 SMALL = {"side": 64, "layers": 1, "heads": 2, "each": 12, "caption": 16, "steps": 2}
 
@@ -23,7 +23,7 @@ def _inference() -> Iterator[None]:
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_a_transformer_is_measured_and_checked(precision: str) -> None:
     case = Case(name="small", precision=precision, **SMALL)
-    result = benchmark.transformer(case, torch.device("cpu"), Clock(rounds=3))
+    result = benchmark.transformer(case, torch.device("cpu"), Timing(rounds=3))
     assert result.name == "transformer, small"
     assert all(seconds > 0 for seconds in result.seconds.values())
     assert result.facts["second run equals first"] is True
@@ -37,7 +37,7 @@ def test_a_transformer_is_measured_and_checked(precision: str) -> None:
 
 def test_joined_kernels_are_measured_by_their_name() -> None:
     case = Case(name="small", precision="float32", **SMALL)
-    clock = Clock(rounds=3)
+    clock = Timing(rounds=3)
     result = benchmark.transformer(case, torch.device("cpu"), clock, compiler="aot_eager")
     assert result.name == "transformer, small, kernels joined"
     assert result.facts["mean difference"] < 1e-5
@@ -48,7 +48,7 @@ def test_both_paint_the_same_latents() -> None:
     """A ratio means nothing where one of the two does something else."""
     made: dict[str, Any] = {}
 
-    class Keeping(Clock):
+    class Keeping(Timing):
         def seconds(self, work: Callable[[], object]) -> float:
             made[work.__name__] = work()
             return 1.0
@@ -64,7 +64,7 @@ def test_both_paint_the_same_latents() -> None:
 def test_a_noisy_measurement_gives_no_ratio() -> None:
     times = iter([1.0, 1.0, 1.0, 2.0, 1.0, 3.0, 1.0, 0.5, 1.0, 2.5, 1.0, 4.0, 1.0, 1.0])
 
-    class Shaky(Clock):
+    class Shaky(Timing):
         def seconds(self, work: Callable[[], object]) -> float:
             return next(times)
 
@@ -75,7 +75,7 @@ def test_a_noisy_measurement_gives_no_ratio() -> None:
 
 
 def test_the_embedded_model_is_measured_whole() -> None:
-    result = benchmark.embedded(Clock(rounds=3))
+    result = benchmark.embedded(Timing(rounds=3))
     assert result.seconds["ours"] > 0
     assert result.facts["text encoder runs for a known prompt"] == 0
 
@@ -91,7 +91,7 @@ def test_turns_change_their_order() -> None:
     """Whoever comes second could profit from what the first one has warmed up."""
     order: list[str] = []
     benchmark.compare(
-        "turns", lambda: order.append("ours"), lambda: order.append("stock"), Clock(rounds=6)
+        "turns", lambda: order.append("ours"), lambda: order.append("stock"), Timing(rounds=6)
     )
     # Behind the warming up, which is by turns, too.
     measured = order[-12:]
@@ -101,7 +101,7 @@ def test_turns_change_their_order() -> None:
 
 def test_what_is_the_same_to_the_bit_is_told() -> None:
     result = benchmark.transformer(
-        Case(name="small", precision="float32", **SMALL), torch.device("cpu"), Clock(rounds=3)
+        Case(name="small", precision="float32", **SMALL), torch.device("cpu"), Timing(rounds=3)
     )
     for name in ("joined products equal single ones", "guided row equals unguided"):
         assert isinstance(result.facts[name], bool)

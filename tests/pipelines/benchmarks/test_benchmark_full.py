@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file
 
 from pipelines.benchmarks import benchmark_full
-from pipelines.benchmarks.benchmark import Clock
+from pipelines.benchmarks.benchmark import Timing
 from pipelines.benchmarks.benchmark_full import Shapes
 from pipelines.errors import RequestError
 from pipelines.memory.planning import Machine
@@ -35,7 +35,7 @@ SMALL = Shapes(
 
 def test_speeds_and_peaks_are_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loader, "probe", lambda: CPU)
-    results = list(benchmark_full.run(CPU, Clock(rounds=3), tmp_path, SMALL))
+    results = list(benchmark_full.run(CPU, Timing(rounds=3), tmp_path, SMALL))
     speeds = [result for result in results if result.seconds]
     assert [result.name.split(", ")[2] for result in speeds] == ["lcm", "dpm-solver++"]
     for result in speeds:
@@ -50,14 +50,14 @@ def test_speeds_and_peaks_are_measured(tmp_path: Path, monkeypatch: pytest.Monke
 
 def test_the_real_size_needs_a_card(tmp_path: Path) -> None:
     with pytest.raises(RequestError, match="NVIDIA card"):
-        list(benchmark_full.run(CPU, Clock(), tmp_path))
+        list(benchmark_full.run(CPU, Timing(), tmp_path))
     assert list(tmp_path.iterdir()) == []
 
 
 def test_too_small_a_card_is_refused_before_anything_is_written(tmp_path: Path) -> None:
     card = Machine(device="cuda", name="Small", bf16=True, vram_total=24 * 10**9, vram_free=10**10)
     with pytest.raises(RequestError, match=r"30 GB of a card, and 10\.0 GB are free"):
-        list(benchmark_full.run(card, Clock(), tmp_path))
+        list(benchmark_full.run(card, Timing(), tmp_path))
     assert list(tmp_path.iterdir()) == []
 
 
@@ -67,7 +67,7 @@ def test_too_full_a_disk_is_refused_before_anything_is_written(
     card = Machine(device="cuda", name="A", bf16=True, vram_total=8 * 10**10, vram_free=8 * 10**10)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=5 * 10**9))
     with pytest.raises(RequestError, match=r"12 GB .*5\.0 GB are free"):
-        list(benchmark_full.run(card, Clock(), tmp_path))
+        list(benchmark_full.run(card, Timing(), tmp_path))
     assert list(tmp_path.iterdir()) == []
 
 

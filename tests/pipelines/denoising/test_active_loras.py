@@ -263,6 +263,6 @@ def test_what_a_folder_of_peft_was_downloaded_as_can_be_worn(
     (worn,) = active_loras.found([LoraUse(name="fetched")], library)
     net = tiny.transformer()
     before = {name: value.clone() for name, value in net.named_parameters()}
-    active_loras.wear(net, [worn])
+    active_loras.apply(net, [worn])
     changed = [name for name, value in net.named_parameters() if not value.equal(before[name])]
     assert len(changed) == len(files.read(worn.file).pairs)

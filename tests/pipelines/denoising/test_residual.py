@@ -15,9 +15,9 @@ from torch._dynamo.testing import CompileCounterWithBackend
 from pipelines.catalog import Catalog
 from pipelines.denoising.residual import EPS, Apart, Joined
 from pipelines.denoising.transformer import Transformer
-from pipelines.memory import model_numbers, planning
-from pipelines.memory.planning import Machine, Wish
-from pipelines.models import loaded, loader
+from pipelines.memory import model_numbers, planning, probe
+from pipelines.memory.planning import Machine, MemoryRequest
+from pipelines.models import loaded
 from tests.pipelines.denoising.test_transformer import latents, make, stock, texts
 from tests.pipelines.memory.test_planning import REAL
 
@@ -165,7 +165,7 @@ def test_only_who_asks_and_can_gets_joined_kernels(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     card = Machine(device="cuda", name="card", bf16=True)
-    wish = Wish(width=512, height=512)
+    wish = MemoryRequest(width=512, height=512)
     assert not planning.plan(card, REAL, wish).compiled
     able = Machine(device="cuda", name="card", bf16=True, compiles=True)
     assert planning.plan(able, REAL, wish).compiled
@@ -196,9 +196,9 @@ def probed(monkeypatch: pytest.MonkeyPatch, triton: bool, capability: tuple[int,
         "get_arch_list": ["sm_61", "sm_70", "sm_80"],
     }.items():
         monkeypatch.setattr(torch.cuda, name, lambda *_, told=told, **__: told)
-    monkeypatch.setattr(loader, "find_spec", lambda name: object() if triton else None)
-    monkeypatch.setattr(loader.shutil, "which", lambda name: name)
-    return loader.probe()
+    monkeypatch.setattr(probe, "find_spec", lambda name: object() if triton else None)
+    monkeypatch.setattr("shutil.which", lambda name: name)
+    return probe.machine()
 
 
 def test_the_plan_decides_how_the_transformer_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -207,6 +207,6 @@ def test_the_plan_decides_how_the_transformer_is_made(monkeypatch: pytest.Monkey
     model = Catalog().find("nano")
     for compiles in (True, False):
         machine = Machine(device="cpu", name="CPU", bf16=False, compiles=compiles)
-        plan = planning.plan(machine, model_numbers.of(model), Wish(width=128, height=128))
+        plan = planning.plan(machine, model_numbers.of(model), MemoryRequest(width=128, height=128))
         assert loaded.Loaded(model, plan, None).transformer is None
     assert made == ["inductor", None]

@@ -20,7 +20,7 @@ from pipelines.engine import Engine, Picture
 from pipelines.errors import OutOfMemoryError
 from pipelines.memory import forecast, model_numbers, planning
 from pipelines.memory.available_memory import Supply
-from pipelines.memory.planning import DevicePlan, Machine, Wish
+from pipelines.memory.planning import DevicePlan, Machine, MemoryRequest
 from pipelines.models.loaded import Loaded
 from pipelines.progress import Progress
 from pipelines.request import GenerationRequest, complete
@@ -88,10 +88,10 @@ def no_weights(engine: Engine) -> bool:
 
 
 def ladder(
-    catalog: Catalog, wanted: GenerationRequest, stage: planning.Stage = "decoding"
+    catalog: Catalog, wanted: GenerationRequest, stage: planning.PlanStage = "decoding"
 ) -> list[DevicePlan]:
     sizes = model_numbers.of(catalog.find(wanted.model))
-    wish = Wish(width=wanted.width, height=wanted.height, approximate=wanted.approximate)
+    wish = MemoryRequest(width=wanted.width, height=wanted.height, approximate=wanted.approximate)
     way: DevicePlan | None = planning.plan(CPU, sizes, wish)
     found = []
     while way is not None:
@@ -206,7 +206,7 @@ def test_what_is_free_is_looked_at_before_every_picture(
     engine = Engine(catalog, inputs=tmp_path)
     free = 10**12
     monkeypatch.setattr(
-        engines.loader, "probe", lambda: replace(CPU, ram_total=10**13, ram_free=free)
+        "pipelines.memory.probe.machine", lambda: replace(CPU, ram_total=10**13, ram_free=free)
     )
     paint(engine, request(catalog))
     assert engine.machine.ram_free >= free
@@ -220,7 +220,9 @@ def test_a_known_prompt_needs_no_memory_for_the_text_encoder(
     catalog: Catalog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Which is most of what a large model needs on a processor."""
-    way = planning.plan(CPU, model_numbers.of(catalog.find("tiny")), Wish(width=256, height=192))
+    way = planning.plan(
+        CPU, model_numbers.of(catalog.find("tiny")), MemoryRequest(width=256, height=192)
+    )
     large = replace(
         way,
         keeps_text=False,
@@ -240,7 +242,9 @@ def test_a_known_prompt_needs_no_memory_for_the_text_encoder(
 
 def test_weights_that_stay_in_their_file_are_not_refused(catalog: Catalog) -> None:
     """A T5 in float32 on a processor that computes in float32: slow, and possible."""
-    way = planning.plan(CPU, model_numbers.of(catalog.find("tiny")), Wish(width=64, height=64))
+    way = planning.plan(
+        CPU, model_numbers.of(catalog.find("tiny")), MemoryRequest(width=64, height=64)
+    )
     assert way.text_precision == "float32"
     assert text_loader.maps(catalog.find("tiny"), way)
     assert not text_loader.maps(catalog.find("tiny"), replace(way, text_precision="bfloat16"))
@@ -263,7 +267,7 @@ def test_a_probed_machine_begins_where_memory_sufficed(
 ) -> None:
     """Two rungs down: what is remembered is what was free, not what was left of it."""
     monkeypatch.setattr(
-        "pipelines.models.loader.probe", lambda: replace(CPU, ram_total=10**13, ram_free=10**12)
+        "pipelines.memory.probe.machine", lambda: replace(CPU, ram_total=10**13, ram_free=10**12)
     )
     wanted = request(catalog)
     rungs = ladder(catalog, wanted)
@@ -293,7 +297,7 @@ def test_a_card_that_ends_gives_way_to_the_processor(
     card = replace(CPU, device="cuda", name="card")
     found = [card, CPU]
     monkeypatch.setattr(
-        "pipelines.models.loader.probe", lambda: found.pop(0) if found[1:] else found[0]
+        "pipelines.memory.probe.machine", lambda: found.pop(0) if found[1:] else found[0]
     )
     monkeypatch.setattr(torch.cuda, "memory_allocated", lambda *_: 10**15)
     freed: list[str] = []
@@ -325,7 +329,7 @@ def test_memory_that_came_back_is_used_again(
 
 def test_the_forecast_says_what_an_approximation_would_need(catalog: Catalog) -> None:
     model = catalog.find("tiny")
-    sizes, wish = model_numbers.of(model), Wish(width=256, height=192, approximate=False)
+    sizes, wish = model_numbers.of(model), MemoryRequest(width=256, height=192, approximate=False)
     exact = [rung for rung in ladder(catalog, request(catalog)) if rung.is_exact]
     small = replace(CPU, ram_free=min(rung.peak for rung in exact) - 1)
     rough = forecast.approximation(small, sizes, wish)
@@ -423,7 +427,7 @@ def test_every_way_to_run_the_text_encoder_paints(
     """On a processor; what is quantised is kept and found again, what is exact changes nothing."""
     plan = planning.plan
 
-    def chosen(machine: Machine, sizes: planning.Numbers, wish: Wish) -> DevicePlan:
+    def chosen(machine: Machine, sizes: planning.Numbers, wish: MemoryRequest) -> DevicePlan:
         # The reference is T5 in bf16, as these ways compute.
         return replace(
             plan(machine, sizes, wish), text=text, text_precision="bfloat16", keeps_text=False

@@ -14,7 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from pipelines.denoising import kernels, latents
 from pipelines.denoising.transformer import Transformer
 from pipelines.memory import planning
-from pipelines.memory.planning import Machine, Numbers, Wish
+from pipelines.memory.planning import Machine, MemoryRequest, Numbers
 from tests.pipelines.denoising.test_transformer import CAPTION, make
 
 CPU = Machine(device="cpu", name="CPU", bf16=False)
@@ -78,7 +78,7 @@ def test_a_decoded_picture_needs_what_was_forecast(side: int) -> None:
     start = torch.randn(1, 4, side // 8, side // 8)
     with torch.inference_mode(), Tracker() as tracker:
         latents.decode(vae, start)
-    way = planning.plan(CPU, numbers(1, 32), Wish(width=side, height=side))
+    way = planning.plan(CPU, numbers(1, 32), MemoryRequest(width=side, height=side))
     assert tracker.peak == pytest.approx(way.peaks[2], rel=0.05)
 
 
@@ -98,7 +98,7 @@ def test_a_step_needs_what_was_forecast(
         predict(start, 500.0)
         with Tracker() as tracker:
             predict(start, 500.0)
-    way = planning.plan(CPU, numbers(384, 1), Wish(width=256, height=256, rows=rows))
+    way = planning.plan(CPU, numbers(384, 1), MemoryRequest(width=256, height=256, rows=rows))
     if packed:
         assert 0.6 * way.peaks[1] < tracker.peak <= 1.05 * way.peaks[1]
     else:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from pipelines.catalog import ROOT
 from pipelines.memory import forecast, planning
-from pipelines.memory.planning import GIB, Device, DevicePlan, Machine, Numbers, Wish
+from pipelines.memory.planning import GIB, Device, DevicePlan, Machine, MemoryRequest, Numbers
 
 # research: 611 M transformer, T5-XXL of 24 blocks, the VAE of Stable Diffusion.
 REAL = Numbers(
@@ -34,7 +34,7 @@ NANO = Numbers(
     width=384,
     vae_width=64,
 )
-LARGE = Wish(width=1024, height=1024, approximate=True)
+LARGE = MemoryRequest(width=1024, height=1024, approximate=True)
 
 
 def card(gib: float, ram: float = 32) -> Machine:
@@ -109,7 +109,7 @@ def test_processors() -> None:
     assert planning.plan(processor(32, bf16=False), NANO, LARGE).precision == "float32"
     assert planning.plan(processor(32), NANO, LARGE).precision == "float32"
     assert planning.plan(processor(8), REAL, LARGE).text in ("int8", "nf4")
-    small = planning.plan(processor(2), NANO, Wish(width=128, height=128))
+    small = planning.plan(processor(2), NANO, MemoryRequest(width=128, height=128))
     assert small.keeps_text
     assert planning.fits(processor(2), small)
 
@@ -134,7 +134,7 @@ def test_a_chosen_text_mode_is_kept() -> None:
         assert planning.plan(card(4), REAL, wish).text == text
 
 
-def rungs(machine: Machine, wish: Wish) -> list[DevicePlan]:
+def rungs(machine: Machine, wish: MemoryRequest) -> list[DevicePlan]:
     found: list[DevicePlan] = []
     way: DevicePlan | None = planning.plan(machine, REAL, wish)
     while way is not None:
@@ -227,7 +227,7 @@ def test_every_machine_gets_a_plan(
     vram: float, ram: float, side: int, rows: int, device: Device
 ) -> None:
     machine = replace(card(vram, ram), device=device)
-    wish = Wish(width=side, height=side, rows=rows, approximate=True)
+    wish = MemoryRequest(width=side, height=side, rows=rows, approximate=True)
     found = planning.plan(machine, REAL, wish)
     assert all(peak > 0 for peak in found.peaks)
     assert forecast.sentence(machine, found)

@@ -17,7 +17,7 @@ from pipelines.catalog import Catalog
 from pipelines.denoising import samplers
 from pipelines.engine import Engine, Picture
 from pipelines.memory import model_numbers, planning
-from pipelines.memory.planning import CONTEXT, GIB, DevicePlan, Machine, Wish
+from pipelines.memory.planning import CONTEXT, GIB, DevicePlan, Machine, MemoryRequest
 from pipelines.models.loaded import Loaded
 from pipelines.progress import Progress, Stage
 from pipelines.request import complete
@@ -142,7 +142,7 @@ def test_the_peak_is_what_was_forecast(
 ) -> None:
     """On the small model, of which the activations are a third at 256 px."""
     about = model_numbers.of(catalog.find("nano"))
-    wish = Wish(width=256, height=256)
+    wish = MemoryRequest(width=256, height=256)
     # The numbers of a plan in which this way was chosen.
     chosen = EXACT.get(way, {"keeps_text": True})
     plans = (planning._way(CARD, about, wish, **{"text": "resident", **chosen}),)
@@ -160,7 +160,7 @@ def test_a_full_card_goes_down_the_ladder(card: Card, catalog: Catalog, tmp_path
     (expected,) = paint(Engine(catalog, inputs=tmp_path, machine=CARD), catalog, **wanted)
     gc.collect()
     about = model_numbers.of(catalog.find("nano"))
-    ways: list[DevicePlan] = list(planning._ways(CARD, about, Wish(width=256, height=256)))
+    ways: list[DevicePlan] = list(planning._ways(CARD, about, MemoryRequest(width=256, height=256)))
     alone = next(way for way in ways if way.decodes_alone)
     assert alone.peak < ways[0].peak
     card.memory = 1.15 * (alone.peak - CONTEXT)
@@ -174,7 +174,7 @@ def test_every_exact_rung_of_the_text_encoder_is_tried_on_a_card(
     card: Card, catalog: Catalog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (expected,) = paint(Engine(catalog, inputs=tmp_path, machine=CARD), catalog)
-    about, wish = model_numbers.of(catalog.find("tiny")), Wish(width=64, height=64)
+    about, wish = model_numbers.of(catalog.find("tiny")), MemoryRequest(width=64, height=64)
     way: DevicePlan | None = planning.plan(CARD, about, wish)
     rungs: list[DevicePlan] = []
     while way is not None:

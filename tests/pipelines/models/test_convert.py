@@ -26,13 +26,13 @@ from safetensors.torch import load_file, save_file
 from lora_manager import pickles
 from pipelines.errors import ModelError, RequestError, SaveError, StudioError
 from pipelines.models import convert, headers, original_layout, weights
-from pipelines.models.convert import NULL_CAPTION_FILE, WEIGHTS, Precision
-from pipelines.models.sources import Wish, opened
+from pipelines.models.convert import NULL_CAPTION_FILE, WEIGHTS, SavedPrecision
+from pipelines.models.sources import ReadOptions, opened
 from tests import original, tiny
 from tests.lora_manager.test_refused import hashed_for_hours, overruns_the_stack
 
 SMALL: dict[str, Any] = {"width": 48, "layers": 2, "captions": 32}
-WISH = Wish(head_dim=24)
+WISH = ReadOptions(head_dim=24)
 Tensors = dict[str, torch.Tensor]
 
 
@@ -92,10 +92,10 @@ def test_a_checkpoint_with_all_keys_of_xl_goes_round_to_the_byte(tmp_path: Path)
     state = original.state(width=24, layers=28, captions=16, micro=True, scale=2.0)
     assert len(state) == len(original.shapes(width=1152, layers=28, captions=4096, micro=True))
     torch.save({"state_dict": state}, tmp_path / "a.pth")
-    convert.convert(tmp_path / "a.pth", tmp_path / "b", Wish(head_dim=12))
-    convert.convert(tmp_path / "b", tmp_path / "c.pth", Wish())
-    convert.convert(tmp_path / "c.pth", tmp_path / "d", Wish())
-    convert.convert(tmp_path / "d", tmp_path / "e.pth", Wish())
+    convert.convert(tmp_path / "a.pth", tmp_path / "b", ReadOptions(head_dim=12))
+    convert.convert(tmp_path / "b", tmp_path / "c.pth", ReadOptions())
+    convert.convert(tmp_path / "c.pth", tmp_path / "d", ReadOptions())
+    convert.convert(tmp_path / "d", tmp_path / "e.pth", ReadOptions())
     files = sorted(p.relative_to(tmp_path / "b") for p in (tmp_path / "b").rglob("*.*"))
     assert [str(f) for f in files] == [
         NULL_CAPTION_FILE,
@@ -112,8 +112,8 @@ def test_a_checkpoint_with_all_keys_of_xl_goes_round_to_the_byte(tmp_path: Path)
 
 def test_from_diffusers_and_back_is_the_same_file(tmp_path: Path) -> None:
     tiny.build(tmp_path / "tiny", micro_conditions=True)
-    convert.convert(tmp_path / "tiny", tmp_path / "a.pth", Wish())
-    made = convert.convert(tmp_path / "a.pth", tmp_path / "b", Wish())
+    convert.convert(tmp_path / "tiny", tmp_path / "a.pth", ReadOptions())
+    made = convert.convert(tmp_path / "a.pth", tmp_path / "b", ReadOptions())
     one = (tmp_path / "tiny" / "transformer" / WEIGHTS).read_bytes()
     assert (tmp_path / "b" / "transformer" / WEIGHTS).read_bytes() == one
     # A null caption that was only drawn for the original code is not taken for a trained one.
@@ -128,7 +128,7 @@ def test_the_null_caption_is_kept_and_restored(small: Path, tmp_path: Path) -> N
     convert.convert(small, tmp_path / "a", WISH)
     side = load_file(tmp_path / "a" / NULL_CAPTION_FILE)
     assert torch.equal(side["y_embedder.y_embedding"], state["y_embedder.y_embedding"])
-    convert.convert(tmp_path / "a", tmp_path / "b.pth", Wish())
+    convert.convert(tmp_path / "a", tmp_path / "b.pth", ReadOptions())
     back = torch.load(tmp_path / "b.pth", weights_only=True)["state_dict"]
     assert torch.equal(back["y_embedder.y_embedding"], state["y_embedder.y_embedding"])
 
@@ -141,29 +141,33 @@ def test_the_choice_of_weights(small: Path, tmp_path: Path) -> None:
         "raw": "state_dict",
     }
     for choice, key in wanted.items():
-        convert.convert(small, tmp_path / choice, Wish(head_dim=24, weights=choice))
+        convert.convert(small, tmp_path / choice, ReadOptions(head_dim=24, weights=choice))
         bias = load_file(tmp_path / choice / "transformer" / WEIGHTS)["proj_out.bias"]
         assert torch.equal(bias, states[key]["final_layer.linear.bias"])
     torch.save({"state_dict": states["state_dict"]}, tmp_path / "raw.pth")
     made = convert.convert(tmp_path / "raw.pth", tmp_path / "x", WISH)
     assert not made.averaged
     with pytest.raises(RequestError, match="no averaged weights"):
-        convert.convert(tmp_path / "raw.pth", tmp_path / "y", Wish(head_dim=24, weights="ema"))
+        convert.convert(
+            tmp_path / "raw.pth", tmp_path / "y", ReadOptions(head_dim=24, weights="ema")
+        )
     with pytest.raises(RequestError, match="no averaged weights"):
-        convert.convert(tmp_path / "x", tmp_path / "y", Wish(weights="ema"))
+        convert.convert(tmp_path / "x", tmp_path / "y", ReadOptions(weights="ema"))
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
-def test_precision(precision: Precision, small: Path, tmp_path: Path) -> None:
+def test_precision(precision: SavedPrecision, small: Path, tmp_path: Path) -> None:
     dtype = convert.PRECISIONS[precision]
     assert dtype is not None
     raw = torch.load(small, weights_only=True)["state_dict"]
-    convert.convert(small, tmp_path / "a", Wish(head_dim=24, weights="raw"), precision=precision)
+    convert.convert(
+        small, tmp_path / "a", ReadOptions(head_dim=24, weights="raw"), precision=precision
+    )
     made = load_file(tmp_path / "a" / "transformer" / WEIGHTS)
     expected = raw["blocks.1.attn.qkv.weight"].chunk(3)[1].to(dtype)
     assert torch.equal(made["transformer_blocks.1.attn1.to_k.weight"], expected)
     assert {t.dtype for t in made.values()} == {dtype}
-    convert.convert(tmp_path / "a", tmp_path / "b.pth", Wish(), precision="keep")
+    convert.convert(tmp_path / "a", tmp_path / "b.pth", ReadOptions(), precision="keep")
     back = torch.load(tmp_path / "b.pth", weights_only=True)["state_dict"]
     assert torch.equal(back["t_block.1.bias"], raw["t_block.1.bias"].to(dtype))
     assert torch.equal(back["pos_embed"], raw["pos_embed"])
@@ -273,7 +277,7 @@ def test_other_folders(change: Callable[[Path], None], small: Path, tmp_path: Pa
     change(tmp_path / "b")
     for i, source in enumerate((tmp_path / "b", tmp_path / "b" / "transformer")):
         # What old configurations leave out cannot be known for pictures this small.
-        wish = Wish(interpolation_scale=1 if change is old_config else None)
+        wish = ReadOptions(interpolation_scale=1 if change is old_config else None)
         convert.convert(source, tmp_path / f"c{i}", wish)
         for file in (f"transformer/{WEIGHTS}", "transformer/config.json", NULL_CAPTION_FILE):
             assert (tmp_path / f"c{i}" / file).read_bytes() == (tmp_path / "a" / file).read_bytes()
@@ -286,7 +290,7 @@ def test_a_scale_that_is_left_out_is_that_of_the_size(
 ) -> None:
     convert.convert(small, tmp_path / "a", WISH)
     edited(interpolation_scale="gone", sample_size=sample)(tmp_path / "a")
-    made = convert.convert(tmp_path / "a", tmp_path / "b", Wish())
+    made = convert.convert(tmp_path / "a", tmp_path / "b", ReadOptions())
     assert made.design.interpolation_scale == scale
     config = json.loads((tmp_path / "b" / "transformer" / "config.json").read_text())
     assert config["interpolation_scale"] == scale
@@ -295,7 +299,7 @@ def test_a_scale_that_is_left_out_is_that_of_the_size(
 def test_a_scale_that_was_asked_for_mends_a_configuration(small: Path, tmp_path: Path) -> None:
     convert.convert(small, tmp_path / "a", WISH)
     edited(interpolation_scale=0, sample_size=32)(tmp_path / "a")
-    made = convert.convert(tmp_path / "a", tmp_path / "b", Wish(interpolation_scale=0.5))
+    made = convert.convert(tmp_path / "a", tmp_path / "b", ReadOptions(interpolation_scale=0.5))
     assert made.design.interpolation_scale == 0.5
 
 
@@ -318,7 +322,7 @@ def test_numbers_that_are_none_of_their_kind(
     convert.convert(small, tmp_path / "a", WISH)
     source = small if kind == "checkpoint" else tmp_path / "a"
     with pytest.raises(RequestError, match=words):
-        convert.convert(source, tmp_path / "b", Wish(**wish))
+        convert.convert(source, tmp_path / "b", ReadOptions(**wish))
     assert not (tmp_path / "b").exists()
 
 
@@ -327,22 +331,22 @@ def test_single_safetensors_with_and_without_their_configuration(
 ) -> None:
     convert.convert(small, tmp_path / "a", WISH)
     file = tmp_path / "a" / "transformer" / WEIGHTS
-    convert.convert(file, tmp_path / "b", Wish())
+    convert.convert(file, tmp_path / "b", ReadOptions())
     assert (tmp_path / "b" / "transformer" / WEIGHTS).read_bytes() == file.read_bytes()
     alone = tmp_path / "alone.safetensors"
     shutil.copyfile(file, alone)
     with pytest.raises(RequestError, match="--head-dim"):
-        convert.convert(alone, tmp_path / "c", Wish())
+        convert.convert(alone, tmp_path / "c", ReadOptions())
     with pytest.raises(RequestError, match="--image-size"):
         convert.convert(alone, tmp_path / "c", WISH)
     with pytest.raises(RequestError, match="--interpolation-scale"):
-        convert.convert(alone, tmp_path / "c", Wish(head_dim=24, image_size=256))
-    whole = Wish(head_dim=24, image_size=128, interpolation_scale=1)
+        convert.convert(alone, tmp_path / "c", ReadOptions(head_dim=24, image_size=256))
+    whole = ReadOptions(head_dim=24, image_size=128, interpolation_scale=1)
     convert.convert(alone, tmp_path / "c", whole)
     config = "transformer/config.json"
     assert (tmp_path / "c" / config).read_text() == (tmp_path / "a" / config).read_text()
     with pytest.raises(RequestError, match="stored positions say image_size 128"):
-        convert.convert(small, tmp_path / "d", Wish(head_dim=24, image_size=512))
+        convert.convert(small, tmp_path / "d", ReadOptions(head_dim=24, image_size=512))
 
 
 def test_our_safetensors_have_the_bytes_of_the_library(tmp_path: Path) -> None:
@@ -375,7 +379,7 @@ def test_the_header_of_the_real_xl_is_measured_without_its_data(tmp_path: Path) 
         stream.write(struct.pack("<Q", len(text)) + text)
         stream.truncate(8 + len(text) + end)
     assert end == 2 * 611_349_152
-    with opened(file, Wish()) as net:
+    with opened(file, ReadOptions()) as net:
         assert net.design.family == "PixArt-α 1024-MS"
         assert convert.size(net, "fp32") == 4 * 611_349_152
 
@@ -787,7 +791,7 @@ def test_a_wrong_folder_is_one_sentence(fault: str, small: Path, tmp_path: Path)
     change, words = FOLDERS[fault]
     change(tmp_path / "a")
     with pytest.raises(StudioError, match=words) as caught:
-        convert.convert(tmp_path / "a", tmp_path / "b.pth", Wish())
+        convert.convert(tmp_path / "a", tmp_path / "b.pth", ReadOptions())
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "b.pth").exists()
 
@@ -827,7 +831,7 @@ def test_what_exists_is_not_replaced_unless_told(small: Path, tmp_path: Path) ->
         convert.convert(small, target, WISH)
         with pytest.raises(RequestError, match="exists already"):
             convert.convert(small, target, WISH)
-        raw = Wish(head_dim=24, weights="raw")
+        raw = ReadOptions(head_dim=24, weights="raw")
         convert.convert(small, target, raw, overwrite=True)
     bias = torch.load(small, weights_only=True)["state_dict"]["final_layer.linear.bias"]
     assert torch.equal(load_file(tmp_path / "a" / "transformer" / WEIGHTS)["proj_out.bias"], bias)

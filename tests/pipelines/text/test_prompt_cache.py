@@ -11,7 +11,6 @@ import pytest
 import torch
 from transformers import T5EncoderModel
 
-from pipelines import files
 from pipelines.catalog import Catalog
 from pipelines.engine import Engine
 from pipelines.memory import planning
@@ -123,7 +122,7 @@ def test_a_full_disk_only_costs_time(tmp_path: Path, monkeypatch: pytest.MonkeyP
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(files.os, "fsync", full)
+    monkeypatch.setattr("os.fsync", full)
     cache = PromptCache(tmp_path)
     cache.keep(IDS, "t5", features())
     assert cache.find(IDS, "t5") is None

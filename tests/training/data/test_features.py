@@ -39,7 +39,9 @@ def vae(model: ModelSpec) -> AutoencoderKL:
 
 @pytest.fixture
 def manifest(tmp_path: Path) -> Manifest:
-    return lint.scan(small.pictures(tmp_path / "pictures"), lint.Rules(near_duplicates=False))
+    return lint.scan(
+        small.pictures(tmp_path / "pictures"), lint.PictureRules(near_duplicates=False)
+    )
 
 
 def buckets(manifest: Manifest) -> list[Bucket]:
@@ -52,8 +54,8 @@ def add(
     manifest: Manifest,
     should_stop: Callable[[], bool] = lambda: False,
     precision: features.Precision = "fp32",
-) -> features.Store:
-    store = features.Store(folder)
+) -> features.FeatureStore:
+    store = features.FeatureStore(folder)
     features.add_latents(
         store,
         vae,
@@ -84,7 +86,7 @@ def test_latents_are_the_unscaled_mode_of_the_cropped_picture(
 
 def test_texts_hold_valid_tokens_only(tmp_path: Path, model: ModelSpec) -> None:
     encoder = T5EncoderModel.from_pretrained(model.folder / "text_encoder").eval()
-    store = features.Store(tmp_path)
+    store = features.FeatureStore(tmp_path)
     captions = ["a red disc", "", "a  RED disc", "disc " * 100]
     done = features.add_texts(
         store, lambda: encoder, model, captions, report=lambda _: None, should_stop=lambda: False
@@ -230,7 +232,7 @@ def test_an_edited_picture_has_other_features(
     picture = pictures.load(manifest.file(sample))
     picture.putpixel((0, 0), (1, 2, 3))
     picture.save(manifest.file(sample))
-    edited = lint.scan(manifest.root, lint.Rules(near_duplicates=False))
+    edited = lint.scan(manifest.root, lint.PictureRules(near_duplicates=False))
     mine = next(s for s in edited.samples if s.path == sample.path)
     assert mine.id != sample.id
     assert not any(features.latent_key(mine, b) in store for b in buckets(edited))
@@ -258,7 +260,7 @@ def test_sets_of_latents_of_two_precisions_never_meet() -> None:
 
 
 def test_numbers_that_are_none_are_never_kept(tmp_path: Path) -> None:
-    store = features.Store(tmp_path)
+    store = features.FeatureStore(tmp_path)
     with pytest.raises(TrainingError, match="not finite"):
         store.add({"a": torch.ones(2), "b": torch.tensor([1.0, np.nan])})
     assert list(tmp_path.iterdir()) == []
@@ -279,7 +281,7 @@ def test_a_damaged_file_is_noticed_and_computed_again(
     values = {name: whole.read(name).clone() for name in names}
     (file, *_) = sorted((tmp_path / "f").glob("*.safetensors"))
     _damage(file)
-    opened = features.Store(tmp_path / "f")
+    opened = features.FeatureStore(tmp_path / "f")
     assert opened.damaged == 1
     assert not file.exists()
     again = add(tmp_path / "f", vae, manifest)
@@ -296,7 +298,7 @@ def test_damage_that_comes_later_ends_with_a_sentence(
     monkeypatch.setattr(features, "_READ_AT_START", 0)
     (file, *_) = sorted((tmp_path / "f").glob("*.safetensors"))
     _damage(file)
-    store = features.Store(tmp_path / "f")
+    store = features.FeatureStore(tmp_path / "f")
     assert store.damaged == 0
     with pytest.raises(TrainingError, match=r"are damaged\. Give the same command again"):
         for name in sorted(store._places):
@@ -309,5 +311,5 @@ def test_features_of_earlier_versions_are_read(tmp_path: Path) -> None:
 
     (tmp_path / "f").mkdir()
     save_file({"a": torch.ones(2, 2, dtype=torch.float16)}, tmp_path / "f" / "0.safetensors")
-    store = features.Store(tmp_path / "f")
+    store = features.FeatureStore(tmp_path / "f")
     assert torch.equal(store.read("a"), torch.ones(2, 2))

@@ -22,10 +22,10 @@ from pipelines import pictures
 from pipelines.errors import RequestError
 from training.data import lint, manifest, readers
 from training.data.likeness import Likenesses, fingerprint
-from training.data.lint import MEANINGS, Rules, as_text, scan, table
+from training.data.lint import MEANINGS, PictureRules, as_text, scan, table
 from training.data.manifest import Manifest, Problem
 
-EASY = Rules(min_side=8)
+EASY = PictureRules(min_side=8)
 
 
 def noise(seed: int, width: int = 24, height: int = 20) -> Image.Image:
@@ -96,7 +96,7 @@ def test_a_good_picture_is_a_sample(tmp_path: Path) -> None:
     data = encoded(noise(1))
     put(tmp_path / "in/a.png", data)
     put(tmp_path / "in/a.txt", b"a\0 cat\nof noise")
-    found = scan(tmp_path, Rules(min_side=20, captions_required=True))
+    found = scan(tmp_path, PictureRules(min_side=20, captions_required=True))
     (sample,) = found.samples
     assert sample.id == hashlib.sha256(data).hexdigest()[:16]
     assert (sample.path, sample.width, sample.height) == ("in/a.png", 24, 20)
@@ -167,7 +167,7 @@ def test_limits_of_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     assert codes(scan(tmp_path, EASY)) == {"d/a.png": [("too-many-pixels", True)]}
     monkeypatch.setattr(lint, "MAX_BYTES", 1000)
     assert codes(scan(tmp_path, EASY)) == {"d/a.png": [("too-large", True)]}
-    assert Rules().max_ratio == 4.0
+    assert PictureRules().max_ratio == 4.0
 
 
 @pytest.mark.parametrize("kind", ["PNG", "WEBP"])
@@ -204,7 +204,7 @@ def test_a_rejected_picture_does_not_reject_its_copy(tmp_path: Path) -> None:
     put(tmp_path / "a.png", encoded(noise(1)))
     put(tmp_path / "b.png", encoded(noise(1)))
     put(tmp_path / "b.txt", b"only the second has a caption")
-    found = scan(tmp_path, Rules(min_side=8, captions_required=True))
+    found = scan(tmp_path, PictureRules(min_side=8, captions_required=True))
     assert names(found) == ["b.png"]
     assert codes(found) == {"a.png": [("no-caption", True)]}
 
@@ -224,7 +224,7 @@ def test_near_duplicates_are_told_and_used(tmp_path: Path) -> None:
         "d/3.png": [("near-duplicate", False)],
     }
     assert "d/1.png" in found.problems[0].sentence
-    assert scan(tmp_path, Rules(min_side=8, near_duplicates=False)).problems == ()
+    assert scan(tmp_path, PictureRules(min_side=8, near_duplicates=False)).problems == ()
 
 
 def test_captions(tmp_path: Path) -> None:
@@ -233,7 +233,7 @@ def test_captions(tmp_path: Path) -> None:
     put(tmp_path / "a.txt", b"one two three\nsix words are more than four")
     put(tmp_path / "b.txt", b"caf\xe9")
     put(tmp_path / "c.txt", b"x" * 1_000_001)
-    rules = Rules(min_side=8, token_limit=4, count_tokens=lambda text: len(text.split()))
+    rules = PictureRules(min_side=8, token_limit=4, count_tokens=lambda text: len(text.split()))
     found = scan(tmp_path, rules)
     assert len(found.samples) == 4
     assert codes(found) == {
@@ -243,7 +243,7 @@ def test_captions(tmp_path: Path) -> None:
         "d.png": [("no-caption", False)],
     }
     assert "6 tokens, of which the model reads 4" in found.problems[0].sentence
-    found = scan(tmp_path, Rules(min_side=8, captions_required=True))
+    found = scan(tmp_path, PictureRules(min_side=8, captions_required=True))
     assert names(found) == ["a.png"]
     assert codes(found)["d.png"] == [("no-caption", True)]
 
@@ -251,7 +251,7 @@ def test_captions(tmp_path: Path) -> None:
 def test_a_label_is_no_caption_where_captions_are_required(tmp_path: Path) -> None:
     put(tmp_path / "cat/a.png", encoded(noise(1)))
     assert scan(tmp_path, EASY).problems == ()
-    found = scan(tmp_path, Rules(min_side=8, captions_required=True))
+    found = scan(tmp_path, PictureRules(min_side=8, captions_required=True))
     assert codes(found) == {"cat/a.png": [("no-caption", True)]}
 
 

@@ -13,10 +13,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pipelines.errors import RequestError
-from training.data import readers, tables
+from training.data import tables
 from training.data.manifest import Problem
-from training.data.readers import Layout, Source, detect, find, read
-from training.data.tables import CaptionError, Row, Written
+from training.data.readers import DataLayout, DataSource, detect, find, read
+from training.data.tables import CaptionError, TableLine, Written
 
 
 def lay(root: Path, files: dict[str, str | bytes]) -> Path:
@@ -28,15 +28,15 @@ def lay(root: Path, files: dict[str, str | bytes]) -> Path:
     return root
 
 
-def told(source: Source) -> dict[str, Written]:
+def told(source: DataSource) -> dict[str, Written]:
     return {entry.path: read(source.root, entry) for entry in source.entries}
 
 
-def captions(source: Source) -> dict[str, tuple[str, ...]]:
+def captions(source: DataSource) -> dict[str, tuple[str, ...]]:
     return {path: written.captions for path, written in told(source).items()}
 
 
-def codes(source: Source) -> list[tuple[str, str]]:
+def codes(source: DataSource) -> list[tuple[str, str]]:
     return [(problem.path, problem.code) for problem in source.problems]
 
 
@@ -66,7 +66,7 @@ def test_captions_beside_pictures_in_any_depth(tmp_path: Path) -> None:
         },
     )
     source = find(root)
-    assert detect(root) is source.layout is Layout.FOLDER
+    assert detect(root) is source.layout is DataLayout.FOLDER
     assert captions(source) == {
         "a/deep/er/z.jpeg": (),
         "a/x.jpg": ("an axe", "one axe"),
@@ -90,7 +90,7 @@ def test_a_table_of_lines(table: str, tmp_path: Path) -> None:
     files: dict[str, str | bytes] = {f"{n}.png": b"" for n in ("a", "sub/b", "c", "d", "e")}
     root = lay(tmp_path, {**files, table: "\ufeff" + rows, "d.txt": "beside"})
     source = find(root)
-    assert source.layout is Layout.TABLE
+    assert source.layout is DataLayout.TABLE
     assert captions(source) == {
         "a.png": ("first", "second"),
         "c.png": ("absolute but inside",),
@@ -180,12 +180,12 @@ def test_a_broken_csv_is_told(tmp_path: Path) -> None:
 def test_a_folder_for_each_class(tmp_path: Path) -> None:
     root = lay(tmp_path, {"cat/a.png": b"", "cat/b.png": b"", "train/dog/a.png": b""})
     source = find(root)
-    assert source.layout is Layout.CLASSES
+    assert source.layout is DataLayout.CLASSES
     labels = {path: written.label for path, written in told(source).items()}
     assert labels == {"cat/a.png": "cat", "cat/b.png": "cat", "train/dog/a.png": "dog"}
     lay(tmp_path, {"loose.png": b""})
-    assert detect(root) is Layout.FOLDER
-    assert find(root, Layout.CLASSES).layout is Layout.CLASSES
+    assert detect(root) is DataLayout.FOLDER
+    assert find(root, DataLayout.CLASSES).layout is DataLayout.CLASSES
 
 
 LISTED = [{"file_name": "a.png", "text": "x"}, {"file": "s/b.png", "text": "y"}]
@@ -204,7 +204,7 @@ LISTED = [{"file_name": "a.png", "text": "x"}, {"file": "s/b.png", "text": "y"}]
 def test_a_list_is_a_source_of_its_own(name: str, text: str, tmp_path: Path) -> None:
     root = lay(tmp_path, {"a.png": b"", "s/b.png": b"", "not listed.png": b"", name: text})
     source = find(root / name)
-    assert source.layout is detect(root / name) is Layout.LIST
+    assert source.layout is detect(root / name) is DataLayout.LIST
     assert source.root == root.resolve()
     assert captions(source) == {"a.png": ("x",), "s/b.png": ("y",)}
 
@@ -240,7 +240,7 @@ def test_intern_data(listed: str, images: str, tmp_path: Path) -> None:
         },
     )
     source = find(root)
-    assert source.layout is detect(root) is Layout.INTERN
+    assert source.layout is detect(root) is DataLayout.INTERN
     assert captions(source) == {
         f"{images}/1.png": ("short", "a long one"),
         f"{images}/d/0.png": ("short",),
@@ -260,7 +260,7 @@ def test_sam(base: str, tmp_path: Path) -> None:
             f"{base}captions/sa_2.txt": "two",
         },
     )
-    assert detect(root) is Layout.SAM
+    assert detect(root) is DataLayout.SAM
     one, two, three = (f"{base}images/sa_{i}.jpg" for i in (1, 2, 3))
     assert captions(find(root)) == {one: ("one",), two: ("two",), three: ()}
     lay(
@@ -356,10 +356,10 @@ def test_folders_that_may_not_be_read(tmp_path: Path, monkeypatch: pytest.Monkey
             raise PermissionError(13, "Permission denied", str(folder))
         return scan(folder)
 
-    monkeypatch.setattr(readers.os, "scandir", lambda folder: refuse(folder, f"{root}/closed"))
+    monkeypatch.setattr("os.scandir", lambda folder: refuse(folder, f"{root}/closed"))
     assert codes(find(root)) == [("closed", "unreadable")]
     assert list(told(find(root))) == ["a.png"]
-    monkeypatch.setattr(readers.os, "scandir", lambda folder: refuse(folder, str(root)))
+    monkeypatch.setattr("os.scandir", lambda folder: refuse(folder, str(root)))
     for looks in (find, detect):
         with pytest.raises(RequestError, match="cannot be read"):
             looks(root)
@@ -444,6 +444,6 @@ def test_any_text_is_rows_or_told(tmp_path: Path, value: object, name: str, nois
             found: list[object] = list(tables.from_file(file).captions)
         else:
             found = list(tables.rows(file, name))
-            assert all(isinstance(row, Row | Problem) for row in found)
+            assert all(isinstance(row, TableLine | Problem) for row in found)
     except (RequestError, CaptionError) as error:
         assert "\n" not in str(error)

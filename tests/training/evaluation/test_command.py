@@ -76,7 +76,7 @@ def test_a_models_folder_is_measured(
 
 
 def test_pictures_do_not_depend_on_the_others(model: Path, tmp_path: Path) -> None:
-    painter = paint.Painter(
+    painter = paint.EvaluationPainter(
         str(model),
         workspace_models=tmp_path,
         inputs=tmp_path,

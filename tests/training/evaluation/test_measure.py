@@ -24,7 +24,7 @@ from training.evaluation.measure import (
     POSITION,
     TWO_THREE,
     Count,
-    Report,
+    EvaluationReport,
     as_json,
     evaluate,
     grid,
@@ -61,14 +61,14 @@ FIRST_MEASURES = (OBJECT, FIVE, BACKGROUND, POSITION, BOTH, ORDER)
 Change = Callable[[ScenePrompt], ScenePrompt]
 
 
-def measured(things: tuple[SceneObject, ...], judge: Judge, change: Change) -> Report:
+def measured(things: tuple[SceneObject, ...], judge: Judge, change: Change) -> EvaluationReport:
     """The report on right pictures of changed prompts."""
     drawn = [change(asked) for asked in PROMPTS]
     paint = drawer(things, drawn, 128)
     return evaluate(paint, PROMPTS, judge, lambda step: None, lambda: False)
 
 
-def shares(report: Report) -> dict[str, float]:
+def shares(report: EvaluationReport) -> dict[str, float]:
     return {name: report.measures[name].share for name in FIRST_MEASURES}
 
 

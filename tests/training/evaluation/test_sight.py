@@ -14,9 +14,9 @@ from training.evaluation.segmentation import (
     crop,
     halves,
     lab,
-    look,
     name_of,
     pieces,
+    segment,
     shade_of,
     thirds,
 )
@@ -63,14 +63,14 @@ def test_a_colour_like_no_named_one_has_no_name() -> None:
 def test_places(things: tuple[SceneObject, ...], place: str) -> None:
     scenes = (sample_scene("placed", seed, things) for seed in range(90))
     plain = (scene for scene in scenes if scene.ground.kind == "plain")
-    found = [look(draw(s, 96, 96)).place for s in plain if s.arrangement == place]
+    found = [segment(draw(s, 96, 96)).place for s in plain if s.arrangement == place]
     # A synthetic sprite may be of the colour of its ground; a wrong side is never seen.
     assert set(found) <= {place, ""}
     assert found.count(place) > 0.8 * len(found)
 
 
 def test_the_middle_is_no_place() -> None:
-    assert look(canvas("blue", (50, 50, 80, 80))).place == "middle"
+    assert segment(canvas("blue", (50, 50, 80, 80))).place == "middle"
 
 
 def test_masks_have_no_specks_no_holes_and_no_edge() -> None:
@@ -78,7 +78,7 @@ def test_masks_have_no_specks_no_holes_and_no_edge() -> None:
     ImageDraw.Draw(picture).rectangle((50, 50, 60, 60), fill=all_colours()["white"].rgb)
     mask = np.zeros((128, 128), dtype=bool)
     mask[30:91, 30:91] = True
-    found = look(picture)
+    found = segment(picture)
     assert found.colour == "white"
     # The filter rounds the four corners.
     assert np.count_nonzero(found.mask ^ mask) <= 4
@@ -90,12 +90,12 @@ def test_masks_have_no_specks_no_holes_and_no_edge() -> None:
 
 
 def test_halves_are_cut_at_the_gap() -> None:
-    left, right = halves(look(canvas("yellow", (10, 60, 44, 90), (52, 30, 118, 100))))
+    left, right = halves(segment(canvas("yellow", (10, 60, 44, 90), (52, 30, 118, 100))))
     assert np.flatnonzero(left.any(axis=0))[[0, -1]].tolist() == [10, 44]
     assert np.flatnonzero(right.any(axis=0))[[0, -1]].tolist() == [52, 118]
     # Two that touch: cut where they are thinnest.
     left, right = halves(
-        look(canvas("yellow", (10, 30, 50, 90), (50, 55, 70, 65), (70, 30, 99, 90)))
+        segment(canvas("yellow", (10, 30, 50, 90), (50, 55, 70, 65), (70, 30, 99, 90)))
     )
     cut = int(np.flatnonzero(right.any(axis=0))[0])
     assert 50 < cut <= 70
@@ -103,20 +103,20 @@ def test_halves_are_cut_at_the_gap() -> None:
 
 
 def test_thirds_are_cut_at_both_gaps() -> None:
-    found = look(canvas("yellow", (6, 60, 34, 90), (48, 30, 78, 100), (88, 40, 120, 90)))
+    found = segment(canvas("yellow", (6, 60, 34, 90), (48, 30, 78, 100), (88, 40, 120, 90)))
     ends = [np.flatnonzero(mask.any(axis=0))[[0, -1]].tolist() for mask in thirds(found)]
     assert ends == [[6, 34], [48, 78], [88, 120]]
 
 
 def test_pieces_are_what_stands_apart() -> None:
     boxes = [(6, 60, 34, 90), (48, 30, 78, 100), (88, 40, 120, 90), (2, 2, 6, 6)]
-    found = pieces(look(canvas("white", *boxes)))
+    found = pieces(segment(canvas("white", *boxes)))
     # The largest first; a speck is none.
     assert [np.flatnonzero(mask.any(axis=0))[0] for mask in found] == [48, 88, 6]
-    shade = shade_of(look(canvas("white", *boxes)), found[0])
+    shade = shade_of(segment(canvas("white", *boxes)), found[0])
     assert shade == pytest.approx(lab(np.array((255, 0, 0))), abs=0.1)
-    assert pieces(look(canvas("white"))) == []
-    assert shade_of(look(canvas("white")), np.zeros((128, 128), dtype=bool)) is None
+    assert pieces(segment(canvas("white"))) == []
+    assert shade_of(segment(canvas("white")), np.zeros((128, 128), dtype=bool)) is None
 
 
 @pytest.mark.parametrize("kind", ["down", "across", "aslant", "floor"])
@@ -127,7 +127,7 @@ def test_things_are_seen_on_grounds_that_change(kind: str) -> None:
     mixed = part.get(kind, (1 + np.tanh((down - 0.6) / 0.035)) / 2)[..., None]
     picture = Image.fromarray((one + mixed * (other - one)).astype(np.uint8))
     picture.paste((36, 80, 204), (40, 50, 90, 100))
-    found = look(picture)
+    found = segment(picture)
     truth = np.zeros((128, 128), dtype=bool)
     truth[50:100, 40:90] = True
     assert found.colour is None
@@ -136,7 +136,7 @@ def test_things_are_seen_on_grounds_that_change(kind: str) -> None:
 
 @pytest.mark.parametrize("colour", ["white", "black", "purple"])
 def test_a_ground_alone_shows_nothing(colour: str) -> None:
-    found = look(canvas(colour))
+    found = segment(canvas(colour))
     assert (found.colour, found.place, found.empty) == (colour, "", True)
     assert crop(found) is None
     assert not any(half.any() for half in halves(found))
@@ -144,7 +144,7 @@ def test_a_ground_alone_shows_nothing(colour: str) -> None:
 
 def test_noise_has_no_ground() -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (128, 128, 3), dtype=np.uint8)
-    found = look(Image.fromarray(pixels))
+    found = segment(Image.fromarray(pixels))
     assert (found.colour, found.place, crop(found)) == (None, "", None)
 
 
@@ -155,7 +155,7 @@ def test_noise_has_no_ground() -> None:
 )
 @settings(max_examples=60, deadline=None)
 def test_no_picture_crashes(pixels: np.ndarray) -> None:
-    found = look(Image.fromarray(pixels))
+    found = segment(Image.fromarray(pixels))
     for mask in (found.mask, *halves(found), *thirds(found), *pieces(found)):
         shown = crop(found, mask)
         assert shown is None or shown.size == (CROP_SIDE, CROP_SIDE)

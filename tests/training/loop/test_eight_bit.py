@@ -11,7 +11,7 @@ import torch
 from pipelines.errors import TrainingError
 from tests.training.loop import toy
 from training.config import RunConfig
-from training.loop.run_state import Outcome
+from training.loop.run_state import RunEnd
 from training.loop.tensors import pack_states, unpack_states
 from training.run import Run
 
@@ -23,7 +23,7 @@ def eight_bit(**more: Any) -> RunConfig:
     return toy.config(steps=12, optimizer={"name": "adamw8bit", "lr": 1e-2}, **more)
 
 
-def go(folder: Path, config: RunConfig, *, looks: int = 10**6, **task: Any) -> tuple[Run, Outcome]:
+def go(folder: Path, config: RunConfig, *, looks: int = 10**6, **task: Any) -> tuple[Run, RunEnd]:
     pytest.importorskip("bitsandbytes")
     left = iter(range(10**6))
     made = toy.task(config, hidden=HIDDEN, **task)

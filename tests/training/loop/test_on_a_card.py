@@ -28,7 +28,7 @@ from training.loop.devices import lent
 from training.methods import text_to_image
 from training.objective import LINEAR
 from training.recipes import resolve
-from training.sampling import Wish, paint_classes, sheet
+from training.sampling import SamplingOptions, paint_classes, sheet
 
 SHAPE = {"heads": 2, "head_dim": 24, "layers": 1}
 
@@ -184,7 +184,7 @@ def test_previews_of_classes_are_the_same(model: Path, monkeypatch: pytest.Monke
     vae = AutoencoderKL.from_pretrained(model / "vae").eval()
     torch.manual_seed(0)
     net = nets.dit(SHAPE, channels=4, sample_size=8, classes=3).eval()
-    wish = Wish(seed=1, steps=2, guidance=4.0, size=Size(64, 64))
+    wish = SamplingOptions(seed=1, steps=2, guidance=4.0, size=Size(64, 64))
 
     def preview() -> Image.Image:
         with lent(vae, next(net.parameters()).device):

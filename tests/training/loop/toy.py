@@ -18,7 +18,7 @@ from training.loop.devices import make_accelerator
 from training.loop.draws import full_batches
 from training.loop.order import Pick
 from training.loop.rng import generator
-from training.loop.run_state import Outcome
+from training.loop.run_state import RunEnd
 from training.loop.task import Batch, Task, stacked
 from training.loop.trainer import train
 from training.recipes import resolve
@@ -118,7 +118,7 @@ def go(
     should_stop: Callable[[], bool] = lambda: False,
     report: Callable[[Progress], None] = lambda _: None,
     tell: Callable[[str], None] = lambda _: None,
-) -> tuple[Run, Outcome]:
+) -> tuple[Run, RunEnd]:
     """Trains in `folder` as the stages do."""
     with only_one(folder):
         accelerator = make_accelerator(config)

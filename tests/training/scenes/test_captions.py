@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from training.scenes.captions import article, caption, several
-from training.scenes.compose import KINDS, Item, Scene, sample_scene
+from training.scenes.compose import KINDS, Placement, Scene, sample_scene
 from training.scenes.grounds import all_colours, all_floors
 from training.scenes.objects import SceneObject, plural
 
@@ -24,7 +24,7 @@ COLOUR_WORDS = {
 COLOUR = "|".join(sorted(COLOUR_WORDS, key=len, reverse=True))
 
 
-def nouns(item: Item) -> list[str]:
+def nouns(item: Placement) -> list[str]:
     names = (item.object.name, *item.object.also, *item.sprite.also)
     both = [*names, *map(plural, names)]
     return sorted(both, key=len, reverse=True)

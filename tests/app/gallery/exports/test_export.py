@@ -23,8 +23,9 @@ from PIL import Image, ImageChops, ImageStat, PdfParser
 from app.gallery import metadata
 from app.gallery.exports import export
 from app.gallery.exports import sheet as export_sheet
-from app.gallery.exports.export import FORMATS, Exported
-from app.gallery.index import Entry, GalleryIndex
+from app.gallery.exports.export import Exported
+from app.gallery.exports.formats import FORMATS
+from app.gallery.index import GalleryIndex, IndexedPicture
 from app.gallery.pictures import Gallery
 from pipelines import files, pictures
 from pipelines.errors import RequestError, SaveError, UnknownNameError
@@ -66,18 +67,18 @@ def request(prompt: str, **values: Any) -> GenerationRequest:
 
 def put(
     root: Path, name: str, prompt: str, size: tuple[int, int] = (24, 16), **values: Any
-) -> Entry:
+) -> IndexedPicture:
     """A picture of the gallery with noise of its own, as the index would show it."""
     file = root / name
     file.parent.mkdir(parents=True, exist_ok=True)
     recipe = request(prompt, **values)
     noise = Image.frombytes("RGB", size, os.urandom(3 * size[0] * size[1]))
     noise.save(file, pnginfo=metadata.chunks(recipe))
-    return Entry(name=name, path=file, size=file.stat().st_size, request=recipe)
+    return IndexedPicture(name=name, path=file, size=file.stat().st_size, request=recipe)
 
 
 @pytest.fixture
-def three(tmp_path: Path) -> list[Entry]:
+def three(tmp_path: Path) -> list[IndexedPicture]:
     root = tmp_path / "outputs"
     return [
         put(root, "2025-02-03/101530-7-abcdef.png", "a red fox", seed=7, style="Anime"),
@@ -87,14 +88,14 @@ def three(tmp_path: Path) -> list[Entry]:
 
 
 @pytest.fixture
-def hostile(tmp_path: Path) -> list[Entry]:
+def hostile(tmp_path: Path) -> list[IndexedPicture]:
     return [
         put(tmp_path / "outputs", f"2025-02-03/1015{i:02}-7-abcdef.png", prompt)
         for i, prompt in enumerate(HOSTILE)
     ]
 
 
-def done(entries: list[Entry], target: Path, format: str, **values: Any) -> Exported:
+def done(entries: list[IndexedPicture], target: Path, format: str, **values: Any) -> Exported:
     found = export.export(entries, target, format, **values)
     assert found is not None
     assert found.path == target
@@ -105,7 +106,7 @@ def same(first: Image.Image, second: Image.Image) -> bool:
     return first.size == second.size and not ImageChops.difference(first, second).getbbox()
 
 
-def pixels(entry: Entry) -> Image.Image:
+def pixels(entry: IndexedPicture) -> Image.Image:
     return Image.open(entry.path).convert("RGB")
 
 
@@ -118,7 +119,9 @@ def recipes(archive: zipfile.ZipFile) -> list[dict[str, str]]:
 # the archive
 
 
-def test_an_archive_holds_the_files_as_they_are(three: list[Entry], tmp_path: Path) -> None:
+def test_an_archive_holds_the_files_as_they_are(
+    three: list[IndexedPicture], tmp_path: Path
+) -> None:
     found = done(three, tmp_path / "new" / "deep" / "a.zip", "zip")
     assert (found.count, found.left_out) == (3, ())
     assert found.bytes == found.path.stat().st_size
@@ -152,7 +155,9 @@ def test_an_archive_holds_the_files_as_they_are(three: list[Entry], tmp_path: Pa
         assert recipes(archive)[1]["negative"] == "'-blurry"
 
 
-def test_the_same_pictures_give_the_same_archive(three: list[Entry], tmp_path: Path) -> None:
+def test_the_same_pictures_give_the_same_archive(
+    three: list[IndexedPicture], tmp_path: Path
+) -> None:
     for format, suffix in (("zip", ".zip"), ("dataset", ".zip"), ("sheet", ".pdf")):
         first, second = (tmp_path / f"{n}{format}{suffix}" for n in "ab")
         done(three, first, format)
@@ -162,7 +167,9 @@ def test_the_same_pictures_give_the_same_archive(three: list[Entry], tmp_path: P
         assert first.read_bytes() == second.read_bytes()
 
 
-def test_formulas_of_spreadsheets_are_only_text(hostile: list[Entry], tmp_path: Path) -> None:
+def test_formulas_of_spreadsheets_are_only_text(
+    hostile: list[IndexedPicture], tmp_path: Path
+) -> None:
     done(hostile, tmp_path / "a.zip", "zip")
     with zipfile.ZipFile(tmp_path / "a.zip") as archive:
         rows = recipes(archive)
@@ -175,7 +182,7 @@ def test_formulas_of_spreadsheets_are_only_text(hostile: list[Entry], tmp_path: 
     assert export._cell("1=1") == "1=1"
 
 
-def test_a_stripped_archive_holds_only_pixels(three: list[Entry], tmp_path: Path) -> None:
+def test_a_stripped_archive_holds_only_pixels(three: list[IndexedPicture], tmp_path: Path) -> None:
     done(three, tmp_path / "a.zip", "zip", strip=True)
     with zipfile.ZipFile(tmp_path / "a.zip") as archive:
         assert archive.namelist() == [entry.name for entry in three]
@@ -262,7 +269,7 @@ def pdf_pages(data: bytes) -> list[Image.Image]:
     return pages
 
 
-def test_a_sheet_has_as_many_pages_as_it_needs(three: list[Entry], tmp_path: Path) -> None:
+def test_a_sheet_has_as_many_pages_as_it_needs(three: list[IndexedPicture], tmp_path: Path) -> None:
     root = tmp_path / "outputs"
     colours = ("red", "lime", "blue")
     entries = []
@@ -284,7 +291,7 @@ def test_a_sheet_has_as_many_pages_as_it_needs(three: list[Entry], tmp_path: Pat
 
 
 def test_too_many_pictures_for_one_page(
-    three: list[Entry], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    three: list[IndexedPicture], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(export_sheet, "MAX_ON_PNG", 2)
     with pytest.raises(RequestError, match=r"3 pictures do not fit on one page.*ends in \.pdf"):
@@ -351,7 +358,7 @@ ALLOWED = set(
 )
 
 
-def test_a_page_needs_nothing_else(hostile: list[Entry], tmp_path: Path) -> None:
+def test_a_page_needs_nothing_else(hostile: list[IndexedPicture], tmp_path: Path) -> None:
     found = done(hostile, tmp_path / "a.html", "html")
     text = found.path.read_bytes().decode("utf-8")
     page = Page(text)
@@ -403,7 +410,7 @@ def test_a_page_shows_the_pictures_smaller(tmp_path: Path) -> None:
     assert page.texts["p"][0].strip() == "2025-02-01 – 2025-02-02 · 2 pictures"
 
 
-def test_a_stripped_page_has_no_recipes(three: list[Entry], tmp_path: Path) -> None:
+def test_a_stripped_page_has_no_recipes(three: list[IndexedPicture], tmp_path: Path) -> None:
     done(three, tmp_path / "a.html", "html", strip=True)
     page = Page((tmp_path / "a.html").read_text("utf-8"))
     assert [image["alt"] for image in page.all("img")] == ["Picture 1", "Picture 2", "Picture 3"]
@@ -421,7 +428,9 @@ def rows(text: str) -> list[dict[str, str]]:
     return [json.loads(line) for line in text.split("\n") if line]
 
 
-def test_a_training_set_is_read_by_our_own_training(three: list[Entry], tmp_path: Path) -> None:
+def test_a_training_set_is_read_by_our_own_training(
+    three: list[IndexedPicture], tmp_path: Path
+) -> None:
     folder = tmp_path / "set"
     folder.mkdir()  # an empty one may be used
     found = done(three, folder, "dataset")
@@ -434,8 +443,8 @@ def test_a_training_set_is_read_by_our_own_training(three: list[Entry], tmp_path
         "model": "nano",
     }
     source = readers.find(folder)
-    assert (source.layout, source.problems) == (readers.Layout.TABLE, ())
-    seen = lint.scan(source, lint.Rules(min_side=8, captions_required=True))
+    assert (source.layout, source.problems) == (readers.DataLayout.TABLE, ())
+    seen = lint.scan(source, lint.PictureRules(min_side=8, captions_required=True))
     assert seen.problems == ()
     # One caption each, although it stands in the table and beside the picture.
     assert {s.path: s.captions for s in seen.samples} == {
@@ -450,13 +459,13 @@ def test_a_training_set_is_read_by_our_own_training(three: list[Entry], tmp_path
 
 
 def test_a_training_set_has_captions_for_programs_that_read_no_table(
-    hostile: list[Entry], tmp_path: Path
+    hostile: list[IndexedPicture], tmp_path: Path
 ) -> None:
     done(hostile, tmp_path / "set", "dataset")
     images = tmp_path / "set" / "images"
     source = readers.find(images)
-    assert source.layout is readers.Layout.FOLDER
-    seen = lint.scan(source, lint.Rules(min_side=8, captions_required=True))
+    assert source.layout is readers.DataLayout.FOLDER
+    seen = lint.scan(source, lint.PictureRules(min_side=8, captions_required=True))
     assert [p for p in seen.problems if p.rejected] == []
     table = rows((tmp_path / "set" / "metadata.jsonl").read_text("utf-8"))
     assert [s.captions for s in seen.samples] == [(row["text"],) for row in table]
@@ -467,12 +476,12 @@ def test_a_training_set_has_captions_for_programs_that_read_no_table(
     assert "- images/*.png\n  - metadata.jsonl\n" in card[1]
 
 
-def test_a_training_set_in_one_file(three: list[Entry], tmp_path: Path) -> None:
+def test_a_training_set_in_one_file(three: list[IndexedPicture], tmp_path: Path) -> None:
     done(three, tmp_path / "set.zip", "dataset")
     problems = archives.unpack(tmp_path / "set.zip", tmp_path / "set")
     # The card is for people and other programs.
     assert [(p.path, p.code) for p in problems] == [("README.md", "left-out")]
-    seen = lint.scan(tmp_path / "set", lint.Rules(min_side=8, captions_required=True))
+    seen = lint.scan(tmp_path / "set", lint.PictureRules(min_side=8, captions_required=True))
     assert seen.problems == ()
     assert len(seen.samples) == 3
 
@@ -481,7 +490,7 @@ def test_a_style_that_is_gone_leaves_the_prompt(tmp_path: Path) -> None:
     entry = put(tmp_path / "outputs", "2025-02-03/101530-7-abcdef.png", "a cat")
     assert entry.request is not None
     gone = entry.request.model_copy(update={"style": "Gone", "sampler": "gone"})
-    lost = Entry(name=entry.name, path=entry.path, size=1, request=gone)
+    lost = IndexedPicture(name=entry.name, path=entry.path, size=1, request=gone)
     for format, name in FORMS:
         assert done([lost], tmp_path / f"x{format}" / name, format).count == 1
     table = (tmp_path / "xdataset" / "a" / "metadata.jsonl").read_text("utf-8")
@@ -493,12 +502,12 @@ def test_a_style_that_is_gone_leaves_the_prompt(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("format", "name"), FORMS)
 def test_hostile_prompts_and_no_recipe_at_all(
-    hostile: list[Entry], tmp_path: Path, format: str, name: str
+    hostile: list[IndexedPicture], tmp_path: Path, format: str, name: str
 ) -> None:
     file = tmp_path / "outputs/2025-02-04/000000-1-abcdef.png"
     file.parent.mkdir()
     Image.new("L", (9, 9)).save(file)
-    nothing = Entry(
+    nothing = IndexedPicture(
         name="2025-02-04/000000-1-abcdef.png",
         path=file,
         size=9,
@@ -518,7 +527,7 @@ def test_hostile_prompts_and_no_recipe_at_all(
 
 @pytest.mark.parametrize(("format", "name"), FORMS)
 def test_pictures_that_cannot_be_read_are_left_out_and_told(
-    three: list[Entry], tmp_path: Path, format: str, name: str
+    three: list[IndexedPicture], tmp_path: Path, format: str, name: str
 ) -> None:
     gone, link, folder, *_ = more = [
         put(tmp_path / "outputs", f"2025-03-0{i}/101530-7-abcdef.png", "a cat") for i in range(1, 5)
@@ -546,7 +555,7 @@ def test_pictures_that_cannot_be_read_are_left_out_and_told(
 
 
 def test_files_that_are_too_large_are_left_out(
-    three: list[Entry], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    three: list[IndexedPicture], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with open(three[1].path, "r+b") as stream:
         stream.truncate(pictures.MAX_BYTES + 1)
@@ -559,7 +568,7 @@ def test_files_that_are_too_large_are_left_out(
 @pytest.mark.parametrize(("format", "name"), FORMS)
 @pytest.mark.parametrize("after", [0, 2])
 def test_stopping_leaves_nothing(
-    three: list[Entry], tmp_path: Path, format: str, name: str, after: int
+    three: list[IndexedPicture], tmp_path: Path, format: str, name: str, after: int
 ) -> None:
     told: list[Progress] = []
     before = sorted(tmp_path.rglob("*"))
@@ -575,7 +584,7 @@ def test_stopping_leaves_nothing(
     assert sorted(tmp_path.rglob("*")) == before
 
 
-def test_progress_counts_the_pictures(three: list[Entry], tmp_path: Path) -> None:
+def test_progress_counts_the_pictures(three: list[IndexedPicture], tmp_path: Path) -> None:
     told: list[Progress] = []
     done(three, tmp_path / "a.html", "html", report=told.append)
     assert [(p.done, p.total, p.picture, p.pictures) for p in told] == [
@@ -593,7 +602,9 @@ def test_progress_counts_the_pictures(three: list[Entry], tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize(("format", "name"), FORMS)
-def test_nothing_is_overwritten(three: list[Entry], tmp_path: Path, format: str, name: str) -> None:
+def test_nothing_is_overwritten(
+    three: list[IndexedPicture], tmp_path: Path, format: str, name: str
+) -> None:
     target = tmp_path / "new" / name
     target.parent.mkdir()
     target.write_bytes(b"mine")
@@ -612,7 +623,9 @@ def test_nothing_is_overwritten(three: list[Entry], tmp_path: Path, format: str,
     assert [f.name for f in target.parent.rglob("*")] == [name, "mine"]
 
 
-def test_what_came_meanwhile_is_not_overwritten(three: list[Entry], tmp_path: Path) -> None:
+def test_what_came_meanwhile_is_not_overwritten(
+    three: list[IndexedPicture], tmp_path: Path
+) -> None:
     target = tmp_path / "a.zip"
 
     def come(progress: Progress) -> None:
@@ -635,7 +648,7 @@ def test_what_came_meanwhile_is_not_overwritten(three: list[Entry], tmp_path: Pa
     ],
 )
 def test_names_that_cannot_be(
-    three: list[Entry], tmp_path: Path, format: str, name: str, way_out: str
+    three: list[IndexedPicture], tmp_path: Path, format: str, name: str, way_out: str
 ) -> None:
     with pytest.raises(RequestError, match=f"“{re.escape(name)}” is no name") as error:
         export.export(three, tmp_path / "new" / name, format)
@@ -645,7 +658,9 @@ def test_names_that_cannot_be(
         assert done(three, tmp_path / "A.PNG", format).count == 3
 
 
-def test_formats_and_pictures_that_are_not_there(three: list[Entry], tmp_path: Path) -> None:
+def test_formats_and_pictures_that_are_not_there(
+    three: list[IndexedPicture], tmp_path: Path
+) -> None:
     with pytest.raises(UnknownNameError, match="Did you mean “html”"):
         export.export(three, tmp_path / "a.html", "htm")
     with pytest.raises(RequestError, match="no picture to export"):
@@ -660,7 +675,7 @@ def test_formats_and_pictures_that_are_not_there(three: list[Entry], tmp_path: P
 
 @pytest.mark.parametrize(("format", "name"), FORMS)
 def test_a_disk_that_refuses_is_a_sentence(
-    three: list[Entry],
+    three: list[IndexedPicture],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     format: str,
@@ -680,7 +695,7 @@ def test_a_disk_that_refuses_is_a_sentence(
 
 @pytest.mark.parametrize(("format", "name"), FORMS)
 def test_a_full_disk_in_the_middle(
-    three: list[Entry], tmp_path: Path, format: str, name: str
+    three: list[IndexedPicture], tmp_path: Path, format: str, name: str
 ) -> None:
     resource = pytest.importorskip("resource")
     signal = pytest.importorskip("signal")
@@ -700,7 +715,7 @@ def test_a_full_disk_in_the_middle(
 
 @pytest.mark.parametrize("format", ["zip", "dataset"])
 def test_of_two_exports_to_one_name_one_is_refused(
-    three: list[Entry], tmp_path: Path, format: str
+    three: list[IndexedPicture], tmp_path: Path, format: str
 ) -> None:
     target = tmp_path / "both.zip"
     ends: list[object] = []
@@ -724,7 +739,7 @@ def test_of_two_exports_to_one_name_one_is_refused(
 
 
 def test_a_folder_that_got_something_meanwhile_is_not_replaced(
-    three: list[Entry], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    three: list[IndexedPicture], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     target = tmp_path / "set"
     target.mkdir()
@@ -740,6 +755,6 @@ def test_a_folder_that_got_something_meanwhile_is_not_replaced(
     assert [path.name for path in target.iterdir()] == ["mine.txt"]
 
 
-def test_a_name_that_is_too_long_is_a_sentence(three: list[Entry], tmp_path: Path) -> None:
+def test_a_name_that_is_too_long_is_a_sentence(three: list[IndexedPicture], tmp_path: Path) -> None:
     with pytest.raises((SaveError, RequestError)):
         export.export(three, tmp_path / ("x" * 260 + ".zip"), "zip")

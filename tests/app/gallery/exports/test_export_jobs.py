@@ -15,9 +15,9 @@ from typing import Any
 import pytest
 
 from app import scratch
-from app.gallery.exports import export
+from app.gallery.exports import export, formats
 from app.gallery.exports.export_jobs import MAX_RUNNING, ExportJob, ExportJobs
-from app.gallery.index import Entry, GalleryIndex
+from app.gallery.index import GalleryIndex, IndexedPicture
 from pipelines.catalog import ROOT
 from pipelines.errors import BusyError, RecipeError, RequestError
 from tests.app.gallery.test_index import put
@@ -26,7 +26,7 @@ NAME = "2025-01-01/000000-1-000000.png"
 
 
 @pytest.fixture
-def entries(tmp_path: Path) -> Callable[[], Sequence[Entry]]:
+def entries(tmp_path: Path) -> Callable[[], Sequence[IndexedPicture]]:
     put(tmp_path / "outputs", NAME, "a red fox")
     index = GalleryIndex(tmp_path / "outputs", tmp_path / "gallery.db")
     index.sync()
@@ -60,7 +60,7 @@ def ended(jobs: ExportJobs, owner: str) -> ExportJob:
 
 
 def test_an_export_is_fetched_by_its_token_and_goes_with_its_note(
-    tmp_path: Path, entries: Callable[[], Sequence[Entry]]
+    tmp_path: Path, entries: Callable[[], Sequence[IndexedPicture]]
 ) -> None:
     jobs = ExportJobs(tmp_path / "exports")
     assert jobs.job("me") is None
@@ -81,9 +81,9 @@ def test_an_export_is_fetched_by_its_token_and_goes_with_its_note(
         jobs.file(job.token)
 
 
-@pytest.mark.parametrize("format", list(export.FORMATS))
+@pytest.mark.parametrize("format", list(formats.FORMATS))
 def test_every_format_is_one_file(
-    tmp_path: Path, entries: Callable[[], Sequence[Entry]], format: str
+    tmp_path: Path, entries: Callable[[], Sequence[IndexedPicture]], format: str
 ) -> None:
     jobs = ExportJobs(tmp_path / "exports")
     jobs.start(entries, format, "me", strip=True)
@@ -93,7 +93,7 @@ def test_every_format_is_one_file(
 
 
 def test_a_new_export_takes_the_place_of_the_last(
-    tmp_path: Path, entries: Callable[[], Sequence[Entry]]
+    tmp_path: Path, entries: Callable[[], Sequence[IndexedPicture]]
 ) -> None:
     jobs = ExportJobs(tmp_path / "exports")
     jobs.start(entries, "zip", "me")
@@ -107,7 +107,7 @@ def test_a_new_export_takes_the_place_of_the_last(
 
 
 def test_a_stop_leaves_nothing(
-    tmp_path: Path, entries: Callable[[], Sequence[Entry]], gate: threading.Event
+    tmp_path: Path, entries: Callable[[], Sequence[IndexedPicture]], gate: threading.Event
 ) -> None:
     jobs = ExportJobs(tmp_path / "exports")
     jobs.start(entries, "zip", "me")
@@ -122,7 +122,7 @@ def test_a_stop_leaves_nothing(
 
 
 def test_many_at_once_are_refused(
-    tmp_path: Path, entries: Callable[[], Sequence[Entry]], gate: threading.Event
+    tmp_path: Path, entries: Callable[[], Sequence[IndexedPicture]], gate: threading.Event
 ) -> None:
     jobs = ExportJobs(tmp_path / "exports")
     for i in range(MAX_RUNNING):
@@ -137,7 +137,7 @@ def test_many_at_once_are_refused(
 
 
 def test_failures_end_with_a_sentence(
-    tmp_path: Path, entries: Callable[[], Sequence[Entry]], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, entries: Callable[[], Sequence[IndexedPicture]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     jobs = ExportJobs(tmp_path / "exports")
     with pytest.raises(RequestError, match="There is no format"):
@@ -146,7 +146,7 @@ def test_failures_end_with_a_sentence(
     jobs.start(lambda: (), "zip", "me")
     assert "no picture to export" in str(ended(jobs, "me").error)
 
-    def fault() -> Sequence[Entry]:
+    def fault() -> Sequence[IndexedPicture]:
         raise ZeroDivisionError("ours")
 
     jobs.start(fault, "zip", "me")
@@ -156,7 +156,7 @@ def test_failures_end_with_a_sentence(
 
 
 def test_closing_stops_and_sweeps(
-    tmp_path: Path, entries: Callable[[], Sequence[Entry]], gate: threading.Event
+    tmp_path: Path, entries: Callable[[], Sequence[IndexedPicture]], gate: threading.Event
 ) -> None:
     folder = tmp_path / "exports"
     jobs = ExportJobs(folder)
@@ -187,7 +187,7 @@ def test_a_killed_studio_leaves_nothing(tmp_path: Path) -> None:
 
 
 def test_what_nobody_closed_goes_after_a_while(
-    tmp_path: Path, entries: Callable[[], Sequence[Entry]], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, entries: Callable[[], Sequence[IndexedPicture]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     jobs = ExportJobs(tmp_path / "exports")
     for i in range(3):

@@ -14,7 +14,7 @@ import pytest
 
 from app.ui.build import build
 from app.ui.create import fields, watch
-from app.ui.create.watch import Seat
+from app.ui.create.watch import BrowserSession
 from pipelines.errors import RequestError, SaveError
 from pipelines.text import styles
 from tests import tiny
@@ -35,7 +35,7 @@ class Page:
     def __init__(self, studio: FakeStudio) -> None:
         self.demo = build(studio)
         self.studio = studio
-        self.seat = Seat()
+        self.seat = BrowserSession()
 
     def call(self, name: str, *arguments: Any) -> dict[str, Any]:
         found: list[Any] = [f for f in self.demo.fns.values() if f.api_name == name]
@@ -151,7 +151,7 @@ def test_a_dead_process_is_said_and_pictures_stay(page: Page) -> None:
 def test_another_tab_of_the_same_browser_sees_the_job(page: Page) -> None:
     page.paint()
     page.finish()
-    opened = page.call("open", Seat(), OWNER, {"prompt": "kept"})
+    opened = page.call("open", BrowserSession(), OWNER, {"prompt": "kept"})
     assert 'data-state="result"' in opened["canvas"]
     assert opened["prompt"]["value"] == "kept"
 
@@ -159,7 +159,7 @@ def test_another_tab_of_the_same_browser_sees_the_job(page: Page) -> None:
 def test_another_browser_sees_nothing(page: Page) -> None:
     page.paint()
     page.finish()
-    opened = page.call("open", Seat(), "", None)
+    opened = page.call("open", BrowserSession(), "", None)
     assert 'data-state="hint"' in opened["canvas"]
     assert opened["BrowserState"] != OWNER
 
@@ -257,7 +257,7 @@ def test_words_that_the_model_has_never_seen_are_told(page: Page) -> None:
 
 
 def test_a_seat_takes_only_a_plausible_owner() -> None:
-    seat = Seat()
+    seat = BrowserSession()
     mine = seat.sit(None)
     assert len(mine) == 32
     odd: Any
@@ -267,14 +267,14 @@ def test_a_seat_takes_only_a_plausible_owner() -> None:
 
 
 def test_width_and_height_are_told_at_the_size() -> None:
-    seat = Seat()
+    seat = BrowserSession()
     seat.complain(RequestError("width", "Too wide."))
     assert seat.notice is not None
     assert seat.notice.field == "size"
 
 
 def test_views_differ_only_where_something_changed(studio: FakeStudio) -> None:
-    seat = Seat()
+    seat = BrowserSession()
     seat.sit(OWNER)
     view = watch.look(studio, seat)
     assert set(watch.news(view, seat)) == {"canvas", "status", "result", "engine", "busy"}

@@ -19,7 +19,7 @@ from app.gallery.metadata import CHUNK
 from app.jobs.job import Job
 from app.ui.build import build
 from app.ui.create import fields
-from app.ui.create.watch import Seat
+from app.ui.create.watch import BrowserSession
 from app.ui.gallery import handlers
 from app.ui.gallery.browse import Browse
 from app.ui.gallery.cards import PAGE
@@ -54,7 +54,7 @@ class Page:
     """The handlers of the tab, as gradio would call them for one browser tab."""
 
     def __init__(self, studio: FakeStudio) -> None:
-        self.studio, self.browse, self.seat = studio, Browse(), Seat()
+        self.studio, self.browse, self.seat = studio, Browse(), BrowserSession()
         self.demo = build(studio)
         self.shown: dict[str, Any] = {}
 

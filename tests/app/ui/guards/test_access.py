@@ -13,9 +13,9 @@ from starlette.responses import JSONResponse
 from starlette.routing import Route
 from starlette.testclient import TestClient
 
-from app.tokens import Tokens
+from app.tokens import AccessTokens
 from app.ui.guards import access, bodies, guesses
-from app.ui.guards.gate import Gate
+from app.ui.guards.gate import TokenGate
 from app.ui.guards.guesses import FREE, LONGEST, Guesses
 from app.ui.guards.refusals import Refusals
 from pipelines.errors import StudioError
@@ -23,7 +23,7 @@ from pipelines.errors import StudioError
 SHARE = "correct horse ünïcode"
 ADMIN = "battery staple ünïcode"
 LONG = "0123456789abcdef"
-BOTH = Tokens(share=SHARE, admin=ADMIN)
+BOTH = AccessTokens(share=SHARE, admin=ADMIN)
 MakeClient = Callable[..., TestClient]
 
 
@@ -32,7 +32,7 @@ def _no_space(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("SPACE_ID", raising=False)
 
 
-def client_of(tokens: Tokens = BOTH, address: str = "192.0.2.7", **more: str) -> TestClient:
+def client_of(tokens: AccessTokens = BOTH, address: str = "192.0.2.7", **more: str) -> TestClient:
     """A browser at `address`, in front of a page that says what it may do."""
 
     async def page(request: Request) -> JSONResponse:
@@ -40,7 +40,7 @@ def client_of(tokens: Tokens = BOTH, address: str = "192.0.2.7", **more: str) ->
         return JSONResponse({"admin": scope[access.ADMIN], "entrance": scope[access.ENTRANCE]})
 
     app = Starlette(routes=[Route("/{path:path}", page, methods=["GET", "POST"])])
-    gate = Gate(app, tokens=tokens, refusals=Refusals())
+    gate = TokenGate(app, tokens=tokens, refusals=Refusals())
     return TestClient(gate, follow_redirects=False, client=(address, 1), headers=more)
 
 
@@ -90,23 +90,23 @@ def test_a_visitor_becomes_an_administrator_by_the_link() -> None:
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1", "::1", "192.0.2.7"])
-@pytest.mark.parametrize("tokens", [BOTH, Tokens(share=SHARE)])
-def test_no_address_administers_a_studio_that_is_shared(address: str, tokens: Tokens) -> None:
+@pytest.mark.parametrize("tokens", [BOTH, AccessTokens(share=SHARE)])
+def test_no_address_administers_a_studio_that_is_shared(address: str, tokens: AccessTokens) -> None:
     client = client_of(tokens, address)
     client.get("/", params={"token": SHARE})
     assert is_admin(client) is False
 
 
 def test_without_tokens_the_person_at_the_computer_administers() -> None:
-    assert is_admin(client_of(Tokens(), "127.0.0.1")) is True
-    assert is_admin(client_of(Tokens(), "192.0.2.7")) is False
-    assert is_admin(client_of(Tokens(), "127.0.0.1"), **{"X-Forwarded-For": "x"}) is False
+    assert is_admin(client_of(AccessTokens(), "127.0.0.1")) is True
+    assert is_admin(client_of(AccessTokens(), "192.0.2.7")) is False
+    assert is_admin(client_of(AccessTokens(), "127.0.0.1"), **{"X-Forwarded-For": "x"}) is False
     # A token that nobody asked for opens nothing, and is no guess.
-    assert client_of(Tokens(), "127.0.0.1").get("/?token=x").json()["entrance"] is False
+    assert client_of(AccessTokens(), "127.0.0.1").get("/?token=x").json()["entrance"] is False
 
 
 def test_an_admin_token_alone_leaves_the_page_open() -> None:
-    client = client_of(Tokens(admin=ADMIN), "127.0.0.1")
+    client = client_of(AccessTokens(admin=ADMIN), "127.0.0.1")
     assert is_admin(client) is False
     assert client.get("/").json()["entrance"] is True
     client.get("/", params={"token": ADMIN})
@@ -115,7 +115,7 @@ def test_an_admin_token_alone_leaves_the_page_open() -> None:
 
 def test_nobody_administers_a_space(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SPACE_ID", "me/space")
-    assert is_admin(client_of(Tokens(), "127.0.0.1")) is False
+    assert is_admin(client_of(AccessTokens(), "127.0.0.1")) is False
 
 
 @pytest.mark.parametrize(("token", "admin"), [(SHARE, False), (ADMIN, True)])
@@ -169,7 +169,7 @@ def test_a_form_that_comes_too_slowly_is_refused(
     async def send(message: Any) -> None:
         sent.append(message)
 
-    gate = Gate(Starlette(), tokens=BOTH, refusals=Refusals())
+    gate = TokenGate(Starlette(), tokens=BOTH, refusals=Refusals())
     scope = {"type": "http", "method": "POST", "path": f"/{access.ENTER}", "headers": []}
     asyncio.run(asyncio.wait_for(gate(scope, receive, send), 20))
     assert sent[0]["status"] == 408
@@ -271,7 +271,7 @@ def test_addresses_of_one_network_are_one_guesser_and_few_are_kept() -> None:
 def test_visitors_of_a_space_guess_each_for_themselves(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SPACE_ID", "me/space")
     # Every connection is the platform's; what it writes stands last.
-    client = client_of(Tokens(share=SHARE), "10.20.30.40")
+    client = client_of(AccessTokens(share=SHARE), "10.20.30.40")
 
     def status(told: str) -> int:
         sent = {"X-Forwarded-For": told}

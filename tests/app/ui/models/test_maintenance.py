@@ -15,7 +15,7 @@ import pytest
 from app import doctor
 from app.models.import_jobs import ImportJob, ImportJobs
 from app.models.import_process import Tell
-from app.models.rows import Wanted
+from app.models.rows import ImportOptions
 from app.painting.worker import EngineState
 from app.settings import Settings
 from app.ui.models import import_form, maintenance
@@ -49,14 +49,14 @@ class FakeImport:
         self.studio = studio
         self.go = threading.Event()
         self.go.set()
-        self.seen: list[tuple[Path, Wanted]] = []
+        self.seen: list[tuple[Path, ImportOptions]] = []
         self.fault: StudioError | None = None
         self.name = "cat"
 
     def __call__(
         self,
         source: Path,
-        wanted: Wanted,
+        wanted: ImportOptions,
         settings: Settings,
         *,
         tell: Tell,
@@ -227,7 +227,7 @@ def test_an_import_comes_into_the_list_and_into_create(
     assert 'value="cat"' in tick(page)["model"]["markup"]
     assert page.press("use", "cat")["model"]["value"] == "cat"
     (seen,) = importing.seen
-    assert seen == (file, Wanted(id="cat", title="A cat", text="nano", vae="nano"))
+    assert seen == (file, ImportOptions(id="cat", title="A cat", text="nano", vae="nano"))
 
 
 def test_stop_and_the_note_on_it(page: Page, importing: FakeImport, file: Path) -> None:
@@ -250,7 +250,7 @@ def test_a_second_import_waits_its_turn(page: Page, importing: FakeImport, file:
 def test_files_that_stay_where_they_are(page: Page, importing: FakeImport, file: Path) -> None:
     send(page, path=str(file.parent), files="in-place")
     settle(page)
-    assert importing.seen[0][1] == Wanted(in_place=True)
+    assert importing.seen[0][1] == ImportOptions(in_place=True)
 
 
 def test_a_failure_keeps_the_form(page: Page, importing: FakeImport, file: Path) -> None:

@@ -14,13 +14,13 @@ import pytest
 
 from app.hardware import Hardware
 from app.models.download_jobs import FileState, ModelJob
-from app.models.store import Row
+from app.models.store import ModelRow
 from app.painting.worker import EngineState
-from app.tokens import Tokens
+from app.tokens import AccessTokens
 from app.ui import choices
 from app.ui.build import build
 from app.ui.create import fields
-from app.ui.create.watch import Seat
+from app.ui.create.watch import BrowserSession
 from app.ui.guards import access
 from app.ui.models import cards
 from app.ui.models.cards import Shelf
@@ -44,7 +44,7 @@ class Page:
     """The handlers of the tab, and what they answered last, by elem_id."""
 
     def __init__(self, studio: FakeStudio) -> None:
-        self.studio, self.visit, self.seat = studio, Visit(), Seat()
+        self.studio, self.visit, self.seat = studio, Visit(), BrowserSession()
         self.demo = build(studio)
         self.shown: dict[str, Any] = {}
 
@@ -193,7 +193,7 @@ def test_who_is_at_the_computer(
 
 def test_programs_of_visitors_cannot_start_downloads(studio: FakeStudio) -> None:
     form = list(fields.first(studio).values())
-    tokens = Tokens(share="token-of-visitors", admin="token-of-the-owner")
+    tokens = AccessTokens(share="token-of-visitors", admin="token-of-the-owner")
     with (
         served(studio, tokens=tokens) as address,
         httpx.Client(base_url=address, timeout=30) as http,
@@ -224,7 +224,7 @@ def test_programs_of_visitors_cannot_start_downloads(studio: FakeStudio) -> None
 
 
 def view(job: ModelJob | None = None, **changes: Any) -> Shelf:
-    row = Row(
+    row = ModelRow(
         id=MODEL,
         title="A <b>model</b>",
         licence="openrail++",

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 import torch
 
+from pipelines.memory import probe
 from pipelines.memory.planning import CONTEXT, GIB, Machine
-from pipelines.models import loader
 
 
 def probed(monkeypatch: pytest.MonkeyPatch, **told: Any) -> Machine:
@@ -30,7 +30,7 @@ def probed(monkeypatch: pytest.MonkeyPatch, **told: Any) -> Machine:
             return answer
 
         monkeypatch.setattr(torch.cuda, name, give)
-    return loader.probe()
+    return probe.machine()
 
 
 def test_what_is_free_counts_what_comes_back(monkeypatch: pytest.MonkeyPatch) -> None:
