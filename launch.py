@@ -130,7 +130,7 @@ def run(argv: "list[str]") -> int:
 
 
 def main(argv: "list[str]") -> int:
-    """Run one command line; returns its exit code: 0 well, 2 the user can mend it, 130 Ctrl+C."""
+    """Run one command line; returns its exit code: 0 well, 2 the user can repair it, 130 Ctrl+C."""
     # Both are missing where a program without a terminal starts us.
     sys.stdout = sys.stdout or open(os.devnull, "w")
     sys.stderr = sys.stderr or open(os.devnull, "w")

@@ -82,7 +82,7 @@ def _packages() -> Finding:
     return Finding(
         name="packages",
         state="warning",
-        fact=f"not as pinned: {shown}; start the studio with “python3 launch.py” to mend it",
+        fact=f"not as pinned: {shown}; start the studio with “python3 launch.py” to repair it",
     )
 
 
@@ -105,14 +105,14 @@ def _workspace(folder: Path) -> Finding:
 def _device(machine: Machine) -> Finding:
     parts = [machine.name]
     if machine.vram_total:
-        parts.append(_of(machine.vram_free, machine.vram_total, "of the card's memory free"))
+        parts.append(_of(machine.vram_free, machine.vram_total, "of the GPU's memory free"))
     if machine.ram_total:
         parts.append(_of(machine.ram_free, machine.ram_total, "of main memory free"))
     parts.append("bf16" if machine.bf16 else "no bf16")
     if machine.compiles:
         parts.append("small kernels joined by torch.compile")
     elif planning.wants_compiling():
-        parts.append(f"{planning.COMPILE_VARIABLE} has no effect: no NVIDIA card with Triton")
+        parts.append(f"{planning.COMPILE_VARIABLE} has no effect: no NVIDIA GPU with Triton")
         return Finding(name="device", state="warning", fact=", ".join(parts))
     return Finding(name="device", state="ok", fact=", ".join(parts))
 

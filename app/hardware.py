@@ -28,7 +28,7 @@ class Hardware:
 
 
 def look(machine: Machine | None, workspace: Path) -> Hardware:
-    """The computer as it is now; the card as the painting process found it."""
+    """The computer as it is now; the GPU as the painting process found it."""
     main = ram.look()
     return Hardware(
         machine=machine,

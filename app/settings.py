@@ -108,7 +108,7 @@ def real_path(text: str) -> Path:
         return path.resolve()
     except (OSError, RuntimeError):
         raise SaveError(
-            f"{path} cannot be found: a link in it leads in circles.", "Mend or remove that link."
+            f"{path} cannot be found: a link in it leads in circles.", "Repair or remove that link."
         ) from None
 
 
@@ -129,7 +129,7 @@ def make_folder(path: Path) -> Path:
     except FileExistsError:
         if path.is_symlink():
             raise SaveError(
-                f"{path} is a link that leads nowhere.", "Mend or remove that link."
+                f"{path} is a link that leads nowhere.", "Repair or remove that link."
             ) from None
         raise SaveError(f"{path} is a file, not a folder.", "Choose another folder.") from None
     except OSError as error:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from lora_manager.errors import printable
 
-WAY_OUT = "Mend that folder."
+WAY_OUT = "Repair that folder or its link."
 _NOWHERE = "it is a link that leads nowhere"
 _CIRCLE = "links in it lead in circles"
 

@@ -163,7 +163,7 @@ class Catalog:
             elif reason := store.lacks(row):
                 refused[row.id] = (
                     f"The model “{row.id}” cannot be used: {reason}. "
-                    f"Mend it with: launch.py models download {row.id}"
+                    f"Repair it with: launch.py models download {row.id}"
                 )
             elif model.paints:
                 rows[row.id] = downloaded(model, store.places(row))

@@ -25,7 +25,7 @@ from lora_manager.errors import printable as printable
 
 
 class StudioError(Exception):
-    """A failure that a person can read and mend.
+    """A failure that a person can read and repair.
 
     `message` is one sentence that names the value; `way_out` one sentence that says what to do.
     """

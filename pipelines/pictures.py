@@ -82,7 +82,7 @@ class Decoded:
 def load(file: Path) -> Image.Image:
     """The first frame of a PNG, JPEG or WebP as upright RGB on white. Raises RecipeError."""
     data = _read(file)
-    # Pillow warns of large pictures and damaged notes, which are told or mended here.
+    # Pillow warns of large pictures and damaged notes, which are told or repaired here.
     with warnings.catch_warnings(action="ignore"):
         return decode(data, file.name).picture
 

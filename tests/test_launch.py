@@ -190,7 +190,7 @@ def test_file_with_another_hash_is_one_sentence_and_nothing_is_installed(ready, 
     assert names == {"tinything", "tinything-1.0.dist-info"}
     assert "1.0" in (ready.packages / "tinything" / "__init__.py").read_text()
     assert ready.stamp["requirements"] == "", "it is marked as unfinished"
-    assert ready.start().code == 0, "the next start with the right file mends it"
+    assert ready.start().code == 0, "the next start with the right file repairs it"
     assert "2.0" in (ready.packages / "tinything" / "__init__.py").read_text()
 
 
@@ -238,7 +238,7 @@ def test_no_network_is_one_sentence(ready):
     assert "The package registry cannot be reached" in ended.err.splitlines()[-1]
     assert str(ready.venv / "install.log") in ended.err
     assert "127.0.0.1" in ready.log
-    assert ready.start().code == 0, "the next start with a network mends it"
+    assert ready.start().code == 0, "the next start with a network repairs it"
 
 
 def test_package_that_does_not_exist_is_one_sentence(ready):

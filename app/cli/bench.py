@@ -26,7 +26,7 @@ _MIN_ROUNDS, _MAX_ROUNDS = 3, 1000
 def bench(
     suite: Annotated[
         str,
-        typer.Option(help="quick, or full: the real size on a card, 12 GB of temporary files."),
+        typer.Option(help="quick, or full: the real size on a GPU, 12 GB of temporary files."),
     ] = "quick",
     rounds: Annotated[int, typer.Option(help="How often each is measured.")] = 7,
     cpu_time: Annotated[

@@ -1,6 +1,6 @@
 """The command line: its verbs, what is said of a failure, and the exit code.
 
-Exit codes: 0 all is well; 2 with one sentence on stderr for what the user can mend; 130 after
+Exit codes: 0 all is well; 2 with one sentence on stderr for what the user can repair; 130 after
 Ctrl+C; 1 for a fault of ours.
 """
 
@@ -97,7 +97,7 @@ def _lost_in_links(error: Exception) -> str:
     """What to say where links lead in circles; "" where that is not what happened."""
     looped = isinstance(error, OSError) and error.errno == errno.ELOOP
     if looped or (isinstance(error, RuntimeError) and str(error).startswith("Symlink loop")):
-        return f"A link leads in circles ({printable(error, 200)}). Mend or remove it."
+        return f"A link leads in circles ({printable(error, 200)}). Repair or remove it."
     return ""
 
 

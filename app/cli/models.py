@@ -106,7 +106,7 @@ def download(
     model: ModelArgument,
     yes: YesOption = False,
     check: Annotated[
-        bool, typer.Option("--check", help="Read what is here and mend damaged files.")
+        bool, typer.Option("--check", help="Read what is here and repair damaged files.")
     ] = False,
     own_copy: Annotated[
         bool, typer.Option("--own-copy", help="Use nothing that other programs have.")

@@ -40,7 +40,7 @@ class Stars:
             with self._changing, FileLock(folder / f".{FILE}.lock", timeout=_LOCK_SECONDS):
                 names = self._read()
                 if names is None:
-                    # Perhaps somebody can still mend it.
+                    # Perhaps somebody can still repair it.
                     mark = f"{FILE}.damaged-{time.time_ns()}"
                     self._file.replace(self._file.with_name(mark))
                     names = frozenset()

@@ -103,7 +103,7 @@ class ModelJobs:
         return free_bytes(folder)
 
     def ask(self, model_id: str, *, check: bool = False) -> None:
-        """Finds out what a download would fetch; `check` reads what is there and mends it.
+        """Finds out what a download would fetch; `check` reads what is there and repairs it.
 
         Raises BusyError, UnknownNameError, ModelError.
         """

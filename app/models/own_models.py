@@ -62,7 +62,7 @@ def find(models: Path, model_id: str) -> OwnModel:
 def readers(models: Path, place: Path) -> list[str]:
     """The ids of the user's models that read something in the folder `place`.
 
-    Also of rows that cannot be used just now: mended, they should find their parts again.
+    Also of rows that cannot be used just now: repaired, they should find their parts again.
     """
     home = _resolved(place)
     return [

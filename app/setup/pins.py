@@ -74,7 +74,7 @@ def read_pins(text: str, name: str) -> dict[str, str]:
         except ValueError:
             raise SetupError(
                 f"Line {number} of {name} is not of the form name==version: {content!r}; get the "
-                "file anew or mend that line."
+                "file anew or repair that line."
             ) from None
     return pins
 

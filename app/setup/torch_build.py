@@ -1,7 +1,7 @@
 """Which build of torch fits this machine, and where it comes from.
 
-The default package registry has one build per system; PyTorch's own index has one per kind of card.
-A laptop without an NVIDIA card must not download gigabytes of CUDA. Standard library only.
+The default package registry has one build per system; PyTorch's own index has one per kind of GPU.
+A laptop without an NVIDIA GPU must not download gigabytes of CUDA. Standard library only.
 """
 
 import math
@@ -28,7 +28,7 @@ FOLDERS = {
     "cuda": ("cu132", "cu130", "cu126"),
     "rocm": ("rocm7.4", "rocm7.3", "rocm7.2", "rocm7.1"),
 }
-# Builds for later CUDA have no kernels for cards before this compute capability (Turing).
+# Builds for later CUDA have no kernels for GPUs before this compute capability (Turing).
 OLD_CARDS = 7.5
 OLD_FOLDERS = ("cu126",)
 # What only one build of torch needs: another build would leave gigabytes of it lying about.
@@ -42,7 +42,7 @@ LISTING_SECONDS = 60.0
 
 @dataclass(frozen=True, kw_only=True)
 class MachineFacts:
-    """The facts that decide: `system` as platform.system() says it, and whose cards are in it."""
+    """The facts that decide: `system` as platform.system() says it, and whose GPUs are in it."""
 
     system: str
     nvidia: bool
@@ -59,7 +59,7 @@ class TorchSource:
 
 
 def probe_machine() -> MachineFacts:
-    """Look for the cards by the traces of their drivers; starts no process and takes no time."""
+    """Look for the GPUs by the traces of their drivers; starts no process and takes no time."""
     system = platform.system()
     nvidia = shutil.which("nvidia-smi") is not None
     if system == "Windows":
@@ -153,12 +153,12 @@ def find_source(build: str, version: str, machine: MachineFacts) -> TorchSource:
     except OSError:
         reason = f"{base} cannot be reached from here"
     if is_old:
-        reason += f" for cards before compute capability {OLD_CARDS}"
+        reason += f" for GPUs before compute capability {OLD_CARDS}"
     if build == "cpu":
         effect = f"its {fallback} build, a larger download that runs on the CPU as well"
     else:
         effect = (
-            f"its {fallback} build, which leaves this machine's card unused (to try again later, "
+            f"its {fallback} build, which leaves this machine's GPU unused (to try again later, "
             "delete the .venv folder and start again)"
         )
     return TorchSource(
@@ -167,7 +167,7 @@ def find_source(build: str, version: str, machine: MachineFacts) -> TorchSource:
 
 
 def card_capability() -> float:
-    """The compute capability of the newest NVIDIA card, as 8.6; infinite where unknown."""
+    """The compute capability of the newest NVIDIA GPU, as 8.6; infinite where unknown."""
     command = ["nvidia-smi", "--query-gpu=compute_cap", "--format=csv,noheader"]
     try:
         told = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True)

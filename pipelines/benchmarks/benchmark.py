@@ -92,12 +92,12 @@ class Timing:
 
 
 def cases(device: str, *, bf16: bool) -> list[Case]:
-    """What is measured on this machine: four blocks of the real width, on cards all 28.
+    """What is measured on this machine: four blocks of the real width, on GPUs all 28.
 
-    Cards that do not multiply bf16 themselves are measured in fp16, in which they paint.
+    GPUs that do not multiply bf16 themselves are measured in fp16, in which they paint.
     """
-    card = device == "cuda"
-    layers = 28 if card else 4
+    gpu = device == "cuda"
+    layers = 28 if gpu else 4
     rough = [
         Case(
             name=f"{side} px, {'bf16' if bf16 else 'fp16'}",
@@ -106,10 +106,10 @@ def cases(device: str, *, bf16: bool) -> list[Case]:
             layers=layers,
             steps=steps,
         )
-        for side, steps in (((256, 4), (512, 4), (1024, 4)) if card else ((256, 4), (512, 2)))
+        for side, steps in (((256, 4), (512, 4), (1024, 4)) if gpu else ((256, 4), (512, 2)))
     ]
     exact = Case(name="256 px, fp32", side=256, precision="float32", layers=layers)
-    return [*(rough if bf16 or card else []), exact]
+    return [*(rough if bf16 or gpu else []), exact]
 
 
 def run(machine: Machine, clock: Timing) -> Iterator[Result]:

@@ -1,4 +1,4 @@
-"""The whole way at the real size: prompt to picture, and the memory it takes, on a card.
+"""The whole way at the real size: prompt to picture, and the memory it takes, on a GPU.
 
 Random weights in the shapes of PixArt-XL/2, T5-XXL and the Stable Diffusion VAE are written to a
 model folder (12 GB) and opened by the engine like any other model, so that reading, planning,
@@ -32,10 +32,10 @@ MODEL = "full-size"
 # T5 (9.5 GB), transformer and VAE twice, and the activations; what is written is each of them once.
 _CARD_BYTES, _DISK_BYTES = 30_000_000_000, 12_000_000_000
 _TOKENIZER = ROOT / "assets" / "models" / "nano" / "tokenizer"
-# (memory of the card in GB, free main memory in GB): the rows of docs/memory.md that differ. With
+# (memory of the GPU in GB, free main memory in GB): the rows of docs/memory.md that differ. With
 # little main memory T5 cannot be streamed and is quantised.
 _CARDS = ((16, 64), (8, 64), (8, 8), (4, 64), (3, 64))
-# What a desktop and CUDA leave of a card.
+# What a desktop and CUDA leave of a GPU.
 _FREE_SHARE = 0.95
 
 
@@ -122,7 +122,7 @@ def _made_as(dtype: torch.dtype) -> Iterator[None]:
 def run(machine: Machine, clock: Timing, models: Path, shapes: Shapes = REAL) -> Iterator[Result]:
     """Speed against stock diffusers, then the peaks of the plans; `models` is an empty folder.
 
-    Raises RequestError where the machine has no card, or no room, for the real size.
+    Raises RequestError where the machine has no GPU, or no room, for the real size.
     """
     if shapes is REAL:
         _refuse_small(machine, models)
@@ -132,8 +132,8 @@ def run(machine: Machine, clock: Timing, models: Path, shapes: Shapes = REAL) ->
         catalog = Catalog(user_models=models)
         wanted = _requests(catalog)
         yield from _speeds(folder, catalog, wanted, device, clock)
-        for card, ram in _CARDS:
-            yield _peak(catalog, wanted["guided"], _limited(machine, card, ram))
+        for gpu, ram in _CARDS:
+            yield _peak(catalog, wanted["guided"], _limited(machine, gpu, ram))
 
 
 def _refuse_small(machine: Machine, models: Path) -> None:
@@ -148,7 +148,7 @@ def _refuse_small(machine: Machine, models: Path) -> None:
         raise RequestError(
             "suite",
             f"The full suite holds the studio and stock diffusers together: {_CARD_BYTES / 1e9:.0f}"
-            f" GB of a card, and {machine.vram_free / 1e9:.1f} GB are free.",
+            f" GB of a GPU, and {machine.vram_free / 1e9:.1f} GB are free.",
             way_out,
         )
     free = shutil.disk_usage(models).free
@@ -228,9 +228,9 @@ def _paint(engine: Engine, request: GenerationRequest) -> Picture:
     return picture
 
 
-def _limited(machine: Machine, card: int, ram: int) -> Machine:
+def _limited(machine: Machine, gpu: int, ram: int) -> Machine:
     """`machine` as if it had so many GB, of which a desktop takes its part."""
-    vram, free = int(card * 10**9), int(_FREE_SHARE * card * 10**9)
+    vram, free = int(gpu * 10**9), int(_FREE_SHARE * gpu * 10**9)
     return replace(
         machine,
         vram_total=vram,
@@ -243,14 +243,14 @@ def _limited(machine: Machine, card: int, ram: int) -> Machine:
 def _peak(
     catalog: Catalog, request: Callable[[int], GenerationRequest], machine: Machine
 ) -> Result:
-    """What a picture takes on such a card, against its forecast."""
+    """What a picture takes on such a GPU, against its forecast."""
     engine = Engine(catalog, inputs=Path(os.devnull), machine=machine)
     wanted = request(7).model_copy(update={"steps": 2, "approximate": True})
     picture = _paint(engine, wanted)
     way = engine.plan_of(wanted)
     engine.unload()
     return Result(
-        name=f"memory, {machine.vram_total / 1e9:.0f} GB card, {machine.ram_free / 1e9:.0f} GB RAM",
+        name=f"memory, {machine.vram_total / 1e9:.0f} GB GPU, {machine.ram_free / 1e9:.0f} GB RAM",
         compared="forecast against measured peak",
         ratio=round(picture.forecast / picture.peak, 3) if picture.peak else None,
         facts={

@@ -31,7 +31,7 @@ class Supply:
     def look(self) -> bool:
         """Looks again, counting what this process would give back as free.
 
-        False where the machine paints with another device than before: a card may come to an end.
+        False where the machine paints with another device than before: a GPU may come to an end.
         """
         if self._is_given:
             return True

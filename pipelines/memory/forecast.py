@@ -7,7 +7,7 @@ from dataclasses import replace
 from pipelines.memory import planning
 from pipelines.memory.planning import DevicePlan, Machine, MemoryRequest, Numbers, TextMode
 
-# Bytes a second from main memory to a card, through pages that are pinned for each block: an
+# Bytes a second from main memory to a GPU, through pages that are pinned for each block: an
 # estimate until one was measured (docs/gpu-wanted.md).
 _UPLOAD = 6e9
 _TEXT_WORDS: dict[TextMode, str] = {

@@ -24,7 +24,7 @@ class Peak:
 
 
 def held(device: torch.device) -> int:
-    """Bytes that this process holds now: tensors on a card, else the size of the process."""
+    """Bytes that this process holds now: tensors on a GPU, else the size of the process."""
     if device.type == "cuda":
         return int(torch.cuda.memory_allocated(device))
     return int(psutil.Process().memory_info().rss)
@@ -34,10 +34,10 @@ def held(device: torch.device) -> int:
 def measured(
     device: torch.device, *, before: int | None = None, every: float = _INTERVAL
 ) -> Iterator[Peak]:
-    """Measures the peak of what happens inside: the card's own count, else the process's size.
+    """Measures the peak of what happens inside: the GPU's own count, else the process's size.
 
     `before` are the bytes that do not count, by default what is `held` at the start. A process is
-    looked at `every` so many seconds; on a card no peak is missed.
+    looked at `every` so many seconds; on a GPU no peak is missed.
     """
     start = held(device) if before is None else before
     peak = Peak()

@@ -49,12 +49,12 @@ _LACKS = (
 _RAM_SPARE = 2 * GIB
 
 COMPILE_VARIABLE = "PIXART_STUDIO_COMPILE"
-"""Set to 1, it has torch.compile join small kernels on NVIDIA cards."""
+"""Set to 1, it has torch.compile join small kernels on NVIDIA GPUs."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Machine:
-    """What was found on this machine. `name` is the card's or processor's name for people.
+    """What was found on this machine. `name` is the GPU's or processor's name for people.
 
     `compiles`: torch.compile may join small kernels (`COMPILE_VARIABLE`). Memory in bytes; 0 where
     it is not known, which counts as enough. `swap_free` is disk that stands in for main memory.
@@ -157,7 +157,7 @@ def before_torch() -> None:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """True for a lack of memory of the card or of the machine, however torch words it."""
+    """True for a lack of memory of the GPU or of the machine, however torch words it."""
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return True
     words = str(error).lower()
@@ -167,7 +167,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 def precision(machine: Machine, numbers: Numbers) -> Precision:
     """bf16 where the device multiplies it itself and there is something to gain.
 
-    Cards without it get fp16; processors and Apple's GPUs fp32.
+    GPUs without it get fp16; processors and Apple's GPUs fp32.
     """
     if machine.device == "cpu":
         return "bfloat16" if machine.bf16 and numbers.transformer >= _LARGE else "float32"
@@ -246,14 +246,14 @@ def lacks_main_memory(
 
 
 def is_short_of_ram(machine: Machine, way: DevicePlan) -> bool:
-    """True where a plan for a card needs more main memory than is free."""
+    """True where a plan for a GPU needs more main memory than is free."""
     return machine.device == "cuda" and 0 < machine.ram_free < way.text_ram + _RAM_SPARE
 
 
 def _lacking(machine: Machine, way: DevicePlan) -> tuple[int, int]:
     """By how much a plan passes what can be had, and what is free in main memory.
 
-    What a card lacks cannot be had, nor more main memory than there is; what others use of the main
+    What a GPU lacks cannot be had, nor more main memory than there is; what others use of the main
     memory can often be freed.
     """
     free = machine.vram_free if machine.device == "cuda" else machine.ram_free
@@ -320,7 +320,7 @@ def _way(
     own = precision(machine, numbers)
     text_precision: Precision = own
     if text in ("int8", "nf4", "cpu") or own == "float16":
-        # T5 leaves the range of fp16; bf16 is right everywhere, only slow on old cards.
+        # T5 leaves the range of fp16; bf16 is right everywhere, only slow on old GPUs.
         text_precision = "bfloat16"
     size = _BYTES[own]
     # On processors a second copy of the weights lies in the order that oneDNN likes.
@@ -329,7 +329,7 @@ def _way(
     context = CONTEXT if machine.device == "cuda" else 0
     t5 = _text_bytes(numbers, text, _BYTES[text_precision])
     on_device = 0 if text == "cpu" and machine.device == "cuda" else t5
-    # In main memory, where it does not go to the card piece by piece.
+    # In main memory, where it does not go to the GPU piece by piece.
     waiting = numbers.text * _BYTES[text_precision] if text in ("streamed", "cpu") else 0
     kept = on_device if keeps_text else 0
     tokens = wish.width * wish.height // 256

@@ -37,7 +37,7 @@ def test_a_sound_studio(tmp_path: Path) -> None:
     found = examined(tmp_path / "not" / "made" / "yet")
     assert {finding.state for finding in found.values()} <= {"ok", "warning"}
     assert found["device"].fact == (
-        "NVIDIA Test, 7.5 of 8.6 GB of the card's memory free, 9.7 of 17.2 GB of main memory free,"
+        "NVIDIA Test, 7.5 of 8.6 GB of the GPU's memory free, 9.7 of 17.2 GB of main memory free,"
         " bf16"
     )
     assert found["nano"].fact.startswith("128x128 needs 0.")

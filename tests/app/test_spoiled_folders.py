@@ -67,7 +67,7 @@ def spoil(place: Path, kind: str) -> str:
 def test_models_that_cannot_be_listed(run: Run, tmp_path: Path, kind: str, place: str) -> None:
     reason = spoil(tmp_path / place, kind)
     told = f"The models in {tmp_path / place} cannot be listed ({reason})."
-    refused = f"{told} Mend that folder."
+    refused = f"{told} Repair that folder or its link."
     code, out, said = run("models", "list")
     assert (code, said) == (2, [told])
     assert out[0].startswith("nano "), "what ships can be used"
@@ -85,7 +85,7 @@ def test_models_that_cannot_be_listed(run: Run, tmp_path: Path, kind: str, place
 def test_loras_that_cannot_be_listed(run: Run, tmp_path: Path, kind: str) -> None:
     reason = spoil(tmp_path / "loras", kind)
     told = f"The LoRAs in {tmp_path / 'loras'} cannot be listed ({reason})."
-    refused = f"{told} Mend that folder."
+    refused = f"{told} Repair that folder or its link."
     file = lora(tmp_path / "ink.safetensors")
     for command in ("list", "list --json"):
         assert run("loras", *command.split()) == (2, [], [told])

@@ -1,4 +1,4 @@
-"""LoRAs on a card: added to the weights there, and gone with them."""
+"""LoRAs on a GPU: added to the weights there, and gone with them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.small_loras import lora
 
 pytestmark = [
     pytest.mark.gpu,
-    pytest.mark.skipif(not torch.cuda.is_available(), reason="no NVIDIA card on this machine"),
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="no NVIDIA GPU on this machine"),
 ]
 
 

@@ -1,4 +1,4 @@
-"""What a card is asked to do: the fast attention, and no waiting within a step."""
+"""What a GPU is asked to do: the fast attention, and no waiting within a step."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pipelines.denoising.transformer import Transformer
 
 pytestmark = [
     pytest.mark.gpu,
-    pytest.mark.skipif(not torch.cuda.is_available(), reason="no NVIDIA card on this machine"),
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="no NVIDIA GPU on this machine"),
 ]
 
 

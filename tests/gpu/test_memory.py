@@ -1,4 +1,4 @@
-"""Predicted peaks against a card's own count, at the real sizes with random weights."""
+"""Predicted peaks against a GPU's own count, at the real sizes with random weights."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from pipelines.denoising.transformer import Transformer
 from pipelines.memory import planning
 from pipelines.memory.planning import CONTEXT, MemoryRequest
 from pipelines.models import loader
-from tests.pipelines.memory.test_planning import REAL, card
+from tests.pipelines.memory.test_planning import REAL, gpu
 
 pytestmark = [
     pytest.mark.gpu,
-    pytest.mark.skipif(not torch.cuda.is_available(), reason="no NVIDIA card on this machine"),
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="no NVIDIA GPU on this machine"),
 ]
 LARGE = MemoryRequest(width=1024, height=1024, approximate=True)
 WITHIN = 0.15
@@ -45,7 +45,7 @@ def test_a_step_at_1024_px() -> None:
     torch.cuda.reset_peak_memory_stats()
     predict(start, 400.0)
     # The plan counts the VAE beside it; here it is not loaded.
-    expected = planning.plan(card(8), REAL, LARGE).peaks[1] - CONTEXT - 2 * REAL.vae
+    expected = planning.plan(gpu(8), REAL, LARGE).peaks[1] - CONTEXT - 2 * REAL.vae
     assert torch.cuda.max_memory_allocated() == pytest.approx(expected, rel=WITHIN)
 
 
@@ -59,7 +59,7 @@ def test_a_picture_is_decoded(side: int) -> None:
         latent_channels=4,
     )
     wish = MemoryRequest(width=side, height=side, approximate=True)
-    alone = planning.plan(card(3), REAL, wish)
+    alone = planning.plan(gpu(3), REAL, wish)
     vae = vae.to("cuda", torch.bfloat16, memory_format=loader.memory_format(alone)).eval()
     latents.decode(vae, torch.randn(1, 4, side // 8, side // 8))
     expected = alone.peaks[2] - CONTEXT - (0 if alone.decodes_alone else 2 * REAL.transformer)

@@ -1,4 +1,4 @@
-"""Painting on a card. Skipped, visibly, where there is none."""
+"""Painting on a GPU. Skipped, visibly, where there is none."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pipelines.request import complete
 
 pytestmark = [
     pytest.mark.gpu,
-    pytest.mark.skipif(not torch.cuda.is_available(), reason="no NVIDIA card on this machine"),
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="no NVIDIA GPU on this machine"),
 ]
 
 

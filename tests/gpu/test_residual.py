@@ -1,4 +1,4 @@
-"""Joined kernels on a card: what Triton makes of them, in one graph."""
+"""Joined kernels on a GPU: what Triton makes of them, in one graph."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pipelines.denoising.transformer import Transformer
 
 pytestmark = [
     pytest.mark.gpu,
-    pytest.mark.skipif(not torch.cuda.is_available(), reason="no NVIDIA card on this machine"),
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="no NVIDIA GPU on this machine"),
 ]
 
 

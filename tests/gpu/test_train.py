@@ -1,4 +1,4 @@
-"""The trainer on a card: precisions, the scaler, the forecast."""
+"""The trainer on a GPU: precisions, the scaler, the forecast."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from training.recipes import resolve
 
 pytestmark = [
     pytest.mark.gpu,
-    pytest.mark.skipif(not torch.cuda.is_available(), reason="no NVIDIA card on this machine"),
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="no NVIDIA GPU on this machine"),
 ]
 
 
 def skip_without(precision: str) -> None:
-    """Cards before Ampere do not compute in bf16, and a training there says so."""
+    """GPUs before Ampere do not compute in bf16, and a training there says so."""
     if precision == "bf16" and not torch.cuda.is_bf16_supported(including_emulation=False):
-        pytest.skip("this card does not compute in bf16")
+        pytest.skip("this GPU does not compute in bf16")
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])

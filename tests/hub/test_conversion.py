@@ -1,4 +1,4 @@
-"""A model that is published as a .pth only: downloaded, converted, painted, mended, removed."""
+"""A model that is published as a .pth only: downloaded, converted, painted, repaired, removed."""
 
 from __future__ import annotations
 
@@ -291,13 +291,13 @@ def test_damage_is_found_and_mended(
     else:
         (folder(shelf) / "download.json").unlink()
     if fault == "gone":
-        with pytest.raises(ModelError, match=f"Mend it with: launch.py models download {COCO}"):
+        with pytest.raises(ModelError, match=f"Repair it with: launch.py models download {COCO}"):
             Catalog(user_models=shelf.settings.models).find(COCO)
         assert state(shelf) == "broken"
     assert main(["models", "download", COCO, "--yes", "--check"]) == 0
     assert len(hub.requests(PTH)) == 2
-    mended = shelf.files(OWN.repo, OWN.revision)
-    assert {n: d for n, d in mended.items() if "/" in n} == {
+    repaired = shelf.files(OWN.repo, OWN.revision)
+    assert {n: d for n, d in repaired.items() if "/" in n} == {
         n: d for n, d in good.items() if "/" in n
     }
     assert Catalog(user_models=shelf.settings.models).find(COCO)

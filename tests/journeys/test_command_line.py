@@ -30,7 +30,7 @@ def launch(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProc
 
 
 def sentence(done: subprocess.CompletedProcess[str]) -> str:
-    """The one line on stderr of a command that the user can mend."""
+    """The one line on stderr of a command that the user can repair."""
     assert done.returncode == 2, done
     assert done.stdout == ""
     assert "Traceback" not in done.stderr

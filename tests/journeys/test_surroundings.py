@@ -138,7 +138,7 @@ def run(
 
 
 def sentence(done: subprocess.CompletedProcess[str]) -> str:
-    """The one line on stderr of a command that the user can mend."""
+    """The one line on stderr of a command that the user can repair."""
     assert done.returncode == 2, done
     lines = done.stderr.strip().splitlines()
     assert len(lines) == 1, lines

@@ -201,7 +201,7 @@ def _idle(row: ModelRow, view: Shelf) -> str:
     if view.admin and row.state == "known":
         buttons.append(("ask", "Go on…" if row.arrived else "Download…", busy))
     if view.admin and row.state == "broken":
-        buttons.append(("mend", "Mend…", busy or "lead"))
+        buttons.append(("repair", "Repair…", busy or "lead"))
     if view.admin and (row.state in ("downloaded", "broken", "own") or row.arrived):
         buttons.append(("ask-remove", "Remove…", busy))
     return _buttons(row, buttons)

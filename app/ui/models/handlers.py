@@ -126,7 +126,7 @@ class ModelsHandlers:
         match wanted:
             case "ask":
                 jobs.ask(name)
-            case "mend":
+            case "repair":
                 jobs.ask(name, check=True)
             case "download":
                 jobs.download(name)

@@ -15,8 +15,8 @@ from app.setup.installer import SetupError
 from app.setup.torch_build import MachineFacts, TorchSource
 
 
-def machine(system: str = "Linux", *cards: str) -> MachineFacts:
-    return MachineFacts(system=system, nvidia="nvidia" in cards, amd="amd" in cards)
+def machine(system: str = "Linux", *gpus: str) -> MachineFacts:
+    return MachineFacts(system=system, nvidia="nvidia" in gpus, amd="amd" in gpus)
 
 
 @pytest.mark.parametrize(
@@ -180,7 +180,7 @@ def test_index_that_refuses_leads_to_the_registry(monkeypatch):
     assert (source.build, source.index) == ("cpu", None)
     assert source.note is not None
     assert "http://127.0.0.1:9/whl cannot be reached from here" in source.note
-    assert "leaves this machine's card unused" in source.note
+    assert "leaves this machine's GPU unused" in source.note
 
 
 def test_index_that_never_answers_is_given_up(monkeypatch):
@@ -238,5 +238,5 @@ def test_an_old_card_without_a_build_is_told_so(index, monkeypatch):
     source = torch_build.find_source("cuda", "2.15.0", machine("Linux", "nvidia"))
     assert (source.build, source.index) == ("cuda", None)
     assert source.note is not None
-    assert "for cards before compute capability 7.5" in source.note
-    assert "leaves this machine's card unused" in source.note
+    assert "for GPUs before compute capability 7.5" in source.note
+    assert "leaves this machine's GPU unused" in source.note

@@ -58,8 +58,8 @@ def main() -> None:
         layers_per_block=2,
         latent_channels=4,
     )
-    card = torch.cuda.is_available()
-    device, side = ("cuda", 1024) if card else ("cpu", 256)
+    gpu = torch.cuda.is_available()
+    device, side = ("cuda", 1024) if gpu else ("cpu", 256)
     vae = vae.to(device, torch.bfloat16).eval()
     latents, pixels = (
         torch.randn(shape, device=device, dtype=torch.bfloat16)
@@ -68,19 +68,19 @@ def main() -> None:
 
     def finished(work: Callable[[object], object], given: object) -> None:
         work(given)
-        if card:
+        if gpu:
             torch.cuda.synchronize()
 
     for order in (torch.contiguous_format, torch.channels_last):
         vae.to(memory_format=order)
         decoding = best(partial(finished, vae.decode, latents))
-        peak = f", {torch.cuda.max_memory_allocated() / 2**30:.2f} GiB at most" if card else ""
+        peak = f", {torch.cuda.max_memory_allocated() / 2**30:.2f} GiB at most" if gpu else ""
         encoding = best(partial(finished, vae.encode, pixels))
         print(
             f"{order}, {side} px: decoding {decoding:.0f} ms{peak}, encoding {encoding:.0f} ms",
             flush=True,
         )
-        if card:
+        if gpu:
             torch.cuda.reset_peak_memory_stats()
     for dtype in (torch.float32, torch.bfloat16):
         layer = torch.nn.Linear(1152, 4608, dtype=dtype)

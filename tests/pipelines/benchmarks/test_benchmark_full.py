@@ -49,25 +49,25 @@ def test_speeds_and_peaks_are_measured(tmp_path: Path, monkeypatch: pytest.Monke
 
 
 def test_the_real_size_needs_a_card(tmp_path: Path) -> None:
-    with pytest.raises(RequestError, match="NVIDIA card"):
+    with pytest.raises(RequestError, match="NVIDIA GPU"):
         list(benchmark_full.run(CPU, Timing(), tmp_path))
     assert list(tmp_path.iterdir()) == []
 
 
 def test_too_small_a_card_is_refused_before_anything_is_written(tmp_path: Path) -> None:
-    card = Machine(device="cuda", name="Small", bf16=True, vram_total=24 * 10**9, vram_free=10**10)
-    with pytest.raises(RequestError, match=r"30 GB of a card, and 10\.0 GB are free"):
-        list(benchmark_full.run(card, Timing(), tmp_path))
+    gpu = Machine(device="cuda", name="Small", bf16=True, vram_total=24 * 10**9, vram_free=10**10)
+    with pytest.raises(RequestError, match=r"30 GB of a GPU, and 10\.0 GB are free"):
+        list(benchmark_full.run(gpu, Timing(), tmp_path))
     assert list(tmp_path.iterdir()) == []
 
 
 def test_too_full_a_disk_is_refused_before_anything_is_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    card = Machine(device="cuda", name="A", bf16=True, vram_total=8 * 10**10, vram_free=8 * 10**10)
+    gpu = Machine(device="cuda", name="A", bf16=True, vram_total=8 * 10**10, vram_free=8 * 10**10)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=5 * 10**9))
     with pytest.raises(RequestError, match=r"12 GB .*5\.0 GB are free"):
-        list(benchmark_full.run(card, Timing(), tmp_path))
+        list(benchmark_full.run(gpu, Timing(), tmp_path))
     assert list(tmp_path.iterdir()) == []
 
 

@@ -281,21 +281,21 @@ def test_a_probed_machine_begins_where_memory_sufficed(
 
 
 def test_a_card_does_not_pay_for_main_memory_that_was_short() -> None:
-    card = Machine(device="cuda", name="card", bf16=True, vram_free=8 * 2**30)
-    supply = Supply(card)
+    gpu = Machine(device="cuda", name="GPU", bf16=True, vram_free=8 * 2**30)
+    supply = Supply(gpu)
     way = DevicePlan(device="cuda", precision="bfloat16", peaks=(1, 2, 3))
     supply.failed("a", way, "main memory")
-    assert supply.of("a") == card
+    assert supply.of("a") == gpu
     supply.failed("a", way, "decoding")
     assert supply.of("a").vram_free == 2
-    assert supply.of("another") == card
+    assert supply.of("another") == gpu
 
 
 def test_a_card_that_ends_gives_way_to_the_processor(
     catalog: Catalog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    card = replace(CPU, device="cuda", name="card")
-    found = [card, CPU]
+    gpu = replace(CPU, device="cuda", name="GPU")
+    found = [gpu, CPU]
     monkeypatch.setattr(
         "pipelines.memory.probe.machine", lambda: found.pop(0) if found[1:] else found[0]
     )

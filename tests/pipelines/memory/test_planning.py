@@ -1,4 +1,4 @@
-"""The plan: a table of cards, what fits, and every rung below."""
+"""The plan: a table of GPUs, what fits, and every rung below."""
 
 from __future__ import annotations
 
@@ -37,12 +37,12 @@ NANO = Numbers(
 LARGE = MemoryRequest(width=1024, height=1024, approximate=True)
 
 
-def card(gib: float, ram: float = 32) -> Machine:
-    """A card that is free but for what a desktop takes."""
+def gpu(gib: float, ram: float = 32) -> Machine:
+    """A GPU that is free but for what a desktop takes."""
     free = int(gib * GIB * 0.95)
     return Machine(
         device="cuda",
-        name="card",
+        name="GPU",
         bf16=True,
         vram_total=int(gib * GIB),
         vram_free=free,
@@ -73,12 +73,12 @@ def processor(ram: float, *, bf16: bool = True) -> Machine:
 def test_the_table_of_cards(
     gib: float, text: str, peak: float, alone: bool, tile: int | None
 ) -> None:
-    found = planning.plan(card(gib), REAL, LARGE)
+    found = planning.plan(gpu(gib), REAL, LARGE)
     assert found.text == text
     assert found.decodes_alone == alone
     assert found.tile in (tile, None)
     assert found.peak / GIB == pytest.approx(peak, rel=0.05)
-    assert planning.fits(card(gib), found)
+    assert planning.fits(gpu(gib), found)
     assert found.precision == "bfloat16"
 
 
@@ -87,20 +87,20 @@ def test_the_documented_table_is_what_is_planned() -> None:
     rows = re.findall(r"^\| (\d+) GB \| ([^|]+) \| ([\d.]+) \| (exact)?", text, re.MULTILINE)
     assert [int(row[0]) for row in rows] == [24, 16, 12, 8, 6, 4, 3, 2]
     for gib, words, peak, exact in rows:
-        found = planning.plan(card(float(gib)), REAL, LARGE)
+        found = planning.plan(gpu(float(gib)), REAL, LARGE)
         assert (forecast.words(found) or "everything resident") == words
         assert f"{found.peak / GIB:.1f}" == peak
         assert found.is_exact == bool(exact)
 
 
 def test_little_main_memory_means_a_quantised_text_encoder() -> None:
-    found = planning.plan(card(8, ram=10), REAL, LARGE)
+    found = planning.plan(gpu(8, ram=10), REAL, LARGE)
     assert found.text == "int8"
     assert found.text_precision == "bfloat16"
     assert not found.is_exact
     # 8 bits with the matrices that stay in bf16: 5.9 GB in research, 4.1 GB in 4 bits.
     assert found.peaks[0] < 8 * GIB * 0.95
-    assert planning.plan(card(6, ram=10), REAL, LARGE).text == "nf4"
+    assert planning.plan(gpu(6, ram=10), REAL, LARGE).text == "nf4"
 
 
 def test_processors() -> None:
@@ -115,13 +115,13 @@ def test_processors() -> None:
 
 
 def test_unknown_memory_counts_as_enough() -> None:
-    unknown = Machine(device="cuda", name="card", bf16=True)
+    unknown = Machine(device="cuda", name="GPU", bf16=True)
     assert planning.plan(unknown, REAL, LARGE).keeps_text
     assert "free" not in forecast.sentence(unknown, planning.plan(unknown, REAL, LARGE))
 
 
 def test_cards_without_bf16_never_run_the_text_encoder_in_fp16() -> None:
-    old = replace(card(16), bf16=False)
+    old = replace(gpu(16), bf16=False)
     assert planning.plan(old, REAL, LARGE).precision == "float16"
     for text in ("resident", "streamed", "cpu", "int8", "nf4"):
         assert planning.plan(old, REAL, replace(LARGE, text=text)).text_precision == "bfloat16"
@@ -130,8 +130,8 @@ def test_cards_without_bf16_never_run_the_text_encoder_in_fp16() -> None:
 def test_a_chosen_text_mode_is_kept() -> None:
     for text in ("resident", "streamed", "cpu", "int8", "nf4"):
         wish = replace(LARGE, text=text)
-        assert planning.plan(card(80), REAL, wish).text == text
-        assert planning.plan(card(4), REAL, wish).text == text
+        assert planning.plan(gpu(80), REAL, wish).text == text
+        assert planning.plan(gpu(4), REAL, wish).text == text
 
 
 def rungs(machine: Machine, wish: MemoryRequest) -> list[DevicePlan]:
@@ -144,7 +144,7 @@ def rungs(machine: Machine, wish: MemoryRequest) -> list[DevicePlan]:
 
 
 def test_the_ladder_goes_down_to_the_last_rung() -> None:
-    found = rungs(card(80), LARGE)
+    found = rungs(gpu(80), LARGE)
     peaks = [way.peak for way in found]
     assert peaks == sorted(set(peaks), reverse=True)
     exact = [way.is_exact for way in found]
@@ -158,7 +158,7 @@ def test_the_ladder_goes_down_to_the_last_rung() -> None:
 def test_what_failed_while_decoding_gets_another_decoding() -> None:
     """T5 is the largest on a processor, yet changing it would not help."""
     apple = Machine(device="mps", name="Apple GPU", bf16=False, ram_free=16 * GIB)
-    for machine in (apple, processor(16), card(8)):
+    for machine in (apple, processor(16), gpu(8)):
         way: DevicePlan | None = planning.plan(machine, REAL, LARGE)
         seen: list[DevicePlan] = []
         while way is not None:
@@ -171,22 +171,22 @@ def test_what_failed_while_decoding_gets_another_decoding() -> None:
 
 
 def test_a_lack_of_main_memory_leads_to_a_quantised_encoder() -> None:
-    failed = planning.plan(card(8), REAL, LARGE)
+    failed = planning.plan(gpu(8), REAL, LARGE)
     assert failed.text == "streamed"
-    lower = planning.cheaper(card(8), REAL, LARGE, failed, "main memory")
+    lower = planning.cheaper(gpu(8), REAL, LARGE, failed, "main memory")
     assert lower is not None
     assert lower.text_ram < failed.text_ram
 
 
 def test_a_plan_that_failed_is_not_made_again() -> None:
-    for machine in (card(24), processor(32), Machine(device="cuda", name="card", bf16=True)):
+    for machine in (gpu(24), processor(32), Machine(device="cuda", name="GPU", bf16=True)):
         failed = planning.plan(machine, REAL, LARGE)
         after = planning.plan(planning.limited(machine, failed), REAL, LARGE)
         assert after.peak < failed.peak
 
 
 def test_where_nothing_fits_the_least_is_missing() -> None:
-    poor = card(4, ram=6)
+    poor = gpu(4, ram=6)
     found = planning.plan(poor, REAL, LARGE)
     assert not planning.fits(poor, found)
     assert found.text_ram <= poor.ram_free
@@ -210,10 +210,10 @@ def test_a_lack_of_memory_is_recognised_however_it_is_worded(words: str) -> None
 
 
 def test_the_forecast_is_a_sentence() -> None:
-    told = forecast.sentence(card(8), planning.plan(card(8), REAL, LARGE))
+    told = forecast.sentence(gpu(8), planning.plan(gpu(8), REAL, LARGE))
     assert told == ("needs 3.5 GB, 8.2 GB are free; T5 streamed, about 1.6 s more for a new prompt")
-    short = planning.plan(card(1), REAL, LARGE)
-    assert forecast.sentence(card(1), short).endswith("it may not suffice")
+    short = planning.plan(gpu(1), REAL, LARGE)
+    assert forecast.sentence(gpu(1), short).endswith("it may not suffice")
 
 
 @given(
@@ -226,7 +226,7 @@ def test_the_forecast_is_a_sentence() -> None:
 def test_every_machine_gets_a_plan(
     vram: float, ram: float, side: int, rows: int, device: Device
 ) -> None:
-    machine = replace(card(vram, ram), device=device)
+    machine = replace(gpu(vram, ram), device=device)
     wish = MemoryRequest(width=side, height=side, rows=rows, approximate=True)
     found = planning.plan(machine, REAL, wish)
     assert all(peak > 0 for peak in found.peaks)
@@ -238,8 +238,8 @@ def test_every_machine_gets_a_plan(
 
 
 def test_what_a_card_lacks_weighs_more_than_main_memory() -> None:
-    """Nothing exact fits: T5 is streamed, which may do, and is not put on a card without room."""
-    scarce = replace(card(8), ram_total=16 * 10**9, ram_free=8 * 10**9)
+    """Nothing exact fits: T5 is streamed, which may do, and is not put on a GPU without room."""
+    scarce = replace(gpu(8), ram_total=16 * 10**9, ram_free=8 * 10**9)
     way = planning.plan(scarce, REAL, replace(LARGE, approximate=False))
     assert (way.text, way.is_exact) == ("streamed", True)
     assert not planning.fits(scarce, way)
@@ -251,8 +251,8 @@ def test_what_a_card_lacks_weighs_more_than_main_memory() -> None:
 @pytest.mark.parametrize(
     ("machine", "free", "lacks"),
     [
-        (card(8, ram=16), 6, True),
-        (card(8, ram=16), 12, False),
+        (gpu(8, ram=16), 6, True),
+        (gpu(8, ram=16), 12, False),
         (processor(16), 3, True),
         (processor(16), 15, False),
     ],
@@ -267,7 +267,7 @@ def test_main_memory_that_others_use_is_seen(machine: Machine, free: int, lacks:
     assert told.endswith("it may not suffice") is lacks
 
 
-@pytest.mark.parametrize("machine", [card(2), card(8), card(80), processor(4), processor(32)])
+@pytest.mark.parametrize("machine", [gpu(2), gpu(8), gpu(80), processor(4), processor(32)])
 def test_every_rung_but_the_first_has_words(machine: Machine) -> None:
     first, *others = planning._ways(machine, REAL, LARGE)
     assert forecast.words(first) == ""
@@ -289,8 +289,8 @@ def test_apple_computers_have_one_memory() -> None:
 
 
 def test_little_main_memory_does_not_slow_down_what_the_card_can_hold() -> None:
-    """T5 fits into 10 of 16 GB, though without room to spare: the card keeps its parts."""
-    machine = replace(card(8, ram=16), ram_free=10 * GIB)
+    """T5 fits into 10 of 16 GB, though without room to spare: the GPU keeps its parts."""
+    machine = replace(gpu(8, ram=16), ram_free=10 * GIB)
     way = planning.plan(machine, REAL, replace(LARGE, approximate=False))
     assert forecast.words(way) == "T5 streamed"
     assert not planning.lacks_main_memory(machine, way)

@@ -1,4 +1,4 @@
-"""The whole engine on a card that is not there: devices, waits, memory and every plan."""
+"""The whole engine on a GPU that is not there: devices, waits, memory and every plan."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ _MAY_WAIT = ("preview.py", "torch_utils.py", "scheduling_unipc_multistep.py")
 
 
 @pytest.fixture
-def card(monkeypatch: pytest.MonkeyPatch) -> Iterator[Card]:
+def gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[Card]:
     gc.collect()
     with pretend_card.pretend(monkeypatch) as found:
         yield found
@@ -48,8 +48,8 @@ def card(monkeypatch: pytest.MonkeyPatch) -> Iterator[Card]:
 class Steps:
     """Keeps what waited between the first step and the last."""
 
-    def __init__(self, card: Card) -> None:
-        self._card = card
+    def __init__(self, gpu: Card) -> None:
+        self._card = gpu
         self.waits: list[str] = []
 
     def __call__(self, progress: Progress) -> None:
@@ -70,31 +70,31 @@ def paint(
 @pytest.mark.parametrize("model", ["tiny", "tiny-1024"])
 @pytest.mark.parametrize("sampler", list(samplers.SAMPLERS))
 def test_every_sampler_paints_and_none_waits(
-    card: Card, catalog: Catalog, tmp_path: Path, sampler: str, model: str
+    gpu: Card, catalog: Catalog, tmp_path: Path, sampler: str, model: str
 ) -> None:
     engine = Engine(catalog, inputs=tmp_path, machine=CARD)
     row = samplers.find(sampler)
     for guidance in (1.0, 4.0) if row.guided else (1.0,):
-        steps = Steps(card)
+        steps = Steps(gpu)
         wanted = {"sampler": sampler, "model": model, "guidance": guidance}
         paint(engine, catalog, steps, **wanted, steps=row.steps if row.timesteps else 4)
         assert [line for line in steps.waits if not line.startswith(_MAY_WAIT)] == []
 
 
-def test_a_wait_in_the_loop_is_seen(card: Card) -> None:
+def test_a_wait_in_the_loop_is_seen(gpu: Card) -> None:
     values = torch.ones(3, device="cuda")
     assert values.device.type == "cuda"
-    card.waits.clear()
+    gpu.waits.clear()
     assert float(values.sum()) == 3
     assert values.cpu().tolist() == [1, 1, 1]
-    assert len(card.waits) == 2
+    assert len(gpu.waits) == 2
     with pytest.raises(RuntimeError, match="two devices"):
         values + torch.ones(3)
     with pytest.raises(RuntimeError, match="numpy"):
         values.numpy()
 
 
-def test_a_start_picture_comes_to_the_card(card: Card, catalog: Catalog, tmp_path: Path) -> None:
+def test_a_start_picture_comes_to_the_card(gpu: Card, catalog: Catalog, tmp_path: Path) -> None:
     Image.new("RGB", (90, 70), "red").save(tmp_path / "start.png")
     inputs = tmp_path / "inputs"
     name = pictures.keep(tmp_path / "start.png", inputs)
@@ -121,7 +121,7 @@ EXACT: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("way", list(EXACT))
 def test_every_exact_way_paints_the_same(
-    card: Card, catalog: Catalog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, way: str
+    gpu: Card, catalog: Catalog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, way: str
 ) -> None:
     expected = paint(Engine(catalog, inputs=tmp_path, machine=CARD), catalog, count=2)
     planned(monkeypatch, **EXACT[way])
@@ -129,7 +129,7 @@ def test_every_exact_way_paints_the_same(
     assert [one.image.tobytes() for one in found] == [one.image.tobytes() for one in expected]
 
 
-def test_cards_without_bf16_paint_in_fp16(card: Card, catalog: Catalog, tmp_path: Path) -> None:
+def test_cards_without_bf16_paint_in_fp16(gpu: Card, catalog: Catalog, tmp_path: Path) -> None:
     engine = Engine(catalog, inputs=tmp_path, machine=replace(CARD, bf16=False))
     assert paint(engine, catalog, size="128x64")
     assert engine._loaded is not None
@@ -138,7 +138,7 @@ def test_cards_without_bf16_paint_in_fp16(card: Card, catalog: Catalog, tmp_path
 
 @pytest.mark.parametrize("way", ["", *EXACT])
 def test_the_peak_is_what_was_forecast(
-    card: Card, catalog: Catalog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, way: str
+    gpu: Card, catalog: Catalog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, way: str
 ) -> None:
     """On the small model, of which the activations are a third at 256 px."""
     about = model_numbers.of(catalog.find("nano"))
@@ -154,8 +154,8 @@ def test_the_peak_is_what_was_forecast(
     assert measured == pytest.approx(plans[0].peak - CONTEXT, rel=0.15)
 
 
-def test_a_full_card_goes_down_the_ladder(card: Card, catalog: Catalog, tmp_path: Path) -> None:
-    """The card said that it had more than it has."""
+def test_a_full_card_goes_down_the_ladder(gpu: Card, catalog: Catalog, tmp_path: Path) -> None:
+    """The GPU said that it had more than it has."""
     wanted = {"model": "nano", "size": "256x256", "guidance": 4, "steps": 2}
     (expected,) = paint(Engine(catalog, inputs=tmp_path, machine=CARD), catalog, **wanted)
     gc.collect()
@@ -163,7 +163,7 @@ def test_a_full_card_goes_down_the_ladder(card: Card, catalog: Catalog, tmp_path
     ways: list[DevicePlan] = list(planning._ways(CARD, about, MemoryRequest(width=256, height=256)))
     alone = next(way for way in ways if way.decodes_alone)
     assert alone.peak < ways[0].peak
-    card.memory = 1.15 * (alone.peak - CONTEXT)
+    gpu.memory = 1.15 * (alone.peak - CONTEXT)
     (picture,) = paint(Engine(catalog, inputs=tmp_path, machine=CARD), catalog, **wanted)
     assert picture.image.tobytes() == expected.image.tobytes()
     assert picture.notes
@@ -171,7 +171,7 @@ def test_a_full_card_goes_down_the_ladder(card: Card, catalog: Catalog, tmp_path
 
 
 def test_every_exact_rung_of_the_text_encoder_is_tried_on_a_card(
-    card: Card, catalog: Catalog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    gpu: Card, catalog: Catalog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (expected,) = paint(Engine(catalog, inputs=tmp_path, machine=CARD), catalog)
     about, wish = model_numbers.of(catalog.find("tiny")), MemoryRequest(width=64, height=64)

@@ -1,4 +1,4 @@
-"""What is found of a card: nothing but what can really paint."""
+"""What is found of a GPU: nothing but what can really paint."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pipelines.memory.planning import CONTEXT, GIB, Machine
 
 
 def probed(monkeypatch: pytest.MonkeyPatch, **told: Any) -> Machine:
-    """What is found where torch tells of a card with 8 GiB, half of it free."""
+    """What is found where torch tells of a GPU with 8 GiB, half of it free."""
     answers = {
         "is_available": True,
         "mem_get_info": (4 * GIB, 8 * GIB),

@@ -164,10 +164,10 @@ def test_a_judge_is_kept(
         for file in cache.glob(f"*{suffix}"):
             file.write_bytes(b"{}")
         steps.clear()
-        mended = find(things[:2], cache, steps.append, lambda: False)
+        repaired = find(things[:2], cache, steps.append, lambda: False)
         assert steps
-        assert mended is not None
-        assert torch.equal(mended.weights["layer"], first.weights["layer"])
+        assert repaired is not None
+        assert torch.equal(repaired.weights["layer"], first.weights["layer"])
 
 
 def test_a_stopped_judge_leaves_nothing(things: tuple[SceneObject, ...], tmp_path: Path) -> None:

@@ -163,7 +163,7 @@ def test_numbers_that_stay_bad_roll_back_once_and_then_stop(tmp_path: Path) -> N
     newest, told = checkpoint.newest(run.checkpoints)
     assert newest is not None
     assert told == []
-    # The data are mended: the same command goes on.
+    # The data are repaired: the same command goes on.
     _, outcome = toy.go(tmp_path / "run", config)
     assert outcome.reason == "finished"
 

@@ -141,7 +141,7 @@ def test_ask_download_use_remove(page: Page) -> None:
     assert 'data-do="ask"' in card(page.shown["shelf"])
 
 
-@pytest.mark.parametrize("do", ["ask", "mend", "download", "stop", "ask-remove", "remove"])
+@pytest.mark.parametrize("do", ["ask", "repair", "download", "stop", "ask-remove", "remove"])
 def test_visitors_change_nothing(page: Page, do: str) -> None:
     shelf = str(page.open(ELSEWHERE)["shelf"])
     assert 'data-do="ask"' not in shelf
