@@ -148,7 +148,7 @@ def can_start(folder: Path) -> bool:
 def enter(
     wanted: Requirements, wish: str | None, line: StatusLine, argv: Sequence[str]
 ) -> NoReturn:
-    """Restart inside `.venv`, which is made or repaired first. Raises SetupError where that fails."""
+    """Restart inside `.venv`, made or repaired first. Raises SetupError where that fails."""
     if not can_start(wanted.venv):
         make(wanted, wish, line)
     line.clear()
