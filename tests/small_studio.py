@@ -146,12 +146,14 @@ def write_lock(path: Path, pins: Sequence[str], wheels: Path) -> None:
 
 
 def copy_project(root: Path, wheels: Path) -> Studio:
-    (root / "app").mkdir(parents=True)
+    (root / "app" / "cli").mkdir(parents=True)
     shutil.copy(ROOT / "launch.py", root)
-    for name in ("environment", "installer", "locks", "pins", "setup_plan", "torch_build"):
-        shutil.copy(ROOT / "app" / f"{name}.py", root / "app")
-    (root / "app" / "__init__.py").touch()
-    (root / "app" / "cli.py").write_text(COMMAND_LINE, encoding="utf-8")
+    shutil.copytree(ROOT / "app" / "setup", root / "app" / "setup")
+    # The only module outside that room which they need.
+    shutil.copy(ROOT / "app" / "streams.py", root / "app")
+    for package in ("app", "app/cli"):
+        (root / package / "__init__.py").touch()
+    (root / "app" / "cli" / "main.py").write_text(COMMAND_LINE, encoding="utf-8")
     (root / "requirements-dev.txt").write_text("pytest==0.1\n", encoding="utf-8")
     write_lock(root / "requirements-dev.lock", ["pytest==0.1"], wheels)
     inherited = {k: v for k, v in os.environ.items() if not k.startswith(("PIP_", "PYTHON"))}

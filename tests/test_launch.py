@@ -421,7 +421,7 @@ def test_importing_the_launcher_imports_nothing_more():
 def test_check_of_a_ready_environment_takes_no_time(ready):
     code = (
         f"import sys, time; sys.path.insert(0, {str(ready.root)!r}); start = time.process_time();"
-        f"from app import environment; environment.prepare({str(ready.root)!r}, ['models']);"
+        f"from app.setup import environment; environment.prepare({str(ready.root)!r}, ['models']);"
         "print(time.process_time() - start)"
     )
     seconds = [

@@ -174,7 +174,7 @@ def test_a_full_disk_fails_the_job_and_keeps_earlier_pictures(workspace: Path) -
     script = (
         "import resource, signal, sys\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
-        "from app import gallery\n"
+        "from app.gallery import pictures as gallery\n"
         "from app.cli.main import main\n"
         "real = gallery.Gallery.add\n"
         "def add(self, picture):\n"

@@ -62,7 +62,7 @@ def test_every_way_of_writing_is_swept(folder: Path) -> None:
         folder / "below",
     )
     killed(
-        "import shutil; from app import own_models; shutil.rmtree = lambda *a, **k: die()\n"
+        "import shutil; from app.models import own_models; shutil.rmtree = lambda *a, **k: die()\n"
         "home = Path(sys.argv[1]) / 'mine'; home.mkdir()\n"
         "(home / 'model.toml').write_text('')\n"
         "own_models.remove(home.parent, 'mine')",

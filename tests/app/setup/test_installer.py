@@ -226,7 +226,7 @@ def test_lock_is_for_one_at_a_time(tmp_path):
 
 def test_lock_of_a_killed_process_is_free(tmp_path):
     code = (
-        "import sys, time; from pathlib import Path; from app import installer;"
+        "import sys, time; from pathlib import Path; from app.setup import installer;"
         "line = installer.StatusLine(sys.stderr)\n"
         "with installer.setup_lock(Path(sys.argv[1]), line):\n"
         "    print('held', flush=True); time.sleep(60)"
