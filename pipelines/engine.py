@@ -83,34 +83,34 @@ class Engine:
         Raises UnknownNameError, ModelError, OutOfMemoryError.
         """
         size = self._catalog.find(model_id).default_size
-        wish = MemoryRequest(width=size.width, height=size.height)
-        way = self.plan(model_id, wish)
-        if self._reads(model_id, way, report):
+        memory_request = MemoryRequest(width=size.width, height=size.height)
+        plan = self.plan(model_id, memory_request)
+        if self._reads(model_id, plan, report):
             assert self._loaded is not None
             return self._loaded
         # Here nothing holds its tensors any more.
         self.unload()
         raise out_of_memory.too_little()
 
-    def _reads(self, model_id: str, way: DevicePlan, report: Report) -> bool:
+    def _reads(self, model_id: str, plan: DevicePlan, report: Report) -> bool:
         """False where the memory did not suffice to load the model."""
         try:
             with torch.inference_mode():
-                self._open(model_id, way, report).read(report, way)
+                self._open(model_id, plan, report).read(report, plan)
         except Exception as error:
             if not planning.is_out_of_memory(error):
                 raise
             return False
         return True
 
-    def plan(self, model_id: str, wish: MemoryRequest) -> DevicePlan:
-        """How `model_id` would paint `wish` with what is free now. Raises StudioError."""
+    def plan(self, model_id: str, memory_request: MemoryRequest) -> DevicePlan:
+        """How `model_id` would paint `memory_request` with what is free now. Raises StudioError."""
         about = model_numbers.of(self._catalog.find(model_id))
-        return planning.plan(self._machine_now(model_id), about, wish)
+        return planning.plan(self._machine_now(model_id), about, memory_request)
 
     def plan_of(self, request: GenerationRequest) -> DevicePlan:
         """How `request` would be painted now. Raises StudioError."""
-        return self.plan(request.model, _wish(request))
+        return self.plan(request.model, _memory_request(request))
 
     def unload(self) -> None:
         """Frees the loaded model."""
@@ -134,10 +134,10 @@ class Engine:
         with this one's where the text encoder has to be loaded for it. Ends early once
         `should_stop()` is true. Raises StudioError.
         """
-        wish = _wish(request)
+        memory_request = _memory_request(request)
         about = model_numbers.of(self._catalog.find(request.model))
-        way = planning.plan(self._machine_now(request.model), about, wish)
-        self._refuse(request, way, report)
+        plan = planning.plan(self._machine_now(request.model), about, memory_request)
+        self._refuse(request, plan, report)
         work = _Work(
             request=request,
             upcoming=upcoming,
@@ -148,38 +148,38 @@ class Engine:
         notes: list[str] = []
         index = 0
         while index < request.count and not should_stop():
-            result = self._attempt(work, way, index)
+            result = self._attempt(work, plan, index)
             if result is None:
                 return
             if isinstance(result, Picture):
                 yield replace(result, notes=tuple(notes))
                 index += 1
                 continue
-            way = self._next_way(request.model, wish, way, result)
-            notes.append(f"Memory ran out, so it was painted again: {forecast.words(way)}.")
+            plan = self._next_plan(request.model, memory_request, plan, result)
+            notes.append(f"Memory ran out, so it was painted again: {forecast.words(plan)}.")
             report(Progress(stage=Stage.LOADING, note=notes[-1]))
 
-    def _refuse(self, request: GenerationRequest, way: DevicePlan, report: Report) -> None:
+    def _refuse(self, request: GenerationRequest, plan: DevicePlan, report: Report) -> None:
         """Raises OutOfMemoryError where the system would end the process without a word."""
         with torch.inference_mode():
-            loaded = self._open(request.model, way, report, request.loras)
+            loaded = self._open(request.model, plan, report, request.loras)
         known = loaded.text.knows(*request.texts, cleaning=request.cleaning)
-        mapped = text_loader.maps(loaded.model, way)
-        if not planning.lacks_main_memory(
-            self.machine, way, reads_text=not known, maps_text=mapped
+        mapped = text_loader.maps(loaded.model, plan)
+        if not planning.is_short_of_main_memory(
+            self.machine, plan, reads_text=not known, maps_text=mapped
         ):
             return
         about = model_numbers.of(loaded.model)
-        rough = forecast.approximation(self.machine, about, _wish(request))
+        rough = forecast.approximation(self.machine, about, _memory_request(request))
         raise (
             out_of_memory.changed(rough)
             if rough
-            else out_of_memory.too_little(forecast.sentence(self.machine, way))
+            else out_of_memory.too_little(forecast.sentence(self.machine, plan))
         )
 
     def _attempt(
-        self, work: _Work, way: DevicePlan, index: int
-    ) -> Picture | out_of_memory.Lack | None:
+        self, work: _Work, plan: DevicePlan, index: int
+    ) -> Picture | out_of_memory.MemoryShortage | None:
         """One picture, None when it was stopped, or what the memory did not suffice for.
 
         Whatever holds tensors ends with this call, so that they can be freed behind it.
@@ -188,38 +188,42 @@ class Engine:
         try:
             with torch.inference_mode():
                 request = work.request
-                loaded = self._open(request.model, way, work.report, request.loras)
+                loaded = self._open(request.model, plan, work.report, request.loras)
                 with measured(loaded.device, before=self._supply.empty, every=_LOOK) as peak:
-                    made = _Job(loaded, way, work, self._inputs, place).paint(index)
+                    made = _Job(loaded, plan, work, self._inputs, place).paint(index)
                 if made is None:
                     return None
-                return replace(made, peak=_whole(peak.bytes, way), forecast=way.peak)
+                return replace(made, peak=_whole(peak.bytes, plan), forecast=plan.peak)
         except OutOfMemoryError as error:
             # Known before anything was tried.
-            return out_of_memory.Lack(stage="main memory", told=error)
+            return out_of_memory.MemoryShortage(stage="main memory", told=error)
         except Exception as error:
             if not planning.is_out_of_memory(error):
                 raise
-        return out_of_memory.Lack(stage=place.stage, told=None)
+        return out_of_memory.MemoryShortage(stage=place.stage, told=None)
 
-    def _next_way(
-        self, model_id: str, wish: MemoryRequest, failed: DevicePlan, missing: out_of_memory.Lack
+    def _next_plan(
+        self,
+        model_id: str,
+        memory_request: MemoryRequest,
+        failed: DevicePlan,
+        missing: out_of_memory.MemoryShortage,
     ) -> DevicePlan:
         """The next rung of the ladder. Raises OutOfMemoryError below the last one."""
         self.unload()
         about = model_numbers.of(self._catalog.find(model_id))
         machine = self._machine_now(model_id)
-        way = planning.cheaper(machine, about, wish, failed, missing.stage)
+        plan = planning.cheaper(machine, about, memory_request, failed, missing.stage)
         self._supply.failed(model_id, failed, missing.stage)
-        if way is None:
-            asked = replace(wish, approximate=True)
+        if plan is None:
+            asked = replace(memory_request, approximate=True)
             rough = planning.cheaper(machine, about, asked, failed, missing.stage)
             raise (
                 out_of_memory.changed(rough)
                 if rough is not None
                 else missing.told or out_of_memory.too_little()
             )
-        return way
+        return plan
 
     def _machine_now(self, model_id: str) -> Machine:
         """The machine with what is free now, counting what the loaded model would give back."""
@@ -230,22 +234,22 @@ class Engine:
         return self._supply.of(model_id)
 
     def _open(
-        self, model_id: str, way: DevicePlan, report: Report, uses: Sequence[LoraUse] = ()
+        self, model_id: str, plan: DevicePlan, report: Report, uses: Sequence[LoraUse] = ()
     ) -> Loaded:
         model = self._catalog.find(model_id)
-        worn = active_loras.found(uses, self._catalog.loras)
+        active = active_loras.found(uses, self._catalog.loras)
         # A model that was installed again has the same row and other files.
-        now = (model, loader.fingerprint(model), *_lasting(way))
+        now = (model, loader.fingerprint(model), *_lasting(plan))
         loaded = self._loaded
         if loaded and (loaded.model, loaded.fingerprint, *_lasting(loaded.plan)) == now:
-            return loaded.wearing(worn)
+            return loaded.with_loras(active)
         report(Progress(stage=Stage.LOADING))
         self.unload()
-        self._loaded = Loaded(model, way, self._cache)
-        return self._loaded.wearing(worn)
+        self._loaded = Loaded(model, plan, self._cache)
+        return self._loaded.with_loras(active)
 
 
-def _wish(request: GenerationRequest) -> MemoryRequest:
+def _memory_request(request: GenerationRequest) -> MemoryRequest:
     return MemoryRequest(
         width=request.width,
         height=request.height,
@@ -254,14 +258,21 @@ def _wish(request: GenerationRequest) -> MemoryRequest:
     )
 
 
-def _whole(peak: int, way: DevicePlan) -> int:
+def _whole(peak: int, plan: DevicePlan) -> int:
     """A measured peak with what the forecast counts besides tensors."""
-    return max(0, peak) + (planning.CONTEXT if way.device == "cuda" else 0)
+    return max(0, peak) + (planning.CONTEXT if plan.device == "cuda" else 0)
 
 
-def _lasting(way: DevicePlan) -> tuple[object, ...]:
+def _lasting(plan: DevicePlan) -> tuple[object, ...]:
     """What of a plan decides how weights are held; the rest may change from picture to picture."""
-    return (way.device, way.precision, way.compiled, way.text, way.text_precision, way.keeps_text)
+    return (
+        plan.device,
+        plan.precision,
+        plan.compiled,
+        plan.text,
+        plan.text_precision,
+        plan.keeps_text,
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -286,9 +297,9 @@ class _Job:
     """One request on one loaded model under one plan."""
 
     def __init__(
-        self, loaded: Loaded, way: DevicePlan, work: _Work, inputs: Path, place: _Place
+        self, loaded: Loaded, plan: DevicePlan, work: _Work, inputs: Path, place: _Place
     ) -> None:
-        self._loaded, self._way, self._work = loaded, way, work
+        self._loaded, self._plan, self._work = loaded, plan, work
         self._request, self._inputs, self._place = work.request, inputs, place
 
     def paint(self, index: int) -> Picture | None:
@@ -302,15 +313,15 @@ class _Job:
         self._place.stage = "decoding"
         clean = self._clean_start()
         self._place.stage = "denoising"
-        loaded.read(self._work.report, self._way)
+        loaded.read(self._work.report, self._plan)
         started = time.perf_counter()
         end = self._denoised(request, texts, clean, report)
         if end is None:
             return None
         self._place.stage = "decoding"
         report(Progress(stage=Stage.DECODING))
-        loaded.before_pixels(self._way)
-        pixels = latents.decode(loaded.vae, end, tile=self._way.tile)
+        loaded.before_pixels(self._plan)
+        pixels = latents.decode(loaded.vae, end, tile=self._plan.tile)
         if not torch.isfinite(pixels).all():
             raise ModelError(
                 "The model painted numbers that are no picture (NaN or infinity).",
@@ -329,10 +340,10 @@ class _Job:
         texts, how = request.texts, request.cleaning
         if not loaded.text.knows(*texts, cleaning=how):
             report(Progress(stage=Stage.ENCODING, pictures=request.count))
-            loaded.before_text(self._way)
+            loaded.before_text(self._plan)
             with loader.faults(loaded.model, "text encoder"):
                 found = [loaded.text.features(text, how) for text in texts]
-                if not self._way.keeps_text:
+                if not self._plan.keeps_text:
                     self._look_ahead()
             loaded.after_text()
             return found
@@ -357,7 +368,7 @@ class _Job:
             return None
         picture = pictures.load(pictures.find(request.init, self._inputs))
         fitted = latents.fit(picture, request.width, request.height)
-        self._loaded.before_pixels(self._way)
+        self._loaded.before_pixels(self._plan)
         return latents.encode(self._loaded.vae, latents.to_tensor(fitted)).cpu()
 
     def _denoised(

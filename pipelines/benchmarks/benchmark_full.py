@@ -247,7 +247,7 @@ def _peak(
     engine = Engine(catalog, inputs=Path(os.devnull), machine=machine)
     wanted = request(7).model_copy(update={"steps": 2, "approximate": True})
     picture = _paint(engine, wanted)
-    way = engine.plan_of(wanted)
+    plan = engine.plan_of(wanted)
     engine.unload()
     return Result(
         name=f"memory, {machine.vram_total / 1e9:.0f} GB GPU, {machine.ram_free / 1e9:.0f} GB RAM",
@@ -256,6 +256,6 @@ def _peak(
         facts={
             "measured, GiB": picture.peak / GIB,
             "forecast, GiB": picture.forecast / GIB,
-            "how": words(way) or "everything resident",
+            "how": words(plan) or "everything resident",
         },
     )

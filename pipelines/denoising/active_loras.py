@@ -22,7 +22,7 @@ from pipelines.errors import ModelError, model_errors
 
 @dataclass(frozen=True, kw_only=True)
 class ActiveLora:
-    """One LoRA as it is worn. `mark` changes with its file."""
+    """One LoRA as it is used. `mark` changes with its file."""
 
     use: LoraUse
     file: Path
@@ -38,20 +38,20 @@ def found(uses: Sequence[LoraUse], library: LoraLibrary) -> tuple[ActiveLora, ..
         )
 
 
-def apply(net: PixArtTransformer2DModel, worn: Sequence[ActiveLora]) -> None:
+def apply(net: PixArtTransformer2DModel, active: Sequence[ActiveLora]) -> None:
     """Adds the LoRAs to the weights of `net`, in float32, rounded once. Raises ModelError."""
     with _told():
-        read = [(one.use.name, files.read(one.file), one.use.weight) for one in worn]
+        read = [(one.use.name, files.read(one.file), one.use.weight) for one in active]
         attach.merge(net, read)
         # Otherwise the recipe would name other numbers than those that paint.
-        changed = next((one.use.name for one in worn if _mark(one.file) != one.mark), None)
+        changed = next((one.use.name for one in active if _mark(one.file) != one.mark), None)
     if changed is not None:
         raise ModelError(f"The LoRA “{changed}” was changed while it was read.", "Try again.")
 
 
 @contextmanager
 def _told() -> Iterator[None]:
-    """What keeps a LoRA from being worn, as a ModelError."""
+    """What keeps a LoRA from being applied, as a ModelError."""
     try:
         with model_errors():
             yield
@@ -66,12 +66,12 @@ def _mark(file: Path) -> tuple[int, ...]:
     return tuple(n for stat in stats for n in (stat.st_size, stat.st_mtime_ns, stat.st_ino))
 
 
-def digest(weights: str, worn: Sequence[ActiveLora]) -> str:
+def digest(weights: str, active: Sequence[ActiveLora]) -> str:
     """A hash of the model's hash and of the LoRAs on it, as long as that one. Raises ModelError."""
-    if not worn:
+    if not active:
         return weights
     total = hashlib.sha256(weights.encode())
-    for one in worn:
+    for one in active:
         total.update(f"{one.use.weight!r}".encode())
         with _told(), open(one.file, "rb") as stream:
             total.update(hashlib.file_digest(stream, "sha256").digest())

@@ -42,10 +42,10 @@ class Residual(Protocol):
         """x' = x + gate * y."""
         ...
 
-    def heard(
-        self, x: Tensor, answers: Sequence[Tensor], shift: Tensor, scale: Tensor
+    def cross_attended(
+        self, x: Tensor, outputs: Sequence[Tensor], shift: Tensor, scale: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """x' is x with answer b, (1, N, D) or (1, 1, D), added to row b."""
+        """x' is x with output b of cross-attention, (1, N, D) or (1, 1, D), added to row b."""
         ...
 
 
@@ -61,12 +61,12 @@ class Apart:
         """See `Residual`."""
         return x.addcmul_(gate, y), norm(x, shift, scale, self._eps)
 
-    def heard(
-        self, x: Tensor, answers: Sequence[Tensor], shift: Tensor, scale: Tensor
+    def cross_attended(
+        self, x: Tensor, outputs: Sequence[Tensor], shift: Tensor, scale: Tensor
     ) -> tuple[Tensor, Tensor]:
         """See `Residual`."""
-        for row, answer in enumerate(answers):
-            x[row : row + 1].add_(answer)
+        for row, output in enumerate(outputs):
+            x[row : row + 1].add_(output)
         return x, norm(x, shift, scale, self._eps)
 
 
@@ -101,13 +101,13 @@ class Joined:
             return self._apart.gated(x, y, gate, shift, scale)
         return grown.view_as(x), normed.view_as(x)
 
-    def heard(
-        self, x: Tensor, answers: Sequence[Tensor], shift: Tensor, scale: Tensor
+    def cross_attended(
+        self, x: Tensor, outputs: Sequence[Tensor], shift: Tensor, scale: Tensor
     ) -> tuple[Tensor, Tensor]:
         """See `Residual`. Apart with guidance: a part of x would need a graph of its own."""
-        if len(answers) == 1 and answers[0].shape == x.shape:
-            return self.gated(x, answers[0], self._one, shift, scale)
-        return self._apart.heard(x, answers, shift, scale)
+        if len(outputs) == 1 and outputs[0].shape == x.shape:
+            return self.gated(x, outputs[0], self._one, shift, scale)
+        return self._apart.cross_attended(x, outputs, shift, scale)
 
 
 def norm(x: Tensor, shift: Tensor, scale: Tensor, eps: float) -> Tensor:

@@ -4,7 +4,7 @@ result up to rounding.
 What does not depend on the step is computed once per job: the projected captions, keys and values
 of cross-attention, positions. What depends on the timestep alone is computed once for both halves
 of guidance. Texts carry no padding, so nothing is masked; a text of one token (the empty negative)
-gives every query the same answer, a constant. Source: docs/decisions/0007 with the measurements.
+gives every query the same value, a constant. Source: docs/decisions/0007 with the measurements.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ class _Weights:
     last_table: Tensor
 
 
-_Heard = Callable[[Tensor], Tensor]
+_CrossAttention = Callable[[Tensor], Tensor]
 """Cross-attention of one block to one text: (1, N, D) -> what is added to it."""
 
 
@@ -123,7 +123,7 @@ class Transformer:
             net=self._net,
             weights=weights,
             residual=self._residual,
-            texts=[self._heard(weights, text) for text in texts],
+            texts=[self._cross_attentions(weights, text) for text in texts],
             positions=self._position(size),
             size=size,
             variance=variance,
@@ -155,13 +155,13 @@ class Transformer:
     def _table_bytes(self) -> int:
         return sum(table.nbytes for table in self._positions.values())
 
-    def _heard(self, weights: _Weights, text: Tensor) -> list[_Heard]:
+    def _cross_attentions(self, weights: _Weights, text: Tensor) -> list[_CrossAttention]:
         net = self._net
         caption = text.unsqueeze(0).to(net.scale_shift_table)
         if net.caption_projection is not None:
             caption = net.caption_projection(caption)
         heads = net.config.num_attention_heads
-        return [_heard(block, caption, heads) for block in weights.blocks]
+        return [_cross_attention(block, caption, heads) for block in weights.blocks]
 
 
 class _Forward:
@@ -173,7 +173,7 @@ class _Forward:
         net: PixArtTransformer2DModel,
         weights: _Weights,
         residual: Residual,
-        texts: list[list[_Heard]],
+        texts: list[list[_CrossAttention]],
         positions: Tensor,
         size: tuple[int, int],
         variance: bool,
@@ -196,7 +196,7 @@ class _Forward:
             # Tensors go as soon as they were read: what lives at once decides the memory.
             x = torch.addcmul(x, gate, block.out(self._attended(block.qkv(normed))))
             del normed
-            x, normed = self._heard(index, x, shift_mlp, scale_mlp)
+            x, normed = self._cross_attended(index, x, shift_mlp, scale_mlp)
             y = block.down(block.up(normed))
             del normed
             x, normed = self._residual.gated(x, y, gate_mlp, *following[index])
@@ -217,13 +217,15 @@ class _Forward:
         q, k, v = (_heads(part, heads) for part in qkv.chunk(3, dim=-1))
         return attention(q, k, v)
 
-    def _heard(self, index: int, x: Tensor, shift: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
+    def _cross_attended(
+        self, index: int, x: Tensor, shift: Tensor, scale: Tensor
+    ) -> tuple[Tensor, Tensor]:
         """The tokens after cross-attention in block `index`, and their norm."""
         if len(x) != len(self._texts):
-            # Until the first text is heard, the rows are equal.
+            # Until the first cross-attention, the rows are equal.
             x = x.repeat(len(self._texts), 1, 1)
-        answers = [heard[index](x[row : row + 1]) for row, heard in enumerate(self._texts)]
-        return self._residual.heard(x, answers, shift, scale)
+        outputs = [blocks[index](x[row : row + 1]) for row, blocks in enumerate(self._texts)]
+        return self._residual.cross_attended(x, outputs, shift, scale)
 
     def _modulation(self, timestep: float) -> tuple[Tensor, Tensor]:
         """Shift, 1 + scale and gate of every block (L, 6, D), and of the last layer (2, D)."""
@@ -251,7 +253,7 @@ class _Forward:
         return grid.permute(0, 5, 1, 3, 2, 4).reshape(len(tokens), -1, *self._size)
 
 
-def _heard(block: _Block, caption: Tensor, heads: int) -> _Heard:
+def _cross_attention(block: _Block, caption: Tensor, heads: int) -> _CrossAttention:
     """Cross-attention to a projected caption (1, T, D), with all that the picture cannot change."""
     keys, values = block.cross_kv(caption).chunk(2, dim=-1)
     tokens, width = caption.shape[1:]
@@ -263,13 +265,13 @@ def _heard(block: _Block, caption: Tensor, heads: int) -> _Heard:
         return _folded(block.short, keys[0], values[0], heads)
     keys, values = _heads(keys, heads).contiguous(), _heads(values, heads).contiguous()
 
-    def listen(x: Tensor) -> Tensor:
+    def attend(x: Tensor) -> Tensor:
         return block.cross_out(attention(_heads(block.cross_q(x), heads), keys, values))
 
-    return listen
+    return attend
 
 
-def _folded(short: _Short, keys: Tensor, values: Tensor, heads: int) -> _Heard:
+def _folded(short: _Short, keys: Tensor, values: Tensor, heads: int) -> _CrossAttention:
     """Cross-attention to a short text in two small products.
 
     q k^T = (x Wq + b) k^T = x (Wq k^T) + b k^T, and (a v) Wo = a (v Wo): of each pair the text's
@@ -282,17 +284,17 @@ def _folded(short: _Short, keys: Tensor, values: Tensor, heads: int) -> _Heard:
     wq = short.query.weight.float().unflatten(0, (heads, each))
     wo = short.out.weight.float().unflatten(1, (heads, each))
     dtype = keys.dtype
-    ask = torch.einsum("hdi,thd->hti", wq, k).flatten(0, 1).to(dtype)
+    query_by_text = torch.einsum("hdi,thd->hti", wq, k).flatten(0, 1).to(dtype)
     bias = torch.einsum("hd,thd->ht", short.query.bias.float().unflatten(0, (heads, each)), k)
-    answer = torch.einsum("ohd,thd->oht", wo, v).flatten(1).to(dtype)
-    scores = linear(as_linear(ask, bias.flatten().to(dtype)))
-    mixed = linear(as_linear(answer, short.out.bias))
+    values_out = torch.einsum("ohd,thd->oht", wo, v).flatten(1).to(dtype)
+    scores = linear(as_linear(query_by_text, bias.flatten().to(dtype)))
+    mixed = linear(as_linear(values_out, short.out.bias))
 
-    def listen(x: Tensor) -> Tensor:
+    def attend(x: Tensor) -> Tensor:
         shares = scores(x).unflatten(-1, (heads, -1)).softmax(dim=-1)
         return mixed(shares.flatten(2))
 
-    return listen
+    return attend
 
 
 def _heads(x: Tensor, heads: int) -> Tensor:
@@ -388,6 +390,6 @@ def conditions(
     height, width = original_size or tuple(PIXELS_PER_LATENT * side for side in size)
     weight = net.scale_shift_table
     told = torch.tensor([[height, width]], dtype=weight.dtype, device=weight.device)
-    # The ratio is that of the picture; only the size is a wish.
+    # The ratio is that of the picture; only the size can be chosen.
     ratio = torch.tensor([[size[0] / size[1]]], dtype=weight.dtype, device=weight.device)
     return {"resolution": told.repeat(rows, 1), "aspect_ratio": ratio.repeat(rows, 1)}

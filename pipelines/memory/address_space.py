@@ -13,7 +13,7 @@ TORCH = 3_500_000_000
 """Bytes without which torch and diffusers cannot even be loaded (measured: 3.2 to 3.7 GB)."""
 PAGE = 900_000_000
 """The page itself, with the threads that answer it (measured: 0.75 GB)."""
-_LACKS = ("cannot allocate memory", "failed to map segment", "can't start new thread")
+_OUT_OF_MEMORY = ("cannot allocate memory", "failed to map segment", "can't start new thread")
 _WAY_OUT = "Raise that limit (ulimit -v unlimited), in the shell or where the service is set up."
 
 
@@ -39,7 +39,7 @@ def lack_of(error: BaseException) -> OutOfMemoryError | None:
     """What to say where `error` comes of too little memory or address space, else None."""
     numbered = isinstance(error, OSError) and error.errno == errno.ENOMEM
     worded = isinstance(error, (ImportError, RuntimeError, OSError)) and any(
-        words in str(error).lower() for words in _LACKS
+        words in str(error).lower() for words in _OUT_OF_MEMORY
     )
     if not (isinstance(error, MemoryError) or numbered or worded):
         return None

@@ -54,11 +54,11 @@ class Supply:
             # Something else was closed meanwhile.
             self._failure = None
             return self.machine
-        return planning.limited(self.machine, before.way)
+        return planning.limited(self.machine, before.plan)
 
-    def failed(self, model_id: str, way: DevicePlan, stage: planning.PlanStage | None) -> None:
-        """`way` did not suffice: the next picture of the model begins lower."""
+    def failed(self, model_id: str, plan: DevicePlan, stage: planning.PlanStage | None) -> None:
+        """`plan` did not suffice: the next picture of the model begins lower."""
         # What is free of the main memory is known before every picture.
         if stage != "main memory":
             free = out_of_memory.free(self.machine)
-            self._failure = out_of_memory.Failure(model=model_id, way=way, free=free)
+            self._failure = out_of_memory.Failure(model=model_id, plan=plan, free=free)

@@ -19,48 +19,48 @@ _TEXT_WORDS: dict[TextMode, str] = {
 }
 
 
-def words(way: DevicePlan) -> str:
+def words(plan: DevicePlan) -> str:
     """What is special about a plan, in a few words; "" where nothing is."""
-    text = _TEXT_WORDS[way.text]
-    if not text and not way.keeps_text and not way.one_by_one:
+    text = _TEXT_WORDS[plan.text]
+    if not text and not plan.keeps_text and not plan.one_by_one:
         text = "T5 freed after encoding"
     found = [
         text,
-        "one part at a time" if way.one_by_one else "",
-        "transformer set aside for decoding" if way.decodes_alone and not way.one_by_one else "",
-        f"decoded in tiles of {way.tile} px" if way.tile else "",
+        "one part at a time" if plan.one_by_one else "",
+        "transformer set aside for decoding" if plan.decodes_alone and not plan.one_by_one else "",
+        f"decoded in tiles of {plan.tile} px" if plan.tile else "",
     ]
     return ", ".join(filter(None, found))
 
 
-def approximation(machine: Machine, numbers: Numbers, wish: MemoryRequest) -> DevicePlan | None:
-    """The way that fits only if the picture may change; None where there is none or no need."""
-    if wish.approximate or planning.fits(machine, planning.plan(machine, numbers, wish)):
+def approximation(machine: Machine, numbers: Numbers, request: MemoryRequest) -> DevicePlan | None:
+    """The plan that fits only if the picture may change; None where there is none or no need."""
+    if request.approximate or planning.fits(machine, planning.plan(machine, numbers, request)):
         return None
-    way = planning.plan(machine, numbers, replace(wish, approximate=True))
-    return way if planning.fits(machine, way) and not way.is_exact else None
+    plan = planning.plan(machine, numbers, replace(request, approximate=True))
+    return plan if planning.fits(machine, plan) and not plan.is_exact else None
 
 
-def sentence(machine: Machine, way: DevicePlan) -> str:
+def sentence(machine: Machine, plan: DevicePlan) -> str:
     """What a run needs, what is free, and how it is made to fit."""
     free = machine.vram_free if machine.device == "cuda" else machine.ram_free
-    told = f"needs {_amount(way.peak, free)}"
-    if planning.is_short_of_ram(machine, way):
-        told += f"; of main memory {_amount(way.text_ram, machine.ram_free)}"
-    if special := words(way):
+    told = f"needs {_amount(plan.peak, free)}"
+    if planning.is_short_of_ram(machine, plan):
+        told += f"; of main memory {_amount(plan.text_ram, machine.ram_free)}"
+    if special := words(plan):
         told += f"; {special}"
-    seconds = way.text_ram / _UPLOAD if way.text == "streamed" else 0
+    seconds = plan.text_ram / _UPLOAD if plan.text == "streamed" else 0
     if seconds >= 0.1:
         told += f", about {seconds:.1f} s more for a new prompt"
-    if not planning.fits(machine, way):
+    if not planning.fits(machine, plan):
         told += "; it may not suffice"
     return told
 
 
-def told(machine: Machine, numbers: Numbers, wish: MemoryRequest) -> str:
-    """The forecast of a wish, with what would fit if the picture may change."""
-    said = sentence(machine, planning.plan(machine, numbers, wish))
-    rough = approximation(machine, numbers, wish)
+def told(machine: Machine, numbers: Numbers, request: MemoryRequest) -> str:
+    """The forecast of a request, with what would fit if the picture may change."""
+    said = sentence(machine, planning.plan(machine, numbers, request))
+    rough = approximation(machine, numbers, request)
     if rough is None:
         return said
     return f"{said}; approximately it fits: {words(rough)}, {rough.peak / 1e9:.1f} GB"

@@ -10,7 +10,7 @@ from pipelines.memory.planning import DevicePlan, Machine, PlanStage
 
 
 @dataclass(frozen=True, kw_only=True)
-class Lack:
+class MemoryShortage:
     """Memory did not suffice in `stage`; `told` where somebody knew it before."""
 
     stage: PlanStage | None
@@ -22,7 +22,7 @@ class Failure:
     """A plan for which the memory did not suffice, with the bytes that were free then."""
 
     model: str
-    way: DevicePlan
+    plan: DevicePlan
     free: int
 
 

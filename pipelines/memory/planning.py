@@ -38,7 +38,7 @@ _NF4 = 0.5625
 _TILES = (512, 256)
 # How torch, CUDA, cuBLAS and Metal word a lack of memory, in lower case; last, cuDNN, where no way
 # to convolve fits into it.
-_LACKS = (
+_OUT_OF_MEMORY = (
     "defaultcpuallocator",
     "allocate memory",
     "out of memory",
@@ -161,7 +161,7 @@ def is_out_of_memory(error: BaseException) -> bool:
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return True
     words = str(error).lower()
-    return isinstance(error, RuntimeError) and any(sign in words for sign in _LACKS)
+    return isinstance(error, RuntimeError) and any(sign in words for sign in _OUT_OF_MEMORY)
 
 
 def precision(machine: Machine, numbers: Numbers) -> Precision:
@@ -176,24 +176,24 @@ def precision(machine: Machine, numbers: Numbers) -> Precision:
     return "float16" if machine.device == "cuda" else "float32"
 
 
-def plan(machine: Machine, numbers: Numbers, wish: MemoryRequest) -> DevicePlan:
+def plan(machine: Machine, numbers: Numbers, request: MemoryRequest) -> DevicePlan:
     """The first way that fits into what is free, else the one that needs least."""
-    ways = list(_ways(machine, numbers, wish))
-    for way in ways:
-        if _fits(machine, way):
-            return way
-    return min(ways, key=lambda way: _lacking(machine, way))
+    plans = list(_plans(machine, numbers, request))
+    for plan in plans:
+        if _fits(machine, plan):
+            return plan
+    return min(plans, key=lambda plan: _shortfall(machine, plan))
 
 
-def fits(machine: Machine, way: DevicePlan) -> bool:
+def fits(machine: Machine, plan: DevicePlan) -> bool:
     """False where the forecast says that the memory will not suffice."""
-    return _fits(machine, way)
+    return _fits(machine, plan)
 
 
 def cheaper(
     machine: Machine,
     numbers: Numbers,
-    wish: MemoryRequest,
+    request: MemoryRequest,
     failed: DevicePlan,
     stage: PlanStage | None = None,
 ) -> DevicePlan | None:
@@ -202,16 +202,16 @@ def cheaper(
     It needs less in the `stage` that failed (None: where the plan needed most) and nowhere more
     than the failed plan at its peak.
     """
-    ways = list(_ways(machine, numbers, wish))
-    behind = ways[ways.index(failed) + 1 :] if failed in ways else ways
+    plans = list(_plans(machine, numbers, request))
+    behind = plans[plans.index(failed) + 1 :] if failed in plans else plans
     if stage == "main memory":
-        return next((way for way in behind if way.text_ram < failed.text_ram), None)
+        return next((plan for plan in behind if plan.text_ram < failed.text_ram), None)
     place = None if stage is None else STAGES.index(stage)
 
-    def needs_less(way: DevicePlan) -> bool:
+    def needs_less(plan: DevicePlan) -> bool:
         if place is None:
-            return way.peak < failed.peak
-        return way.peaks[place] < failed.peaks[place] and way.peak <= failed.peak
+            return plan.peak < failed.peak
+        return plan.peaks[place] < failed.peaks[place] and plan.peak <= failed.peak
 
     return next(filter(needs_less, behind), None)
 
@@ -225,8 +225,8 @@ def limited(machine: Machine, failed: DevicePlan) -> Machine:
     return replace(machine, ram_free=max(1, min(free, failed.peak - 1)))
 
 
-def lacks_main_memory(
-    machine: Machine, way: DevicePlan, *, reads_text: bool = True, maps_text: bool = False
+def is_short_of_main_memory(
+    machine: Machine, plan: DevicePlan, *, reads_text: bool = True, maps_text: bool = False
 ) -> bool:
     """True where the system would end the process, without a word, while it paints.
 
@@ -235,61 +235,61 @@ def lacks_main_memory(
     """
     if not machine.ram_free:
         return False
-    gone = 0 if reads_text and not maps_text else way.text_ram
+    gone = 0 if reads_text and not maps_text else plan.text_ram
     if machine.device == "cuda":
-        needed = way.text_ram - gone
+        needed = plan.text_ram - gone
     else:
-        kept = gone if way.keeps_text else 0
-        text = way.peaks[0] - gone if reads_text else 0
-        needed = max(text, way.peaks[1] - kept, way.peaks[2] - kept)
+        kept = gone if plan.keeps_text else 0
+        text = plan.peaks[0] - gone if reads_text else 0
+        needed = max(text, plan.peaks[1] - kept, plan.peaks[2] - kept)
     return needed > machine.ram_free + machine.swap_free
 
 
-def is_short_of_ram(machine: Machine, way: DevicePlan) -> bool:
+def is_short_of_ram(machine: Machine, plan: DevicePlan) -> bool:
     """True where a plan for a GPU needs more main memory than is free."""
-    return machine.device == "cuda" and 0 < machine.ram_free < way.text_ram + _RAM_SPARE
+    return machine.device == "cuda" and 0 < machine.ram_free < plan.text_ram + _RAM_SPARE
 
 
-def _lacking(machine: Machine, way: DevicePlan) -> tuple[int, int]:
+def _shortfall(machine: Machine, plan: DevicePlan) -> tuple[int, int]:
     """By how much a plan passes what can be had, and what is free in main memory.
 
     What a GPU lacks cannot be had, nor more main memory than there is; what others use of the main
     memory can often be freed.
     """
     free = machine.vram_free if machine.device == "cuda" else machine.ram_free
-    over = max(0, way.peak - free) if free else 0
-    ram = way.text_ram + _RAM_SPARE if machine.device == "cuda" else 0
+    over = max(0, plan.peak - free) if free else 0
+    ram = plan.text_ram + _RAM_SPARE if machine.device == "cuda" else 0
     over += max(0, ram - machine.ram_total) if machine.ram_total else 0
     short = max(0, ram - machine.ram_free) if machine.ram_free else 0
     return over, short
 
 
-def _fits(machine: Machine, way: DevicePlan) -> bool:
+def _fits(machine: Machine, plan: DevicePlan) -> bool:
     free = machine.ram_free if machine.device != "cuda" else machine.vram_free
-    enough = not free or way.peak <= free
-    return enough and not is_short_of_ram(machine, way)
+    enough = not free or plan.peak <= free
+    return enough and not is_short_of_ram(machine, plan)
 
 
-def _ways(machine: Machine, numbers: Numbers, wish: MemoryRequest) -> Iterator[DevicePlan]:
-    """Every way to run that the wish allows, the best first: first all that are exact."""
-    for way in _all_ways(machine, numbers, wish):
-        if way.is_exact or wish.approximate or wish.text is not None:
-            yield way
+def _plans(machine: Machine, numbers: Numbers, request: MemoryRequest) -> Iterator[DevicePlan]:
+    """Every way to run that the request allows, the best first: first all that are exact."""
+    for plan in _all_plans(machine, numbers, request):
+        if plan.is_exact or request.approximate or request.text is not None:
+            yield plan
 
 
-def _all_ways(machine: Machine, numbers: Numbers, wish: MemoryRequest) -> Iterator[DevicePlan]:
-    texts = [wish.text] if wish.text else list(_text_modes(machine))
+def _all_plans(machine: Machine, numbers: Numbers, request: MemoryRequest) -> Iterator[DevicePlan]:
+    texts = [request.text] if request.text else list(_text_modes(machine))
     exact = [text for text in texts if text not in ("int8", "nf4")]
     rough = [text for text in texts if text in ("int8", "nf4")]
     if "resident" in texts:
-        yield _way(machine, numbers, wish, text="resident", keeps_text=True)
+        yield _plan(machine, numbers, request, text="resident", keeps_text=True)
     for group, tiles in ((exact, (None,)), (rough, (None,)), (exact, _TILES), (rough, _TILES)):
         for tile, text in product(tiles, group):
             for alone, one_by_one in ((False, False), (True, False), (True, True)):
-                yield _way(
+                yield _plan(
                     machine,
                     numbers,
-                    wish,
+                    request,
                     text=text,
                     decodes_alone=alone,
                     one_by_one=one_by_one,
@@ -306,10 +306,10 @@ def _text_modes(machine: Machine) -> tuple[TextMode, ...]:
     return ("resident", "int8", "nf4")
 
 
-def _way(
+def _plan(
     machine: Machine,
     numbers: Numbers,
-    wish: MemoryRequest,
+    request: MemoryRequest,
     *,
     text: TextMode,
     keeps_text: bool = False,
@@ -332,9 +332,11 @@ def _way(
     # In main memory, where it does not go to the GPU piece by piece.
     waiting = numbers.text * _BYTES[text_precision] if text in ("streamed", "cpu") else 0
     kept = on_device if keeps_text else 0
-    tokens = wish.width * wish.height // 256
-    step = _LIVE * wish.rows * tokens * numbers.width * size
-    decoded = min(wish.width * wish.height, tile * tile) if tile else wish.width * wish.height
+    tokens = request.width * request.height // 256
+    step = _LIVE * request.rows * tokens * numbers.width * size
+    decoded = (
+        min(request.width * request.height, tile * tile) if tile else request.width * request.height
+    )
     picture = _LIVE_DECODER * numbers.vae_width * decoded * size
     peaks = (
         context + on_device + (0 if one_by_one else transformer + vae),

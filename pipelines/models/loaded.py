@@ -45,16 +45,16 @@ class Loaded:
         )
         self.weights = self._plain = loader.weights_hash(model)
         """What the weights are called that paint, those of LoRAs included."""
-        self._worn: tuple[ActiveLora, ...] = ()
+        self._active_loras: tuple[ActiveLora, ...] = ()
         self._transformer: Transformer | None = None
         self._vae: AutoencoderKL | None = None
         self._preview: Preview | None = None
 
-    def wearing(self, worn: tuple[ActiveLora, ...]) -> Loaded:
+    def with_loras(self, active: tuple[ActiveLora, ...]) -> Loaded:
         """The same, with these LoRAs on its transformer and no others. Raises ModelError."""
-        if worn != self._worn:
-            weights = active_loras.digest(self._plain, worn)
-            self._worn, self.weights = worn, weights
+        if active != self._active_loras:
+            weights = active_loras.digest(self._plain, active)
+            self._active_loras, self.weights = active, weights
             # Read again by the next use: what was rounded away cannot be taken off.
             self._transformer = None
             free(self.device)
@@ -70,7 +70,7 @@ class Loaded:
         """The transformer, read from its files if need be. Raises ModelError."""
         if self._transformer is None:
             net = loader.transformer(self.model, self.plan)
-            active_loras.apply(net, self._worn)
+            active_loras.apply(net, self._active_loras)
             compiler = "inductor" if self.plan.compiled else None
             self._transformer = Transformer(net, owned=True, compiler=compiler)
         return self._transformer

@@ -142,19 +142,19 @@ def _hash(folder: Path, _facts: object) -> str:
     return digest(folder)
 
 
-def part(model: ModelSpec, name: str, dtype: torch.dtype, **wish: Any) -> Any:
+def part(model: ModelSpec, name: str, dtype: torch.dtype, **options: Any) -> Any:
     """A part with its weights, in `dtype`, in main memory. Raises ModelError.
 
-    `wish` goes to the library that reads it.
+    `options` go to the library that reads it.
     """
     cls = _PARTS[name][0]
     folder = _checked_folder(model, name)
     # Weights are no inference tensors: a change of theirs must be seen (`Transformer`).
     with faults(model, name), quiet(), torch.inference_mode(False):
         # transformers and diffusers name the same argument differently.
-        wish["dtype" if cls is T5EncoderModel else "torch_dtype"] = dtype
+        options["dtype" if cls is T5EncoderModel else "torch_dtype"] = dtype
         net, report = cls.from_pretrained(
-            folder, local_files_only=True, use_safetensors=True, output_loading_info=True, **wish
+            folder, local_files_only=True, use_safetensors=True, output_loading_info=True, **options
         )
         # Both libraries fill missing weights with random numbers and only warn.
         for kind in ("missing_keys", "unexpected_keys", "mismatched_keys", "error_msgs"):

@@ -33,7 +33,7 @@ def test_a_lora_changes_the_picture_and_leaves_no_trace(tmp_path: Path) -> None:
         (picture,) = engine.generate(request, lambda progress: None, lambda: False)
         return np.asarray(picture.image, dtype=int)
 
-    plain, worn = paint(""), paint("ink")
-    assert np.abs(worn - plain).mean() > 1
+    plain, active = paint(""), paint("ink")
+    assert np.abs(active - plain).mean() > 1
     assert np.array_equal(paint(""), plain)
-    assert np.array_equal(paint("ink"), worn)
+    assert np.array_equal(paint("ink"), active)

@@ -118,7 +118,7 @@ def test_only_the_transformer_is_read_again(
 
     monkeypatch.setattr(attach, "merge", counted)
     paint("gold")
-    assert merged == [], "what is worn already is not put on again"
+    assert merged == [], "what is applied already is not applied again"
     paint("ink")
     assert len(merged) == 1
 
@@ -216,7 +216,7 @@ def test_the_recipe_has_them(home: Path, engine: Engine, catalog: Catalog, tmp_p
         ([{"name": "ink", "weight": float("inf")}], "weight"),
     ],
 )
-def test_what_cannot_be_worn_is_a_sentence(catalog: Catalog, loras: object, said: str) -> None:
+def test_what_cannot_be_applied_is_a_sentence(catalog: Catalog, loras: object, said: str) -> None:
     with pytest.raises(RequestError) as error:
         complete({"prompt": "x", "model": "tiny", "loras": loras}, catalog)
     assert error.value.field == "loras"
@@ -252,7 +252,7 @@ def test_a_lora_that_distills_brings_its_sampler(home: Path, tmp_path: Path) -> 
     Path(own).unlink()
 
 
-def test_what_a_folder_of_peft_was_downloaded_as_can_be_worn(
+def test_what_a_folder_of_peft_was_downloaded_as_can_be_applied(
     home: Path, tmp_path: Path, catalog: Catalog
 ) -> None:
     folder = tmp_path / "adapter"
@@ -260,9 +260,9 @@ def test_what_a_folder_of_peft_was_downloaded_as_can_be_worn(
     made.f3(made.reference(1), folder)
     assert json.loads((folder / "adapter_config.json").read_text())["peft_type"] == "LORA"
     library = LoraLibrary(home / "loras", {"fetched": folder / "adapter_model.safetensors"})
-    (worn,) = active_loras.found([LoraUse(name="fetched")], library)
+    (active,) = active_loras.found([LoraUse(name="fetched")], library)
     net = tiny.transformer()
     before = {name: value.clone() for name, value in net.named_parameters()}
-    active_loras.apply(net, [worn])
+    active_loras.apply(net, [active])
     changed = [name for name, value in net.named_parameters() if not value.equal(before[name])]
-    assert len(changed) == len(files.read(worn.file).pairs)
+    assert len(changed) == len(files.read(active.file).pairs)

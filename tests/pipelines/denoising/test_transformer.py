@@ -77,7 +77,7 @@ def stock(net: Any, given: list[Tensor], x: Tensor, timestep: float) -> Tensor:
     return output.float()
 
 
-# 4 heads of 12: up to 11 tokens are heard in two small products, more by attention.
+# 4 heads of 12: up to 11 tokens are attended to in two small products, more by attention.
 @pytest.mark.parametrize("lengths", [(1,), (6,), (20,), (1, 6), (5, 20), (24, 1), (2, 3, 1)])
 @pytest.mark.parametrize("size", [(16, 16), (12, 20)])
 @pytest.mark.parametrize("conditions", [False, True])
@@ -332,7 +332,7 @@ def test_processors_without_tiles_attend_in_blocks(monkeypatch: pytest.MonkeyPat
         assert seen.ops[name] > 0, dict(seen.ops)
 
 
-def test_guidance_begins_where_the_texts_are_heard() -> None:
+def test_guidance_begins_at_the_first_cross_attention() -> None:
     """Before, both halves are one row: the first products of two texts are those of one."""
     net = make()
     shapes: list[list[tuple[int, ...]]] = []

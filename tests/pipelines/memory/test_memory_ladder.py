@@ -252,11 +252,11 @@ def test_weights_that_stay_in_their_file_are_not_refused(catalog: Catalog) -> No
     assert not text_loader.maps(catalog.find("tiny"), replace(way, device="cuda"))
     way = replace(way, keeps_text=False, text_ram=1000, peaks=(1500, 800, 900))
     small = replace(CPU, ram_free=1000)
-    assert planning.lacks_main_memory(small, way)
-    assert not planning.lacks_main_memory(small, way, maps_text=True)
-    assert not planning.lacks_main_memory(small, way, reads_text=False)
-    assert not planning.lacks_main_memory(replace(small, swap_free=500), way)
-    assert planning.lacks_main_memory(replace(small, ram_free=899), way, maps_text=True)
+    assert planning.is_short_of_main_memory(small, way)
+    assert not planning.is_short_of_main_memory(small, way, maps_text=True)
+    assert not planning.is_short_of_main_memory(small, way, reads_text=False)
+    assert not planning.is_short_of_main_memory(replace(small, swap_free=500), way)
+    assert planning.is_short_of_main_memory(replace(small, ram_free=899), way, maps_text=True)
 
 
 def test_a_probed_machine_begins_where_memory_sufficed(

@@ -261,7 +261,7 @@ def test_main_memory_that_others_use_is_seen(machine: Machine, free: int, lacks:
     scarce = replace(machine, ram_free=free * GIB)
     wish = replace(LARGE, approximate=False)
     way = planning.plan(scarce, REAL, wish)
-    assert planning.lacks_main_memory(scarce, way) is lacks
+    assert planning.is_short_of_main_memory(scarce, way) is lacks
     told = forecast.sentence(scarce, way)
     assert ("of main memory 9.5 GB" in told) is (lacks and machine.device == "cuda")
     assert told.endswith("it may not suffice") is lacks
@@ -269,7 +269,7 @@ def test_main_memory_that_others_use_is_seen(machine: Machine, free: int, lacks:
 
 @pytest.mark.parametrize("machine", [gpu(2), gpu(8), gpu(80), processor(4), processor(32)])
 def test_every_rung_but_the_first_has_words(machine: Machine) -> None:
-    first, *others = planning._ways(machine, REAL, LARGE)
+    first, *others = planning._plans(machine, REAL, LARGE)
     assert forecast.words(first) == ""
     assert all(forecast.words(way) for way in others)
 
@@ -293,5 +293,5 @@ def test_little_main_memory_does_not_slow_down_what_the_card_can_hold() -> None:
     machine = replace(gpu(8, ram=16), ram_free=10 * GIB)
     way = planning.plan(machine, REAL, replace(LARGE, approximate=False))
     assert forecast.words(way) == "T5 streamed"
-    assert not planning.lacks_main_memory(machine, way)
+    assert not planning.is_short_of_main_memory(machine, way)
     assert "of main memory 9.5 GB, 10.7 GB are free" in forecast.sentence(machine, way)

@@ -145,7 +145,7 @@ def test_the_peak_is_what_was_forecast(
     wish = MemoryRequest(width=256, height=256)
     # The numbers of a plan in which this way was chosen.
     chosen = EXACT.get(way, {"keeps_text": True})
-    plans = (planning._way(CARD, about, wish, **{"text": "resident", **chosen}),)
+    plans = (planning._plan(CARD, about, wish, **{"text": "resident", **chosen}),)
     monkeypatch.setattr(planning, "plan", lambda *_: plans[0])
     engine = Engine(catalog, inputs=tmp_path, machine=CARD)
     (picture,) = paint(engine, catalog, model="nano", size="256x256", guidance=4, steps=2)
@@ -160,7 +160,9 @@ def test_a_full_card_goes_down_the_ladder(gpu: Card, catalog: Catalog, tmp_path:
     (expected,) = paint(Engine(catalog, inputs=tmp_path, machine=CARD), catalog, **wanted)
     gc.collect()
     about = model_numbers.of(catalog.find("nano"))
-    ways: list[DevicePlan] = list(planning._ways(CARD, about, MemoryRequest(width=256, height=256)))
+    ways: list[DevicePlan] = list(
+        planning._plans(CARD, about, MemoryRequest(width=256, height=256))
+    )
     alone = next(way for way in ways if way.decodes_alone)
     assert alone.peak < ways[0].peak
     gpu.memory = 1.15 * (alone.peak - CONTEXT)
