@@ -2,52 +2,29 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import torch
-from PIL import Image
-from torch import Tensor
 
 from lora_manager.card import LoraUse
-from pipelines import pictures
 from pipelines.catalog import Catalog
-from pipelines.denoising import active_loras, latents
-from pipelines.denoising.denoise import DenoisingStep, denoise, make_schedule, start_latents
-from pipelines.denoising.preview import Previews
-from pipelines.errors import ModelError, OutOfMemoryError, StudioError
+from pipelines.denoising import active_loras
+from pipelines.errors import OutOfMemoryError
 from pipelines.memory import forecast, model_numbers, out_of_memory, planning
 from pipelines.memory.available_memory import Supply
 from pipelines.memory.measured import measured
 from pipelines.memory.planning import DevicePlan, Machine, MemoryRequest
 from pipelines.models import loader
 from pipelines.models.loaded import Loaded, free
+from pipelines.picture_job import Picture, PictureJob, PictureWork, StageMark
 from pipelines.progress import Clock, Progress, Report, ShouldStop, Stage
 from pipelines.request import GenerationRequest
 from pipelines.text import text_loader
 
 # Often enough to see every step, seldom enough to cost nothing.
 _LOOK = 0.02
-
-
-@dataclass(frozen=True, kw_only=True)
-class Picture:
-    """Finished pixels and the request that paints exactly them again.
-
-    `weights` is the hash of the model's weights, `seconds` what the painting took; `notes` say
-    what was done for lack of memory. `peak` is the memory in bytes at its highest, above what the
-    process held before its first model; `forecast` what the plan had said.
-    """
-
-    image: Image.Image
-    request: GenerationRequest
-    seconds: float
-    weights: str
-    peak: int = 0
-    forecast: int = 0
-    notes: tuple[str, ...] = ()
 
 
 class Engine:
@@ -138,7 +115,7 @@ class Engine:
         about = model_numbers.of(self._catalog.find(request.model))
         plan = planning.plan(self._machine_now(request.model), about, memory_request)
         self._refuse(request, plan, report)
-        work = _Work(
+        work = PictureWork(
             request=request,
             upcoming=upcoming,
             report=report,
@@ -178,19 +155,19 @@ class Engine:
         )
 
     def _attempt(
-        self, work: _Work, plan: DevicePlan, index: int
+        self, work: PictureWork, plan: DevicePlan, index: int
     ) -> Picture | out_of_memory.MemoryShortage | None:
         """One picture, None when it was stopped, or what the memory did not suffice for.
 
         Whatever holds tensors ends with this call, so that they can be freed behind it.
         """
-        place = _Place()
+        mark = StageMark()
         try:
             with torch.inference_mode():
                 request = work.request
                 loaded = self._open(request.model, plan, work.report, request.loras)
                 with measured(loaded.device, before=self._supply.empty, every=_LOOK) as peak:
-                    made = _Job(loaded, plan, work, self._inputs, place).paint(index)
+                    made = PictureJob(loaded, plan, work, self._inputs, mark).paint(index)
                 if made is None:
                     return None
                 return replace(made, peak=_whole(peak.bytes, plan), forecast=plan.peak)
@@ -200,7 +177,7 @@ class Engine:
         except Exception as error:
             if not planning.is_out_of_memory(error):
                 raise
-        return out_of_memory.MemoryShortage(stage=place.stage, told=None)
+        return out_of_memory.MemoryShortage(stage=mark.stage, told=None)
 
     def _next_plan(
         self,
@@ -273,139 +250,3 @@ def _lasting(plan: DevicePlan) -> tuple[object, ...]:
         plan.text_precision,
         plan.keeps_text,
     )
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Work:
-    """A job as it was asked for."""
-
-    request: GenerationRequest
-    upcoming: Sequence[GenerationRequest]
-    report: Report
-    should_stop: ShouldStop
-    clock: Clock
-
-
-@dataclass
-class _Place:
-    """Where a picture is: what a lack of memory is blamed on."""
-
-    stage: planning.PlanStage | None = None
-
-
-class _Job:
-    """One request on one loaded model under one plan."""
-
-    def __init__(
-        self, loaded: Loaded, plan: DevicePlan, work: _Work, inputs: Path, place: _Place
-    ) -> None:
-        self._loaded, self._plan, self._work = loaded, plan, work
-        self._request, self._inputs, self._place = work.request, inputs, place
-
-    def paint(self, index: int) -> Picture | None:
-        """Picture `index`, or None when it was stopped."""
-        report = self._work.clock.watch(self._work.report, index)
-        self._place.stage = "text"
-        texts = self._texts(self._work.report)
-        loaded, request = self._loaded, self._request.single(index)
-        if self._work.should_stop():
-            return None
-        self._place.stage = "decoding"
-        clean = self._clean_start()
-        self._place.stage = "denoising"
-        loaded.read(self._work.report, self._plan)
-        started = time.perf_counter()
-        end = self._denoised(request, texts, clean, report)
-        if end is None:
-            return None
-        self._place.stage = "decoding"
-        report(Progress(stage=Stage.DECODING))
-        loaded.before_pixels(self._plan)
-        pixels = latents.decode(loaded.vae, end, tile=self._plan.tile)
-        if not torch.isfinite(pixels).all():
-            raise ModelError(
-                "The model painted numbers that are no picture (NaN or infinity).",
-                "Try another sampler, more steps or less guidance.",
-            )
-        return Picture(
-            image=latents.to_picture(pixels),
-            request=request,
-            seconds=time.perf_counter() - started,
-            weights=loaded.weights,
-        )
-
-    def _texts(self, report: Report) -> list[Tensor]:
-        """The features of [negative, prompt], or [prompt] without guidance."""
-        request, loaded = self._request, self._loaded
-        texts, how = request.texts, request.cleaning
-        if not loaded.text.knows(*texts, cleaning=how):
-            report(Progress(stage=Stage.ENCODING, pictures=request.count))
-            loaded.before_text(self._plan)
-            with loader.faults(loaded.model, "text encoder"):
-                found = [loaded.text.features(text, how) for text in texts]
-                if not self._plan.keeps_text:
-                    self._look_ahead()
-            loaded.after_text()
-            return found
-        return [loaded.text.features(text, how) for text in texts]
-
-    def _look_ahead(self) -> None:
-        """One visit of T5 for the whole queue; whatever fails here is left to its own job."""
-        for one in self._work.upcoming:
-            if self._work.should_stop() or one.model != self._request.model:
-                continue
-            try:
-                self._loaded.text.remember(*one.texts, cleaning=one.cleaning)
-            except Exception as error:
-                if not planning.is_out_of_memory(error) and not isinstance(error, StudioError):
-                    raise
-                return
-
-    def _clean_start(self) -> Tensor | None:
-        """The latents of the picture to start from, or None."""
-        request = self._request
-        if request.init is None:
-            return None
-        picture = pictures.load(pictures.find(request.init, self._inputs))
-        fitted = latents.fit(picture, request.width, request.height)
-        self._loaded.before_pixels(self._plan)
-        return latents.encode(self._loaded.vae, latents.to_tensor(fitted)).cpu()
-
-    def _denoised(
-        self,
-        request: GenerationRequest,
-        texts: list[Tensor],
-        clean: Tensor | None,
-        report: Report,
-    ) -> Tensor | None:
-        """The latents after the last step, or None when it was stopped."""
-        loaded = self._loaded
-        schedule = make_schedule(
-            request, loaded.betas, learned_variance=loaded.model.learned_variance
-        )
-        generator = torch.Generator("cpu").manual_seed(request.seed)
-        transformer = loaded.transformer
-        previews = Previews(loaded.preview, loaded.device)
-        size = (request.height // 8, request.width // 8)
-        shape = (1, transformer.net.config.in_channels, *size)
-        start = start_latents(schedule, shape, generator, clean).to(loaded.device)
-        predict = transformer.predictor(
-            texts, size, variance=schedule.wants_variance, original_size=request.told_size
-        )
-        report(Progress(stage=Stage.DENOISING, done=0, total=schedule.steps))
-        step: DenoisingStep | None = None
-        for step in denoise(
-            predict, schedule, start, guidance=request.guidance, generator=generator
-        ):
-            if self._work.should_stop():
-                return None
-            report(
-                Progress(
-                    stage=Stage.DENOISING,
-                    done=step.done,
-                    total=step.total,
-                    preview=previews.after_step(step.denoised),
-                )
-            )
-        assert step is not None, "a schedule has at least one step"
-        return step.latents

@@ -1,4 +1,4 @@
-"""Sample pictures with the weights as they are, through the studio's own denoising loop."""
+"""Sample pictures with the weights as they are, through the studio's own sampling."""
 
 from __future__ import annotations
 
@@ -7,16 +7,18 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKL, DDIMScheduler, DiTTransformer2DModel, PixArtTransformer2DModel
+from diffusers import AutoencoderKL, DiTTransformer2DModel, PixArtTransformer2DModel
 from PIL import Image
 from torch import Tensor
 
-from pipelines.denoising.denoise import denoise, make_schedule, start_latents
-from pipelines.denoising.latents import PIXELS_PER_LATENT, decode, to_picture
+from pipelines.denoising.latents import decode, to_picture
 from pipelines.denoising.samplers import DEFAULT_SAMPLER
-from pipelines.denoising.transformer import Transformer
+from pipelines.denoising.sampling import NoisePredictor, Sampling
+from pipelines.denoising.transformer import BlockResidual, Predict, Transformer
 from pipelines.request import GenerationRequest
 from pipelines.sizes import Size
+
+_CLASS_SAMPLER = "ddim"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,74 +30,105 @@ class SamplingOptions:
     guidance: float
     size: Size
 
+    def request(self, index: int, sampler: str) -> GenerationRequest:
+        """The request of picture `index`."""
+        return GenerationRequest(
+            prompt="sample",
+            model="training",
+            sampler=sampler,
+            steps=self.steps,
+            guidance=self.guidance,
+            width=self.size.width,
+            height=self.size.height,
+            seed=self.seed + index,
+        )
+
 
 def paint(
     transformer: PixArtTransformer2DModel,
     vae: AutoencoderKL,
     features: Sequence[Tensor],
     null: Tensor,
-    wish: SamplingOptions,
-    schedule: dict[str, Any],
+    options: SamplingOptions,
+    betas: dict[str, Any],
 ) -> list[Image.Image]:
     """One picture per features (T, C), with `null` as what guidance steers away from."""
-    device = next(transformer.parameters()).device
     net = Transformer(transformer)
-    found = []
-    for index, one in enumerate(features):
-        request = GenerationRequest(
-            prompt="sample",
-            model="training",
-            sampler=DEFAULT_SAMPLER,
-            steps=wish.steps,
-            guidance=wish.guidance,
-            width=wish.size.width,
-            height=wish.size.height,
-            seed=wish.seed + index,
-        )
-        walk = make_schedule(request, schedule, learned_variance=False)
-        generator = torch.Generator("cpu").manual_seed(request.seed)
-        shape = _latent_shape(transformer.config.in_channels, wish.size)
-        latents = start_latents(walk, shape, generator, None).to(device)
-        pair = [null, one] if request.guided else [one]
-        predict = net.predictor(
-            [part.to(device) for part in pair], (latents.shape[2], latents.shape[3])
-        )
-        for step in denoise(predict, walk, latents, guidance=request.guidance, generator=generator):
-            latents = step.latents
-        found.append(to_picture(decode(vae, latents)))
-    return found
-
-
-def _latent_shape(channels: int, size: Size) -> tuple[int, int, int, int]:
-    return (1, channels, size.height // PIXELS_PER_LATENT, size.width // PIXELS_PER_LATENT)
+    requests = [options.request(index, DEFAULT_SAMPLER) for index in range(len(features))]
+    return [
+        _picture(net, vae, (null, one), request, betas)
+        for one, request in zip(features, requests, strict=True)
+    ]
 
 
 def paint_classes(
     dit: DiTTransformer2DModel,
     vae: AutoencoderKL,
     labels: Sequence[int],
-    wish: SamplingOptions,
-    schedule: dict[str, Any],
+    options: SamplingOptions,
+    betas: dict[str, Any],
 ) -> list[Image.Image]:
-    """One picture per class, all in one batch, with classifier-free guidance."""
-    device = next(dit.parameters()).device
-    scheduler = DDIMScheduler(**schedule, clip_sample=False)
-    scheduler.set_timesteps(wish.steps, device=device)
-    shape = (len(labels), *_latent_shape(dit.config.in_channels, wish.size)[1:])
-    generator = torch.Generator("cpu").manual_seed(wish.seed)
-    latents = torch.randn(shape, generator=generator).to(device)
-    classes = torch.tensor(labels, device=device)
-    none = torch.full_like(classes, dit.config.num_embeds_ada_norm)
-    for timestep in scheduler.timesteps:
-        output = dit(
-            torch.cat([latents, latents]),
-            timestep=timestep.expand(2 * len(labels)),
-            class_labels=torch.cat([none, classes]),
-        ).sample.float()[:, : shape[1]]
-        without, with_class = output.chunk(2)
-        guided = without + wish.guidance * (with_class - without)
-        latents = scheduler.step(guided, timestep, latents).prev_sample
-    return [to_picture(decode(vae, one.unsqueeze(0))) for one in latents]
+    """One picture per class, with the class that means none as what guidance steers away from."""
+    net = _ClassNet(dit)
+    none = torch.tensor([dit.config.num_embeds_ada_norm])
+    requests = [options.request(index, _CLASS_SAMPLER) for index in range(len(labels))]
+    return [
+        _picture(net, vae, (none, torch.tensor([label])), request, betas)
+        for label, request in zip(labels, requests, strict=True)
+    ]
+
+
+def _picture(
+    net: NoisePredictor,
+    vae: AutoencoderKL,
+    pair: tuple[Tensor, Tensor],
+    request: GenerationRequest,
+    betas: dict[str, Any],
+) -> Image.Image:
+    texts = [one.to(net.device) for one in (pair if request.guided else pair[1:])]
+    sampling = Sampling(net, texts, request, betas, learned_variance=False)
+    return to_picture(decode(vae, sampling.latents()))
+
+
+class _ClassNet:
+    """A class-conditional net as what samples are painted with: its texts are labels (1,)."""
+
+    def __init__(self, dit: DiTTransformer2DModel) -> None:
+        self._dit = dit
+
+    @property
+    def channels(self) -> int:
+        """Channels of its latents."""
+        count: int = self._dit.config.in_channels
+        return count
+
+    @property
+    def device(self) -> torch.device:
+        """Where it works."""
+        return next(self._dit.parameters()).device
+
+    def predictor(
+        self,
+        texts: Sequence[Tensor],
+        size: tuple[int, int],
+        *,
+        variance: bool = False,
+        original_size: tuple[int, int] | None = None,
+        residual: BlockResidual | None = None,
+    ) -> Predict:
+        """See `Transformer.predictor`. It knows no sizes, and nothing is added to its blocks."""
+        classes, rows = torch.cat(list(texts)), len(texts)
+        channels = self._dit.out_channels if variance else self.channels
+
+        def predict(latents: Tensor, timestep: float) -> Tensor:
+            output: Tensor = self._dit(
+                latents.expand(rows, -1, -1, -1),
+                timestep=torch.full((rows,), timestep, device=self.device, dtype=torch.long),
+                class_labels=classes,
+            ).sample
+            return output.float()[:, :channels]
+
+        return predict
 
 
 def sheet(found: Sequence[Image.Image], columns: int = 8) -> Image.Image:

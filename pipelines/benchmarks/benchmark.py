@@ -28,10 +28,10 @@ from transformers import PreTrainedTokenizerFast, T5EncoderModel
 
 from pipelines.benchmarks import exactness
 from pipelines.catalog import Catalog
-from pipelines.denoising.denoise import denoise, make_schedule, start_latents
 from pipelines.denoising.latents import PIXELS_PER_LATENT
 from pipelines.denoising.residual import Compiler
 from pipelines.denoising.samplers import DEFAULT_SAMPLER
+from pipelines.denoising.sampling import Sampling
 from pipelines.denoising.transformer import Transformer
 from pipelines.engine import Engine
 from pipelines.memory import probe
@@ -168,7 +168,8 @@ def transformer(
         return result
 
     def ours() -> Tensor:
-        return _walk(fast, request, [negative, prompt], device)
+        texts = [negative, prompt]
+        return Sampling(fast, texts, request, _LINEAR, learned_variance=True).latents()
 
     facts = exactness.told(fast, [negative, prompt], case.side // PIXELS_PER_LATENT)
     first = ours()
@@ -178,19 +179,6 @@ def transformer(
     shape = f"{case.layers} blocks of {case.heads * case.each}, guidance {case.guidance}"
     told = {**result.facts, **facts, "net": shape, "second run equals first": repeated}
     return replace(result, facts=told)
-
-
-def _walk(
-    fast: Transformer, request: GenerationRequest, texts: Sequence[Tensor], device: torch.device
-) -> Tensor:
-    schedule = make_schedule(request, _LINEAR, learned_variance=True)
-    generator = torch.Generator().manual_seed(request.seed)
-    side = request.width // PIXELS_PER_LATENT
-    latents = start_latents(schedule, (1, 4, side, side), generator, None).to(device)
-    predict = fast.predictor(texts, (side, side), variance=schedule.wants_variance)
-    for step in denoise(predict, schedule, latents, guidance=request.guidance, generator=generator):
-        latents = step.latents
-    return latents
 
 
 def _request(case: Case) -> GenerationRequest:

@@ -21,11 +21,12 @@ from transformers import T5Config, T5EncoderModel
 from pipelines.benchmarks import benchmark
 from pipelines.benchmarks.benchmark import Case, Result, Timing, compare, random_net, stock_pipeline
 from pipelines.catalog import ROOT, ROW_FILE, Catalog
-from pipelines.engine import Engine, Picture
+from pipelines.engine import Engine
 from pipelines.errors import RequestError
 from pipelines.memory.forecast import words
 from pipelines.memory.planning import GIB, Machine
 from pipelines.models import loader
+from pipelines.picture_job import Picture
 from pipelines.request import GenerationRequest, complete
 
 MODEL = "full-size"

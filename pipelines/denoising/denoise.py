@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import diffusers
@@ -28,12 +28,16 @@ _LAST_TIMESTEP = 999
 
 @dataclass(frozen=True, kw_only=True)
 class DenoisingStep:
-    """After step `done` of `total`: the latents and the predicted clean latents, (1, C, h, w)."""
+    """After step `done` of `total`: the latents and the predicted clean latents, (1, C, h, w).
+
+    `upcoming` (1,) is the timestep whose noise the latents have now, None after the last step.
+    """
 
     done: int
     total: int
     latents: Tensor
     denoised: Tensor
+    upcoming: Tensor | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,6 +58,17 @@ class Schedule:
     def wants_variance(self) -> bool:
         """True where the scheduler reads the variance half of the model's output."""
         return bool(self.scheduler.config.get("variance_type") == "learned_range")
+
+    def noised(self, clean: Tensor, noise: Tensor, upcoming: Tensor | None) -> Tensor:
+        """Clean latents with the noise that those of a step have, whose `upcoming` is given."""
+        if upcoming is None:
+            return clean
+        made: Tensor = self.scheduler.add_noise(clean, noise, upcoming)
+        return made
+
+
+StepHook = Callable[[Schedule, DenoisingStep], Tensor | None]
+"""Called between steps: other latents of the same shape to go on with, or None to keep them."""
 
 
 def make_schedule(
@@ -129,8 +144,9 @@ def denoise(
     *,
     guidance: float,
     generator: Generator,
+    between: StepHook | None = None,
 ) -> Iterator[DenoisingStep]:
-    """Walks the schedule, yielding after each step.
+    """Walks the schedule, yielding after each step, as `between` leaves it.
 
     `latents` (1, C, h, w) float32 on the model's device; `predict` knows the texts [negative,
     prompt] where guidance > 1, else [prompt]. Guidance: classifier-free (arXiv 2207.12598), on
@@ -155,12 +171,17 @@ def denoise(
         # One-step models: the scheduler's second value is the prediction of the clean latents.
         one_step = len(schedule.timesteps) == 1 and schedule.first == 0
         latents = result[1] if one_step else result[0]
-        yield DenoisingStep(
+        step = DenoisingStep(
             done=index // scheduler.order + 1,
             total=schedule.steps,
             latents=latents,
             denoised=denoised,
+            upcoming=schedule.timesteps[index + 1 : index + 2] if index + 1 < len(places) else None,
         )
+        if between is not None and (changed := between(schedule, step)) is not None:
+            latents = changed
+            step = replace(step, latents=latents)
+        yield step
 
 
 def _step_arguments(scheduler: Any, generator: Generator) -> dict[str, Any]:

@@ -48,6 +48,10 @@ class Residual(Protocol):
         """x' is x with output b of cross-attention, (1, N, D) or (1, 1, D), added to row b."""
         ...
 
+    def added(self, x: Tensor, y: Tensor, shift: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
+        """x' = x + y, with y (B, N, D) or (1, N, D)."""
+        ...
+
 
 class Apart:
     """One kernel after the other."""
@@ -67,6 +71,11 @@ class Apart:
         """See `Residual`."""
         for row, output in enumerate(outputs):
             x[row : row + 1].add_(output)
+        return x, norm(x, shift, scale, self._eps)
+
+    def added(self, x: Tensor, y: Tensor, shift: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
+        """See `Residual`."""
+        x.add_(y)
         return x, norm(x, shift, scale, self._eps)
 
 
@@ -108,6 +117,12 @@ class Joined:
         if len(outputs) == 1 and outputs[0].shape == x.shape:
             return self.gated(x, outputs[0], self._one, shift, scale)
         return self._apart.cross_attended(x, outputs, shift, scale)
+
+    def added(self, x: Tensor, y: Tensor, shift: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
+        """See `Residual`."""
+        if y.shape == x.shape:
+            return self.gated(x, y, self._one, shift, scale)
+        return self._apart.added(x, y, shift, scale)
 
 
 def norm(x: Tensor, shift: Tensor, scale: Tensor, eps: float) -> Tensor:

@@ -12,59 +12,29 @@ from __future__ import annotations
 import math
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any
 
 import torch
 from diffusers import PixArtTransformer2DModel
 from diffusers.models.embeddings import get_2d_sincos_pos_embed
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
-from pipelines.denoising.kernels import Linear, as_linear, attention, linear
+from pipelines.denoising.kernels import as_linear, attention, linear
 from pipelines.denoising.latents import PIXELS_PER_LATENT
 from pipelines.denoising.net_state import NetState
+from pipelines.denoising.products import BlockProducts, CrossLayers, NetProducts, products
 from pipelines.denoising.residual import EPS, Apart, Compiler, Joined, Residual, norm
 
 Predict = Callable[[Tensor, float], Tensor]
 """(latents (1, C, h, w), timestep) -> (rows, C or 2C, h, w) float32; a row for every text."""
 
+BlockResidual = Callable[[int, Tensor, float], Tensor | None]
+"""(number of a block, its tokens (B, N, D), timestep) -> what is added to them, or None.
+
+That is (B, N, D) or (1, N, D). The tokens change afterwards: whoever keeps them makes a copy."""
+
 # Bytes of the tables of positions that are kept: one of 1024 px has 19 MB.
 _MAX_POSITIONS = 64 * 2**20
-
-
-@dataclass(frozen=True)
-class _Short:
-    """The layers before and behind cross-attention."""
-
-    query: nn.Linear
-    out: nn.Linear
-
-
-@dataclass(frozen=True)
-class _Block:
-    """The products of one block; `short` are its layers for short texts, where they are plain."""
-
-    qkv: Linear
-    out: Linear
-    cross_q: Linear
-    cross_kv: Linear
-    cross_out: Linear
-    short: _Short | None
-    up: Linear
-    down: Linear
-
-
-@dataclass(frozen=True)
-class _Weights:
-    """All products of the net, ready to be used."""
-
-    patch: Linear
-    blocks: tuple[_Block, ...]
-    tables: Tensor
-    last: Linear
-    last_noise: Linear
-    last_table: Tensor
 
 
 _CrossAttention = Callable[[Tensor], Tensor]
@@ -90,7 +60,7 @@ class Transformer:
         self._owned = owned
         self._compiler = compiler
         self._made_for: NetState | None = None
-        self._weights: _Weights | None = None
+        self._weights: NetProducts | None = None
         self._residual: Residual = self._new_residual()
         self._positions: OrderedDict[tuple[int, int], Tensor] = OrderedDict()
 
@@ -98,6 +68,17 @@ class Transformer:
     def net(self) -> PixArtTransformer2DModel:
         """The net whose weights are used."""
         return self._net
+
+    @property
+    def channels(self) -> int:
+        """Channels of its latents."""
+        count: int = self._net.config.in_channels
+        return count
+
+    @property
+    def device(self) -> torch.device:
+        """Where it works."""
+        return self._net.scale_shift_table.device
 
     def refresh(self) -> None:
         """Forgets everything that was derived from the weights."""
@@ -112,11 +93,13 @@ class Transformer:
         *,
         variance: bool = False,
         original_size: tuple[int, int] | None = None,
+        residual: BlockResidual | None = None,
     ) -> Predict:
         """What predicts the noise of latents of `size` (h, w) for each of `texts`, (T, C) each.
 
         `variance` asks for the variance half of the channels too. `original_size` (height, width)
-        in pixels is told to nets with micro-conditions, by default that of the picture.
+        in pixels is told to nets with micro-conditions, by default that of the picture. What
+        `residual` returns is added to the tokens behind each block.
         """
         weights = self._ready()
         return _Forward(
@@ -128,12 +111,13 @@ class Transformer:
             size=size,
             variance=variance,
             conditions=conditions(self._net, size, 1, original_size),
+            block_residual=residual,
         )
 
-    def _ready(self) -> _Weights:
+    def _ready(self) -> NetProducts:
         if self._weights is None or not (self._made_for and self._made_for.holds(self._net)):
             self.refresh()
-            self._weights = _weights(self._net, self._owned)
+            self._weights = products(self._net, self._owned)
             self._made_for = NetState(self._net)
         return self._weights
 
@@ -155,7 +139,7 @@ class Transformer:
     def _table_bytes(self) -> int:
         return sum(table.nbytes for table in self._positions.values())
 
-    def _cross_attentions(self, weights: _Weights, text: Tensor) -> list[_CrossAttention]:
+    def _cross_attentions(self, weights: NetProducts, text: Tensor) -> list[_CrossAttention]:
         net = self._net
         caption = text.unsqueeze(0).to(net.scale_shift_table)
         if net.caption_projection is not None:
@@ -171,17 +155,18 @@ class _Forward:
         self,
         *,
         net: PixArtTransformer2DModel,
-        weights: _Weights,
+        weights: NetProducts,
         residual: Residual,
         texts: list[list[_CrossAttention]],
         positions: Tensor,
         size: tuple[int, int],
         variance: bool,
         conditions: dict[str, Tensor | None],
+        block_residual: BlockResidual | None,
     ) -> None:
         self._net, self._weights, self._residual, self._texts = net, weights, residual, texts
         self._positions, self._size, self._variance = positions, size, variance
-        self._conditions = conditions
+        self._conditions, self._block_residual = conditions, block_residual
         self._modulations: dict[float, tuple[Tensor, Tensor]] = {}
 
     def __call__(self, latents: Tensor, timestep: float) -> Tensor:
@@ -199,7 +184,11 @@ class _Forward:
             x, normed = self._cross_attended(index, x, shift_mlp, scale_mlp)
             y = block.down(block.up(normed))
             del normed
-            x, normed = self._residual.gated(x, y, gate_mlp, *following[index])
+            if self._block_residual is None:
+                x, normed = self._residual.gated(x, y, gate_mlp, *following[index])
+            else:
+                x = torch.addcmul(x, gate_mlp, y)
+                x, normed = self._with_block_residual(index, timestep, x, *following[index])
             del y
         product = self._weights.last if self._variance else self._weights.last_noise
         return self._unpatched(product(normed)).float()
@@ -227,6 +216,16 @@ class _Forward:
         outputs = [blocks[index](x[row : row + 1]) for row, blocks in enumerate(self._texts)]
         return self._residual.cross_attended(x, outputs, shift, scale)
 
+    def _with_block_residual(
+        self, index: int, timestep: float, x: Tensor, shift: Tensor, scale: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """The tokens of block `index` with what is added to them from outside, and their norm."""
+        assert self._block_residual is not None
+        added = self._block_residual(index, x, timestep)
+        if added is None:
+            return x, norm(x, shift, scale, self._net.config.norm_eps)
+        return self._residual.added(x, added.to(x), shift, scale)
+
     def _modulation(self, timestep: float) -> tuple[Tensor, Tensor]:
         """Shift, 1 + scale and gate of every block (L, 6, D), and of the last layer (2, D)."""
         if timestep not in self._modulations:
@@ -253,7 +252,7 @@ class _Forward:
         return grid.permute(0, 5, 1, 3, 2, 4).reshape(len(tokens), -1, *self._size)
 
 
-def _cross_attention(block: _Block, caption: Tensor, heads: int) -> _CrossAttention:
+def _cross_attention(block: BlockProducts, caption: Tensor, heads: int) -> _CrossAttention:
     """Cross-attention to a projected caption (1, T, D), with all that the picture cannot change."""
     keys, values = block.cross_kv(caption).chunk(2, dim=-1)
     tokens, width = caption.shape[1:]
@@ -271,7 +270,7 @@ def _cross_attention(block: _Block, caption: Tensor, heads: int) -> _CrossAttent
     return attend
 
 
-def _folded(short: _Short, keys: Tensor, values: Tensor, heads: int) -> _CrossAttention:
+def _folded(short: CrossLayers, keys: Tensor, values: Tensor, heads: int) -> _CrossAttention:
     """Cross-attention to a short text in two small products.
 
     q k^T = (x Wq + b) k^T = x (Wq k^T) + b k^T, and (a v) Wo = a (v Wo): of each pair the text's
@@ -304,58 +303,6 @@ def _heads(x: Tensor, heads: int) -> Tensor:
 
 def _dtype(net: PixArtTransformer2DModel) -> torch.dtype:
     return net.scale_shift_table.dtype
-
-
-def _weights(net: PixArtTransformer2DModel, owned: bool) -> _Weights:
-    channels = net.config.in_channels
-    noise = _first_channels(net, channels)
-    return _Weights(
-        patch=_patch(net),
-        blocks=tuple(_block(block, owned) for block in net.transformer_blocks),
-        tables=torch.stack([block.scale_shift_table for block in net.transformer_blocks]).detach(),
-        last=linear(net.proj_out),
-        last_noise=noise,
-        last_table=net.scale_shift_table.detach(),
-    )
-
-
-def _patch(net: PixArtTransformer2DModel) -> Linear:
-    """The convolution over separate patches, as a product of flattened patches."""
-    return linear(as_linear(net.pos_embed.proj.weight.flatten(1), net.pos_embed.proj.bias))
-
-
-def _first_channels(net: PixArtTransformer2DModel, channels: int) -> Linear:
-    """The last layer without the half of the channels that only the variance needs."""
-    layer = net.proj_out
-    if type(layer) is not nn.Linear or net.out_channels == channels:
-        return linear(layer)
-    kept = slice(0, channels)
-    weight = layer.weight.unflatten(0, (-1, net.out_channels))[:, kept].flatten(0, 1)
-    bias = layer.bias.unflatten(0, (-1, net.out_channels))[:, kept].flatten()
-    return linear(as_linear(weight, bias))
-
-
-def _block(block: Any, owned: bool) -> _Block:
-    own, cross, wide = block.attn1, block.attn2, block.ff.net
-    return _Block(
-        qkv=linear([own.to_q, own.to_k, own.to_v], owned=owned),
-        out=linear(own.to_out[0]),
-        cross_q=linear(cross.to_q),
-        cross_kv=linear([cross.to_k, cross.to_v], owned=owned),
-        cross_out=linear(cross.to_out[0]),
-        short=_short(cross.to_q, cross.to_out[0]),
-        up=linear(wide[0].proj, gelu=True),
-        down=linear(wide[2]),
-    )
-
-
-def _short(query: nn.Module, out: nn.Module) -> _Short | None:
-    # Exactly linear: an adapter is a subclass or a wrapper, and has its own way.
-    if type(query) is not nn.Linear or type(out) is not nn.Linear:
-        return None
-    assert isinstance(query, nn.Linear)
-    assert isinstance(out, nn.Linear)
-    return None if query.bias is None or out.bias is None else _Short(query=query, out=out)
 
 
 def _positions(net: PixArtTransformer2DModel, size: tuple[int, int]) -> Tensor:

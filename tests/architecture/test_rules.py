@@ -53,6 +53,7 @@ BROAD_EXCEPT = {
     "pipelines/denoising/residual.py": "compilers and fresh kernels fail in ways of their own",
     "pipelines/models/loader.py": "libraries raise nearly anything for a damaged file",
     "pipelines/engine.py": "lack of memory comes as several types, told apart by their words",
+    "pipelines/picture_job.py": "lack of memory comes as several types, told apart by their words",
     "app/ui/guards/headers.py": "a fault of gradio or ours is a line in the log and an answer",
     "app/ui/page.py": "gradio raises nearly anything for a value that somebody forged",
     "app/cli/main.py": "a fault of ours becomes one sentence",
@@ -203,6 +204,19 @@ def test_the_page_never_imports_torch() -> None:
         [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True
     )
     assert out.stdout.splitlines()[-1] == "[]"
+
+
+def test_a_sampling_run_is_assembled_in_one_place() -> None:
+    steps = {"make_schedule", "start_latents", "denoise"}
+    users = {
+        module
+        for module, tree in modules().items()
+        if any(
+            target.rpartition(".")[2] in steps and target.startswith("pipelines.denoising.denoise.")
+            for target in imports(tree)
+        )
+    }
+    assert users == {"pipelines.denoising.sampling"}
 
 
 def test_data_folders_hold_no_python() -> None:

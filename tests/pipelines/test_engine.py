@@ -15,11 +15,12 @@ from PIL import Image
 from pipelines import engine as engine_module
 from pipelines import pictures
 from pipelines.catalog import Catalog
-from pipelines.denoising import preview, samplers
-from pipelines.engine import Engine, Picture
+from pipelines.denoising import preview, samplers, sampling
+from pipelines.engine import Engine
 from pipelines.errors import ModelError, OutOfMemoryError, RequestError
 from pipelines.memory import planning
 from pipelines.memory.measured import Peak
+from pipelines.picture_job import Picture
 from pipelines.progress import Progress, Stage
 from pipelines.request import complete
 
@@ -271,7 +272,7 @@ def test_lack_of_memory_is_a_sentence_and_the_next_job_works(
             raise error
 
         with monkeypatch.context() as patch:
-            patch.setattr(engine_module, "denoise", full)
+            patch.setattr(sampling, "denoise", full)
             with pytest.raises(OutOfMemoryError, match="not enough memory"):
                 paint(engine, catalog, model="nano", steps=2)
     assert paint(engine, catalog, model="nano", steps=2)

@@ -93,14 +93,14 @@ def task(config: RunConfig, sources: Sources) -> Task:
     shown = [i * len(labels) // _SHOWN for i in range(min(_SHOWN, len(labels)))]
 
     def preview() -> Image.Image:
-        wish = SamplingOptions(
+        options = SamplingOptions(
             seed=config.preview.seed,
             steps=config.preview.steps,
             guidance=config.preview.guidance,
             size=size,
         )
         with lent(vae, next(dit.parameters()).device):
-            return sheet(paint_classes(dit, vae, shown, wish, LINEAR))
+            return sheet(paint_classes(dit, vae, shown, options, LINEAR))
 
     return Task(
         net=ClassLoss(dit, config),

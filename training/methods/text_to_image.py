@@ -167,7 +167,7 @@ def _preview(
     """What paints a sheet with one picture per features, or None where there are none."""
     if not features:
         return None
-    wish = SamplingOptions(
+    options = SamplingOptions(
         seed=config.preview.seed,
         steps=config.preview.steps,
         guidance=config.preview.guidance,
@@ -176,7 +176,7 @@ def _preview(
 
     def preview() -> Image.Image:
         with lent(vae, next(transformer.parameters()).device):
-            return sheet(paint(transformer, vae, features, null, wish, LINEAR))
+            return sheet(paint(transformer, vae, features, null, options, LINEAR))
 
     return preview
 

@@ -16,12 +16,13 @@ from app.hardware import Forecasts
 from pipelines import engine as engines
 from pipelines.catalog import Catalog
 from pipelines.denoising import latents
-from pipelines.engine import Engine, Picture
+from pipelines.engine import Engine
 from pipelines.errors import OutOfMemoryError
 from pipelines.memory import forecast, model_numbers, planning
 from pipelines.memory.available_memory import Supply
 from pipelines.memory.planning import DevicePlan, Machine, MemoryRequest
 from pipelines.models.loaded import Loaded
+from pipelines.picture_job import Picture
 from pipelines.progress import Progress
 from pipelines.request import GenerationRequest, complete
 from pipelines.text import text_loader

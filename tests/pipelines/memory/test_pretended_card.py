@@ -15,10 +15,11 @@ from PIL import Image
 from pipelines import pictures
 from pipelines.catalog import Catalog
 from pipelines.denoising import samplers
-from pipelines.engine import Engine, Picture
+from pipelines.engine import Engine
 from pipelines.memory import model_numbers, planning
 from pipelines.memory.planning import CONTEXT, GIB, DevicePlan, Machine, MemoryRequest
 from pipelines.models.loaded import Loaded
+from pipelines.picture_job import Picture
 from pipelines.progress import Progress, Stage
 from pipelines.request import complete
 from tests import pretend_card
