@@ -7,44 +7,18 @@ fault after an hour. `training.recipes` reads it from files.
 from __future__ import annotations
 
 import difflib
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from pipelines.errors import UnknownNameError, printable
+from training.methods import table
+from training.methods.table import TrainingMethod
 
 STAGE_PREFIX = "stage:"
 
-# What `net` may say, with the least and the largest value.
-_TRANSFORMER = {
-    "heads": (1, 64),
-    "head_dim": (4, 256),
-    "layers": (1, 64),
-    "patch": (1, 8),
-    "micro_conditions": (False, True),
-    "interpolation_scale": (0.1, 16.0),
-}
-NET_KEYS: dict[str, dict[str, tuple[float, float]]] = {
-    "vae": {
-        "channels": (4, 4096),
-        "layers_per_block": (1, 8),
-        "latent_channels": (1, 64),
-        "norm_num_groups": (1, 64),
-    },
-    "text-encoder": {
-        "vocabulary": (64, 100_000),
-        "d_model": (8, 8192),
-        "d_kv": (4, 512),
-        "d_ff": (8, 65_536),
-        "num_layers": (1, 64),
-        "num_decoder_layers": (1, 64),
-        "num_heads": (1, 128),
-    },
-    "class-to-image": {k: v for k, v in _TRANSFORMER.items() if k != "micro_conditions"},
-    "text-to-image": _TRANSFORMER,
-}
+MODEL_PREFIX = "model:"
 
-Method = Literal["vae", "text-encoder", "class-to-image", "text-to-image"]
 Scalar = bool | int | float | str | tuple[int, ...]
 
 
@@ -82,15 +56,18 @@ class DataConfig(RecipeTable):
 
 
 class BaseConfig(RecipeTable):
-    """What the run starts from: folders in diffusers layout, or `stage:NAME` for an earlier stage.
+    """What the run starts from and reads.
 
-    Without a transformer (or a VAE, or a text encoder) of its own kind a run begins with random
-    weights of the shape that `net` gives.
+    Each is a folder in diffusers layout, `stage:NAME` for an earlier stage, or `model:ID` for a
+    model of the catalog. `model`, an id of the catalog, stands for all of them that the method uses
+    and that have no entry of their own. Without a transformer (or a VAE, or a text encoder) of its
+    own kind a run begins with random weights of the shape that `net` gives.
     """
 
     transformer: str | None = None
     vae: str | None = None
     text: str | None = None
+    model: str | None = Field(default=None, min_length=1, max_length=80)
 
 
 class OptimizerConfig(RecipeTable):
@@ -183,18 +160,21 @@ class RunConfig(RecipeTable):
 
     `batch` counts pictures per process and micro-batch; one update sees batch x accumulate x
     processes pictures. `shard` spreads weights, gradients and optimizer states over the processes.
-    `parts` "decoder" leaves the encoder of a VAE as it is, so that its latents stay valid.
+    `text_precision` is how a frozen T5 computes the features of the captions: in fp32, or with less
+    memory and other numbers. `parts` "decoder" leaves the encoder of a VAE as it is, so that its
+    latents stay valid.
     """
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,79}$")
     title: str = Field(default="", max_length=120)
-    method: Method
+    method: Annotated[str, AfterValidator(table.known)]
     seed: int = Field(default=0, ge=0, lt=2**32)
     steps: int = Field(ge=1, le=100_000_000)
     batch: int = Field(default=8, ge=1, le=65_536)
     accumulate: int = Field(default=1, ge=1, le=4096)
     workers: int = Field(default=0, ge=0, le=64)
     precision: Literal["fp32", "bf16", "fp16"] = "bf16"
+    text_precision: Literal["fp32", "bf16", "int8", "nf4"] = "fp32"
     gradient_checkpointing: bool = False
     shard: bool = False
     parts: Literal["all", "decoder"] = "all"
@@ -216,19 +196,20 @@ class RunConfig(RecipeTable):
             raise ValueError("fp16 scales gradients for one optimizer only; use bf16 with muon")
         if self.shard and (self.optimizer.name != "adamw" or self.precision == "fp16"):
             raise ValueError("shard goes with adamw in bf16 or fp32")
-        if self.parts == "decoder" and (self.method != "vae" or self.base.vae is None):
+        row, begun = self.row, self.row.goes_on_from in self.bases
+        if self.parts == "decoder" and ("parts" not in row.optional or not begun):
             raise ValueError("parts = decoder needs the method vae and a base.vae to go on from")
-        if self.objective.adversarial and self.method != "vae":
+        if self.objective.adversarial and "objective.adversarial" not in row.optional:
             raise ValueError("objective.adversarial belongs to the method vae")
-        if self.method == "text-encoder":
-            if self.objective.keep and self.base.text is None:
+        if "objective.keep" in row.optional:
+            if self.objective.keep and not begun:
                 raise ValueError("objective.keep needs a base.text whose features are kept")
-            if self.net and self.base.text is not None:
+            if self.net and begun:
                 raise ValueError("base.text has a shape of its own; leave net out")
-        if self.method == "class-to-image" and self.data.bins is not None:
-            raise ValueError("class-to-image trains on squares; give data.side")
-        if self.method.endswith("to-image") and self.data.side is not None and self.data.side < 64:
-            raise ValueError("data.side must be at least 64 for a transformer")
+        if row.squares and self.data.bins is not None:
+            raise ValueError(f"{row.name} trains on squares; give data.side")
+        if self.data.side is not None and self.data.side < row.min_side:
+            raise ValueError(f"data.side must be at least {row.min_side} for a transformer")
         if not self.validation.timesteps:
             raise ValueError("validation.timesteps is empty")
         if any(not 0 <= t < 1000 for t in self.validation.timesteps):
@@ -237,7 +218,7 @@ class RunConfig(RecipeTable):
 
     @model_validator(mode="after")
     def _net(self) -> RunConfig:
-        known = NET_KEYS[self.method]
+        known = self.row.net
         for key, value in self.net.items():
             if key not in known:
                 near = difflib.get_close_matches(key, known, n=1, cutoff=0.4) or list(known)
@@ -262,9 +243,23 @@ class RunConfig(RecipeTable):
         if isinstance(channels, tuple) and isinstance(groups, int):
             if len(channels) != 4:
                 raise ValueError("net.channels has four numbers: one latent is 8 pixels wide")
-            if self.method == "vae" and any(c % groups for c in channels):
+            if "norm_num_groups" in known and any(c % groups for c in channels):
                 raise ValueError(f"every one of net.channels must be divisible by {groups}")
         return self
+
+    @property
+    def row(self) -> TrainingMethod:
+        """The method's row of the table."""
+        return table.METHODS[self.method]
+
+    @property
+    def bases(self) -> dict[str, str]:
+        """Where each base comes from, by name; those that `base.model` stands for among them."""
+        own = {name: getattr(self.base, name) for name in ("transformer", "vae", "text")}
+        named = {name: value for name, value in own.items() if value is not None}
+        if self.base.model is None:
+            return named
+        return {name: MODEL_PREFIX + self.base.model for name in self.row.bases} | named
 
     @property
     def pictures_per_update(self) -> int:

@@ -15,9 +15,10 @@ from transformers import T5EncoderModel
 
 from lora_manager import drafts
 from pipelines import files
-from pipelines.catalog import ROW_FILE
+from pipelines.catalog import ROW_FILE, Cleaning
 from pipelines.errors import SaveError, TrainingError, printable
 from pipelines.models.loader import quiet
+from training.bases import Base
 from training.config import STAGE_PREFIX, PublishConfig, RunConfig, TrainingRecipe
 from training.loop.checkpoint import sync_folder
 from training.objective import LINEAR, TIMESTEPS
@@ -25,10 +26,10 @@ from training.objective import LINEAR, TIMESTEPS
 MADE_BY = "training.json"
 
 
-def publish(recipe: TrainingRecipe, results: Mapping[str, Path], models: Path) -> Path | None:
+def publish(recipe: TrainingRecipe, results: Mapping[str, Base], models: Path) -> Path | None:
     """Puts the model of a finished recipe into `models`; returns its folder.
 
-    `results` names the folders of "transformer", "vae" and "text". A model that an earlier
+    `results` says where "transformer", "vae" and "text" lie. A model that an earlier
     training published under the same id is replaced; any other one is not. None where the recipe
     does not say how to publish. Raises SaveError, TrainingError.
     """
@@ -47,7 +48,8 @@ def publish(recipe: TrainingRecipe, results: Mapping[str, Path], models: Path) -
     try:
         draft.mkdir(parents=True)
         _write_parts(row, results, draft)
-        files.write(draft / ROW_FILE, _row(row, last).encode())
+        cleaning = results["text"].cleaning
+        files.write(draft / ROW_FILE, _row(row, last, cleaning).encode())
         files.write(draft / "README.md", _card(recipe, row).encode())
         story = {"recipe": _travelling(recipe)}
         files.write(draft / MADE_BY, (json.dumps(story, indent=1) + "\n").encode())
@@ -78,7 +80,7 @@ def _travelling(recipe: TrainingRecipe) -> dict[str, Any]:
     return told
 
 
-def _write_parts(row: PublishConfig, results: Mapping[str, Path], folder: Path) -> None:
+def _write_parts(row: PublishConfig, results: Mapping[str, Base], folder: Path) -> None:
     dtype = getattr(torch, row.precision)
     kinds: tuple[tuple[str, str, Any], ...] = (
         ("transformer", "transformer", PixArtTransformer2DModel),
@@ -86,7 +88,7 @@ def _write_parts(row: PublishConfig, results: Mapping[str, Path], folder: Path) 
         ("text", "text_encoder", T5EncoderModel),
     )
     for name, part, cls in kinds:
-        source = results[name] / part
+        source = results[name].part(part)
         if not source.is_dir():
             raise TrainingError(f"The recipe has no {part} to publish: {source} is missing.")
         with quiet():
@@ -97,7 +99,7 @@ def _write_parts(row: PublishConfig, results: Mapping[str, Path], folder: Path) 
             net.register_to_config(_name_or_path="")
         with quiet():
             net.save_pretrained(folder / part)
-    shutil.copytree(results["text"] / "tokenizer", folder / "tokenizer")
+    _copy_tokenizer(results["text"].part("tokenizer"), folder / "tokenizer")
     scheduler = DPMSolverMultistepScheduler(num_train_timesteps=TIMESTEPS, **LINEAR)
     scheduler.save_pretrained(folder / "scheduler")
     index = {
@@ -111,7 +113,16 @@ def _write_parts(row: PublishConfig, results: Mapping[str, Path], folder: Path) 
     files.write(folder / "model_index.json", (json.dumps(index, indent=1) + "\n").encode())
 
 
-def _row(row: PublishConfig, last: RunConfig) -> str:
+def _copy_tokenizer(source: Path, target: Path) -> None:
+    """A tokenizer as the readers of models find it: a folder, also of a lone vocabulary."""
+    if source.is_dir():
+        shutil.copytree(source, target)
+    else:
+        target.mkdir()
+        shutil.copyfile(source, target / source.name)
+
+
+def _row(row: PublishConfig, last: RunConfig, cleaning: Cleaning) -> str:
     """model.toml: JSON's strings, numbers, booleans and lists are TOML's too."""
     values: dict[str, Any] = {
         "title": row.title,
@@ -122,6 +133,7 @@ def _row(row: PublishConfig, last: RunConfig) -> str:
         "size": row.size,
         "max_side": row.max_side,
         "learned_variance": last.objective.variational > 0,
+        "cleaning": cleaning,
         "examples": list(row.examples),
     }
     return "".join(

@@ -117,8 +117,8 @@ def _check_stages(runs: tuple[RunConfig, ...]) -> None:
     for run in runs:
         if run.name in seen:
             raise RequestError(FIELD, f"Two stages of the recipe are called “{run.name}”.")
-        for base in run.base.model_dump().values():
-            if base and base.startswith(STAGE_PREFIX):
+        for base in run.bases.values():
+            if base.startswith(STAGE_PREFIX):
                 earlier = base.removeprefix(STAGE_PREFIX)
                 if earlier not in seen:
                     raise UnknownNameError(FIELD, "earlier stage", earlier, seen)

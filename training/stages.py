@@ -8,7 +8,7 @@ A finished stage is skipped, an interrupted one goes on; to repeat one, delete i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
@@ -17,6 +17,7 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 from safetensors import SafetensorError
 
+from pipelines.catalog import Catalog
 from pipelines.errors import (
     OutOfMemoryError,
     RequestError,
@@ -26,22 +27,16 @@ from pipelines.errors import (
 )
 from pipelines.memory import planning
 from pipelines.progress import Report, ShouldStop
+from training import bases
 from training import run as runs
+from training.bases import Base
 from training.config import STAGE_PREFIX, RunConfig, TrainingRecipe
 from training.data.sources import Sources, Stopped
 from training.loop.devices import check_precision, make_accelerator
 from training.loop.run_state import RunEnd
 from training.loop.task import Task
 from training.loop.trainer import train
-from training.methods import class_to_image, text_encoder, text_to_image, vae
-
-_TASKS: Mapping[str, Callable[[RunConfig, Sources], Task]] = {
-    "vae": vae.task,
-    "text-encoder": text_encoder.task,
-    "class-to-image": class_to_image.task,
-    "text-to-image": text_to_image.task,
-}
-
+from training.methods.table import METHODS
 
 # What the libraries raise for shapes and files that do not go together.
 _SETUP_FAULTS = (
@@ -73,14 +68,17 @@ def walk(
     should_stop: ShouldStop,
     tell: Callable[[str], None] = lambda _: None,
     only: str | None = None,
+    catalog: Catalog | None = None,
 ) -> RunEnd:
     """Trains every stage that is not finished, or `only` one. Raises StudioError.
 
-    `report` gives each stage its own listener, `tell` gets sentences to be read.
+    `catalog` knows the models that bases may name, by default those that ship. `report` gives each
+    stage its own listener, `tell` gets sentences to be read.
     """
     asked = recipe.stages if only is None else (recipe.stage(only),)
+    models = catalog or Catalog()
     for config in asked:
-        _check(config, data)
+        _check(config, data, models)
     outcome = RunEnd(reason="finished", step=0)
     for config in asked:
         folder = folder_of(root, recipe, config.name)
@@ -93,7 +91,7 @@ def walk(
                 config,
                 folder=data,
                 cache=root / "cache",
-                bases=_bases(recipe, config, root),
+                bases=_bases(recipe, config, root, models),
                 report=report(config),
                 tell=tell,
                 should_stop=should_stop,
@@ -105,8 +103,8 @@ def walk(
     return outcome
 
 
-def _check(config: RunConfig, data: Path) -> None:
-    """What a later stage lacks is said before the first one takes days. Raises RequestError."""
+def _check(config: RunConfig, data: Path, catalog: Catalog) -> None:
+    """What a later stage is missing is said before the first one takes days. Raises StudioError."""
     check_precision(config)
     source = data / config.data.source
     if not source.exists():
@@ -115,9 +113,7 @@ def _check(config: RunConfig, data: Path) -> None:
             f"Stage “{config.name}” reads {printable(source, 200)}, which is not there.",
             "Name the folder that holds it with --data.",
         )
-    for base in filter(None, config.base.model_dump().values()):
-        if not base.startswith(STAGE_PREFIX) and not Path(base).expanduser().is_dir():
-            raise RequestError("base", f"There is no model folder {printable(base, 200)}.")
+    bases.check(config, catalog)
 
 
 def _train(
@@ -143,7 +139,8 @@ def _task(run: runs.Run, sources: Sources) -> Task:
     """The task of a run, on the pictures that it began with. Raises StudioError, Stopped."""
     try:
         run.hold_data(sources.manifest.digest)
-        return _TASKS[run.config.method](run.config, sources)
+        task: Task = run.config.row.load()(run.config, sources)
+        return task
     except _SETUP_FAULTS as error:
         if planning.is_out_of_memory(error):
             raise OutOfMemoryError(
@@ -181,26 +178,26 @@ def _first_alone(accelerator: Accelerator, work: Callable[[], _T]) -> _T:
     return made[0] if made else work()
 
 
-def results(recipe: TrainingRecipe, root: Path) -> dict[str, Path]:
-    """The folders of the parts of the finished model: what `publish` takes.
+def results(recipe: TrainingRecipe, root: Path, catalog: Catalog | None = None) -> dict[str, Base]:
+    """The parts of the finished model: what `publish` takes.
 
-    Raises TrainingError where the last stage is not a finished text-to-image training.
+    Raises TrainingError where the last stage is not a finished training of a model.
     """
     last = recipe.stages[-1]
     folder = folder_of(root, recipe, last.name) / "result"
-    if last.method != "text-to-image" or not (folder / "training.json").is_file():
-        raise TrainingError(
-            f"The last stage, “{last.name}”, is not a finished text-to-image training."
-        )
-    return _bases(recipe, last, root) | {"transformer": folder}
+    if last.row.result != "model" or not (folder / "training.json").is_file():
+        wanted = " or ".join(row.name for row in METHODS.values() if row.result == "model")
+        raise TrainingError(f"The last stage, “{last.name}”, is not a finished {wanted} training.")
+    found = _bases(recipe, last, root, catalog or Catalog())
+    return found | {last.row.goes_on_from: bases.of_folder(folder)}
 
 
-def _bases(recipe: TrainingRecipe, config: RunConfig, root: Path) -> dict[str, Path]:
-    """The folders that the recipe's bases stand for. Raises RequestError."""
+def _bases(
+    recipe: TrainingRecipe, config: RunConfig, root: Path, catalog: Catalog
+) -> dict[str, Base]:
+    """What the recipe's bases stand for. Raises StudioError."""
     found = {}
-    for name, value in config.base.model_dump().items():
-        if value is None:
-            continue
+    for name, value in config.bases.items():
         if value.startswith(STAGE_PREFIX):
             stage = value.removeprefix(STAGE_PREFIX)
             folder = folder_of(root, recipe, stage) / "result"
@@ -210,7 +207,7 @@ def _bases(recipe: TrainingRecipe, config: RunConfig, root: Path) -> dict[str, P
                     f"Stage “{config.name}” needs the result of “{stage}”, which is not finished.",
                     "Train that stage first.",
                 )
+            found[name] = bases.of_folder(folder)
         else:
-            folder = Path(value).expanduser()
-        found[name] = folder
+            found[name] = bases.resolve(value, catalog)
     return found

@@ -18,6 +18,7 @@ from app.cli.options import JsonOption, WorkspaceOption
 from app.cli.status import Status
 from app.settings import Settings, make_folder, real_path, user_path
 from pipelines import files
+from pipelines.catalog import Catalog
 from pipelines.errors import RequestError, printable
 from pipelines.memory.planning import before_torch
 from pipelines.pictures import png
@@ -78,6 +79,7 @@ def text_to_image(
     # Here and not above: only a command that trains pays for loading torch.
     from training import publish, stages
 
+    catalog = Catalog(user_models=settings.models)
     try:
         outcome = stages.walk(
             values,
@@ -87,12 +89,13 @@ def text_to_image(
             tell=_teller(status),
             should_stop=_until(stop, minutes),
             only=stage,
+            catalog=catalog,
         )
         if outcome.reason == "stopped":
             return INTERRUPTED
         made = None
         if stage is None and values.publish is not None and is_first_process():
-            made = publish.publish(values, stages.results(values, root), settings.models)
+            made = publish.publish(values, stages.results(values, root, catalog), settings.models)
     finally:
         status.clear()
     if is_first_process():

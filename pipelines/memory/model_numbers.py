@@ -46,6 +46,30 @@ def of(model: ModelSpec) -> Numbers:
         ) from None
 
 
+def of_text(model: ModelSpec) -> Numbers:
+    """Those of the text encoder alone; the others are zero. Raises ModelError."""
+    try:
+        config = _config(model.part("text_encoder"))
+        block, embedding = _t5(config)
+        layers = int(config["num_layers"])
+        kept = layers * int(config["d_model"]) * int(config["d_ff"]) + embedding
+    except (KeyError, TypeError, ValueError) as error:
+        raise ModelError(
+            f"The configuration of a text encoder is incomplete ({printable(error, 80)}).",
+            "Choose another one.",
+        ) from None
+    return Numbers(
+        transformer=0,
+        text=layers * block + embedding,
+        text_kept=kept,
+        text_block=block,
+        text_rest=embedding,
+        vae=0,
+        width=0,
+        vae_width=0,
+    )
+
+
 def expected(row: Known) -> Numbers | None:
     """Those of a released model that is not here yet; None where it is no model by itself."""
     size = {source.part: source.size for source in row.parts}

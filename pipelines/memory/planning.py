@@ -327,7 +327,7 @@ def _plan(
     copies = 2 if machine.device == "cpu" else 1
     transformer, vae = copies * numbers.transformer * size, numbers.vae * size
     context = CONTEXT if machine.device == "cuda" else 0
-    t5 = _text_bytes(numbers, text, _BYTES[text_precision])
+    t5 = text_bytes(numbers, text, _BYTES[text_precision])
     on_device = 0 if text == "cpu" and machine.device == "cuda" else t5
     # In main memory, where it does not go to the GPU piece by piece.
     waiting = numbers.text * _BYTES[text_precision] if text in ("streamed", "cpu") else 0
@@ -358,8 +358,8 @@ def _plan(
     )
 
 
-def _text_bytes(numbers: Numbers, text: TextMode, size: int) -> int:
-    """What T5 takes where it works."""
+def text_bytes(numbers: Numbers, text: TextMode, size: int) -> int:
+    """What T5 takes where it works; `size` are the bytes of a number that is not quantised."""
     if text == "streamed":
         # One block works while the next one arrives.
         return (2 * numbers.text_block + numbers.text_rest) * size

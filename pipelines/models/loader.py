@@ -72,18 +72,20 @@ def check(model: ModelSpec) -> dict[str, Any]:
     """
     with faults(model, "scheduler"):
         betas = _betas(model)
-    parts = {}
-    for name, (cls, _, _) in _PARTS.items():
-        folder = _checked_folder(model, name)
-        # Nets without numbers: only their configuration is asked.
-        with faults(model, name), quiet(), torch.device("meta"):
-            if cls is T5EncoderModel:
-                parts[name] = cls(T5Config.from_pretrained(folder, local_files_only=True))
-            else:
-                parts[name] = cls.from_config(cls.load_config(folder, local_files_only=True))
+    parts = {name: unfilled(model, name) for name in _PARTS}
     with faults(model, "configuration"):
         _check_fit(model, parts)
     return betas
+
+
+def unfilled(model: ModelSpec, name: str) -> Any:
+    """A part without its numbers: only its configuration is asked. Raises ModelError."""
+    cls = _PARTS[name][0]
+    folder = _checked_folder(model, name)
+    with faults(model, name), quiet(), torch.device("meta"):
+        if cls is T5EncoderModel:
+            return cls(T5Config.from_pretrained(folder, local_files_only=True))
+        return cls.from_config(cls.load_config(folder, local_files_only=True))
 
 
 def transformer(model: ModelSpec, plan: DevicePlan) -> PixArtTransformer2DModel:

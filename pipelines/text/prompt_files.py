@@ -70,8 +70,16 @@ def remove(file: Path) -> bool:
     return True
 
 
+def text_key(ids: Sequence[int]) -> str:
+    """What a text is called by its tokens, 64 hex digits: texts that T5 cannot tell apart share it.
+
+    Encoded prompts and the features of trainings are named by its first digits.
+    """
+    return _digest(json.dumps([*map(int, ids)]))
+
+
 def _text(ids: Sequence[int]) -> str:
-    return _digest(json.dumps([*map(int, ids)]))[:32]
+    return text_key(ids)[:32]
 
 
 def _digest(text: str) -> str:

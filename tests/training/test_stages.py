@@ -21,6 +21,7 @@ from pipelines.progress import Progress, Stage
 from pipelines.request import complete
 from tests.training import small
 from training import publish, stages
+from training.bases import of_folder
 from training.config import RunConfig, TrainingRecipe
 from training.recipes import resolve
 
@@ -242,7 +243,9 @@ def test_samples_can_be_handed_to_spawned_loaders(tmp_path: Path, walked: Place)
     from training.methods import class_to_image, text_to_image
 
     recipe = small_recipe()
-    result = {name: walked.run / name / "result" for name in ("01-vae", "02-text", "03-pixels")}
+    result = {
+        name: of_folder(walked.run / name / "result") for name in ("01-vae", "02-text", "03-pixels")
+    }
     bases = {"vae": result["01-vae"], "text": result["02-text"], "transformer": result["03-pixels"]}
     for name, method in (("pixels", class_to_image), ("words", text_to_image)):
         sources = Sources(

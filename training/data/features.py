@@ -35,6 +35,7 @@ from pipelines.denoising.latents import to_tensor
 from pipelines.errors import TrainingError, printable
 from pipelines.progress import Progress, Report, ShouldStop, Stage
 from pipelines.sizes import Size
+from pipelines.text.prompt_files import text_key
 from pipelines.text.tokens import tokenize
 from training.data.buckets import Bucket, crop
 from training.data.manifest import Manifest, Sample
@@ -44,6 +45,7 @@ PRECISION = "float32, kept as float16"
 CROP = "cover, lanczos, centre"
 _PER_FILE = 512
 Precision = Literal["fp32", "bf16"]
+TextPrecision = Literal["fp32", "bf16", "int8", "nf4"]
 _PRECISIONS: Mapping[Precision, str] = {"fp32": PRECISION, "bf16": "bfloat16, kept as float16"}
 _TOGETHER = 16
 _TOGETHER_AREA = _TOGETHER * 256 * 256
@@ -69,10 +71,28 @@ def latents_id(vae: str, precision: Precision) -> str:
     return feature_id(kind="latents", vae=vae, crop=CROP, precision=_PRECISIONS[precision])
 
 
+def texts_id(model: ModelSpec, precision: TextPrecision) -> str:
+    """The id of the text features by the T5 and the tokenizer of `model`, at its token limit.
+
+    Never one for two precisions, and in fp32 that of all earlier versions: their features stay
+    valid.
+    """
+    computed = PRECISION if precision == "fp32" else f"{precision}, kept as float16"
+    return feature_id(
+        kind="text",
+        encoder=weights_digest(model.part("text_encoder")),
+        tokenizer=weights_digest(model.part("tokenizer")),
+        cleaning=model.cleaning,
+        tokens=model.tokens,
+        precision=computed,
+    )
+
+
 def weights_digest(folder: Path) -> str:
     """SHA-256 over the files of a model's part, by name."""
     digest = hashlib.sha256()
-    for file in sorted(folder.iterdir()):
+    # A tokenizer may be a lone vocabulary.
+    for file in sorted(folder.iterdir()) if folder.is_dir() else [folder]:
         if file.suffix in (".safetensors", ".json"):
             with open(file, "rb") as stream:
                 digest.update(hashlib.file_digest(stream, "sha256").digest())
@@ -86,7 +106,7 @@ def latent_key(sample: Sample, bucket: Bucket) -> str:
 
 def caption_key(ids: Sequence[int]) -> str:
     """The name of a text by its tokens: captions that the encoder cannot tell apart share it."""
-    return hashlib.sha256(json.dumps(list(ids)).encode()).hexdigest()[:24]
+    return text_key(ids)[:24]
 
 
 class FeatureStore:
@@ -206,7 +226,7 @@ def pictures_together(size: Size, device: torch.device) -> int:
 
 def add_texts(
     store: FeatureStore,
-    load_encoder: Callable[[], T5EncoderModel],
+    load_encoder: Callable[[], tuple[T5EncoderModel, torch.device]],
     model: ModelSpec,
     captions: Iterable[str],
     *,
@@ -215,14 +235,14 @@ def add_texts(
 ) -> bool:
     """Computes the text features that are missing; False where it was stopped.
 
-    The encoder, which may be large, is loaded only if there is something to compute.
+    The encoder, which may be large, is loaded only if there is something to compute; with it comes
+    the device that it takes tokens on.
     """
     found = {caption_key(ids): ids for c in captions for ids in [tokenize(c, model).ids]}
     wanted = sorted((n for n in found if n not in store), key=lambda n: (len(found[n]), n))
     if not wanted:
         return True
-    encoder = load_encoder()
-    device = next(encoder.parameters()).device
+    encoder, device = load_encoder()
 
     def encode(together: list[str]) -> dict[str, Tensor]:
         ids = torch.tensor([found[name] for name in together], device=device)

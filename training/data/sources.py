@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,15 +14,17 @@ from diffusers import AutoencoderKL
 from transformers import T5EncoderModel
 
 from pipelines.catalog import ModelSpec
-from pipelines.errors import ModelError, RequestError, StudioError, printable
-from pipelines.memory.planning import is_out_of_memory
+from pipelines.errors import ModelError, OutOfMemoryError, RequestError, printable
 from pipelines.memory.probe import has_bf16
-from pipelines.models.loader import quiet
+from pipelines.models import loader
+from pipelines.models.loaded import ENCODERS
 from pipelines.progress import Progress, Report, ShouldStop, Stage
 from pipelines.sizes import Size, bins, nearest
+from pipelines.text import text_loader
 from pipelines.text.tokens import tokenize
+from training.bases import Base
 from training.config import RunConfig
-from training.data import archives, features, lint, manifest
+from training.data import archives, features, lint, manifest, text_plan
 from training.data.buckets import Bucket, assign, sentences
 from training.data.features import FeatureStore, Precision
 from training.data.manifest import Manifest, Sample
@@ -40,7 +43,7 @@ class Sources:
     """Everything that one run reads.
 
     `folder` is the data folder of the command line, `cache` a folder for lists and features,
-    `bases` the folders of frozen and starting nets by name ("vae", "text", "transformer").
+    `bases` says where frozen and starting nets lie, by name ("vae", "text", "transformer").
     `tell` gets what a person should read before the training: problems, and what is cut off.
     """
 
@@ -50,7 +53,7 @@ class Sources:
         *,
         folder: Path,
         cache: Path,
-        bases: Mapping[str, Path],
+        bases: Mapping[str, Base],
         report: Report,
         tell: Callable[[str], None],
         should_stop: ShouldStop,
@@ -61,8 +64,8 @@ class Sources:
         self._report, self._should_stop = report, should_stop
         self._manifest: Manifest | None = None
 
-    def base(self, name: str) -> Path | None:
-        """The folder of a net, or None where the recipe names none."""
+    def base(self, name: str) -> Base | None:
+        """Where the parts of a net lie, or None where the recipe names none."""
         return self._bases.get(name)
 
     # --- pictures -----------------------------------------------------------------------------
@@ -82,7 +85,7 @@ class Sources:
         rules = lint.PictureRules(
             min_side=config.min_side,
             max_ratio=config.max_ratio,
-            captions_required=self.config.method in ("text-encoder", "text-to-image"),
+            captions_required=self.config.row.data == "captions",
             near_duplicates=False,
             **self._token_rules(),
         )
@@ -111,7 +114,7 @@ class Sources:
 
     def _token_rules(self) -> dict[str, Any]:
         """How captions are counted, where there is a tokenizer already."""
-        if self.config.method != "text-to-image":
+        if "text" not in self.config.row.frozen:
             return {}
         model = self.text_row
         return {
@@ -166,19 +169,45 @@ class Sources:
     # --- frozen nets --------------------------------------------------------------------------
 
     def vae(self) -> AutoencoderKL:
-        """The frozen VAE. Raises RequestError, ModelError."""
-        folder = self._needed("vae") / "vae"
-        net: AutoencoderKL = _loaded(AutoencoderKL, folder)
+        """The VAE of the recipe, in fp32. Raises RequestError, ModelError."""
+        net: AutoencoderKL = self._part("vae", "vae")
         return net
 
     @property
     def text_row(self) -> ModelSpec:
-        """The row that the tokenizer of the frozen text encoder is read with."""
+        """The row that the frozen text encoder and its tokenizer are read with."""
+        return self._spec("text")
+
+    def text_encoder(self) -> T5EncoderModel:
+        """The text encoder of the recipe, in fp32. Raises ModelError, RequestError."""
+        net: T5EncoderModel = self._part("text", "text_encoder")
+        return net
+
+    def _part(self, name: str, part: str) -> Any:
+        """A part of the base `name`, in fp32 in main memory."""
+        with self._faults(name):
+            return loader.part(self._spec(name), part, torch.float32)
+
+    @contextmanager
+    def _faults(self, name: str) -> Iterator[None]:
+        """A fault of a base is told with its folder: it need not be a model of the catalog."""
+        try:
+            yield
+        except ModelError as error:
+            raise ModelError(
+                f"The base.{name} in {self._needed(name).folder} cannot be loaded: {error.message}",
+                f"Check base.{name} of the recipe.",
+            ) from error
+
+    def _spec(self, name: str) -> ModelSpec:
+        base = self._needed(name)
         return ModelSpec(
             id="training",
             title="training",
             summary="",
-            folder=self._needed("text"),
+            folder=base.folder,
+            places=base.places,
+            cleaning=base.cleaning,
             licence="",
             tokens=self.config.data.tokens,
             bins="128",
@@ -186,21 +215,21 @@ class Sources:
             max_side=4096,
         )
 
-    def _needed(self, name: str) -> Path:
-        folder = self.base(name)
-        if folder is None:
+    def _needed(self, name: str) -> Base:
+        base = self.base(name)
+        if base is None:
             raise RequestError(
                 f"base.{name}",
                 f"The recipe names no {name} to start from.",
-                f"Set base.{name} to a folder in diffusers layout or to stage:NAME.",
+                f"Set base.{name} to a folder in diffusers layout, to stage:NAME or to model:ID.",
             )
-        return folder
+        return base
 
     # --- features -----------------------------------------------------------------------------
 
     def latents(self, vae: AutoencoderKL, buckets: Sequence[Bucket]) -> FeatureStore:
         """The latents of all pictures of `buckets`; what is missing is computed."""
-        digest = features.weights_digest(self._needed("vae") / "vae")
+        digest = features.weights_digest(self._needed("vae").part("vae"))
         precision = self._latent_precision(digest)
         store = self._store(f"latents-{features.latents_id(digest, precision)}")
         with lent(vae, _device()):
@@ -241,42 +270,29 @@ class Sources:
             )
         return store
 
-    def text_encoder(self) -> T5EncoderModel:
-        """The frozen text encoder of the recipe, in fp32. Raises ModelError, RequestError."""
-        return _loaded(T5EncoderModel, self._needed("text") / "text_encoder")
-
-    def _placed_text_encoder(self) -> T5EncoderModel:
-        """The text encoder on the card, or on the processor where the card has no room for it."""
-        encoder = self.text_encoder()
-        device = _device()
-        if device.type == "cuda":
-            needed, free = features.text_bytes(encoder, self.config.data.tokens), _free(device)
-            if needed > free:
-                self.tell(
-                    f"The text encoder needs {needed / 1e9:.1f} GB and {free / 1e9:.1f} GB of the"
-                    " card are free: it computes the features of the captions on the processor,"
-                    " once."
-                )
-                return encoder
-        # The library's types take its `.to` for a function of a model.
-        return encoder.to(device)  # type: ignore[arg-type]
+    def _text_encoder_for_features(self) -> tuple[T5EncoderModel, torch.device]:
+        """The frozen text encoder as it fits into this machine, and where it takes tokens."""
+        model, device = self.text_row, _device()
+        with self._faults("text"):
+            made = text_plan.make(model, self.config.text_precision, device, _free(device))
+            if made.told is not None:
+                self.tell(made.told)
+            try:
+                net = text_loader.load(model, made.plan, self.cache / ENCODERS)
+            except OutOfMemoryError as error:
+                raise OutOfMemoryError(
+                    error.message,
+                    "Close other programs, or set text_precision = “bf16” or “int8” in the recipe.",
+                ) from None
+        return net, text_loader.device(made.plan)
 
     def texts(self, captions: Iterable[str]) -> FeatureStore:
         """The text features of all `captions`; the encoder is loaded only if some are missing."""
         model = self.text_row
-        digest = features.weights_digest(model.part("text_encoder"))
-        tokenizer = features.weights_digest(model.part("tokenizer"))
-        name = features.feature_id(
-            kind="text",
-            encoder=digest,
-            tokenizer=tokenizer,
-            cleaning=model.cleaning,
-            tokens=model.tokens,
-        )
-        store = self._store(f"text-{name}")
+        store = self._store(f"text-{features.texts_id(model, self.config.text_precision)}")
         done = features.add_texts(
             store,
-            self._placed_text_encoder,
+            self._text_encoder_for_features,
             model,
             captions,
             report=self._report,
@@ -302,25 +318,12 @@ def _device() -> torch.device:
 
 
 def _free(device: torch.device) -> int:
-    """Bytes of a card that a net can have: free ones, and those that torch keeps in hand."""
+    """Bytes of a GPU that a net can have: free ones, and those that torch keeps in hand."""
+    if device.type != "cuda":
+        return 0
     free, _ = torch.cuda.mem_get_info(device)
     kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
     return int(free + kept)
-
-
-def _loaded(cls: Any, folder: Path) -> Any:
-    """A frozen net of a folder. Raises ModelError."""
-    if not folder.is_dir():
-        raise ModelError(f"There is no folder {folder}.", "Check the base of the recipe.")
-    try:
-        with quiet():
-            net = cls.from_pretrained(folder, local_files_only=True, use_safetensors=True)
-    # The libraries raise nearly anything for damaged files.
-    except Exception as error:
-        if is_out_of_memory(error) or isinstance(error, StudioError):
-            raise
-        raise ModelError(f"{folder} cannot be loaded ({printable(error, 160)}).") from None
-    return net.float().eval().requires_grad_(False)
 
 
 def _digest(source: Path, rules: lint.PictureRules | None) -> str:

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from pipelines import files
 from pipelines.errors import ModelError, RequestError, printable
 from training import nets
+from training.bases import Base, transformer_folder
 from training.config import RunConfig
 from training.data.manifest import Sample
 from training.data.sources import Sources
@@ -121,9 +122,9 @@ def _new(config: RunConfig, vae: AutoencoderKL, classes: int, side: int) -> DiTT
     )
 
 
-def _started(base: Path, labels: list[str]) -> DiTTransformer2DModel:
+def _started(base: Base, labels: list[str]) -> DiTTransformer2DModel:
     """The net of an earlier run of the same classes. Raises ModelError."""
-    folder = base / "transformer" if (base / "transformer").is_dir() else base
+    folder = transformer_folder(base)
     dit, known = read(folder)
     if known != labels:
         raise ModelError(

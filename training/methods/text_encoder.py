@@ -29,6 +29,7 @@ from pipelines.errors import RequestError, printable
 from pipelines.models.loader import quiet
 from pipelines.text import seen_words
 from pipelines.text.tokens import clean, read_tokenizer
+from training.bases import Base
 from training.config import RunConfig
 from training.data.sources import Sources
 from training.data.split import split
@@ -239,7 +240,7 @@ def _nets(
         tokenizer = _kept_tokenizer(sources.cache / "tokenizers", captions, vocabulary)
         t5 = T5ForConditionalGeneration(_shape(tokenizer, net))
     else:
-        tokenizer, before = read_tokenizer(base / "tokenizer"), sources.text_encoder()
+        tokenizer, before = read_tokenizer(base.part("tokenizer")), sources.text_encoder()
         _check(tokenizer, before.config)
         own = before.config.to_dict() | {"num_decoder_layers": _DECODER_LAYERS, **_FIXED}
         t5 = T5ForConditionalGeneration(T5Config(**own | {"is_encoder_decoder": True}))
@@ -249,11 +250,11 @@ def _nets(
     return tokenizer, t5, before
 
 
-def _seen(captions: Sequence[str], base: Path | None) -> str:
+def _seen(captions: Sequence[str], base: Base | None) -> str:
     """The list of words for whoever asks what the encoder knows; empty where nobody can say."""
     if base is None:
         return seen_words.listed(captions)
-    before = base / "tokenizer" / seen_words.WORDS_FILE
+    before = base.part("tokenizer") / seen_words.WORDS_FILE
     if not before.is_file():
         return ""
     return seen_words.listed([*captions, before.read_text("utf-8", errors="replace")])

@@ -18,6 +18,7 @@ from pipelines.errors import ModelError, TrainingError, printable
 from pipelines.sizes import Size
 from pipelines.text.tokens import tokenize
 from training import nets
+from training.bases import Base, transformer_folder
 from training.config import RunConfig
 from training.data.features import FeatureStore, caption_key
 from training.data.manifest import Sample
@@ -183,7 +184,7 @@ def _preview(
 
 def build(
     config: RunConfig,
-    base: Path | None,
+    base: Base | None,
     *,
     channels: int,
     sample_size: int,
@@ -199,7 +200,7 @@ def build(
     }
     if base is None:
         return nets.pixart(net, **sizes)
-    folder = base / "transformer" if (base / "transformer").is_dir() else base
+    folder = transformer_folder(base)
     if (folder / class_to_image.SHAPE).is_file():
         dit, _ = class_to_image.read(folder)
         shape = {

@@ -15,7 +15,6 @@ from PIL import Image
 from torch import Tensor, nn
 
 from pipelines.denoising.latents import to_picture
-from pipelines.models.loader import quiet
 from training.config import RunConfig
 from training.data.pixels import Crops
 from training.data.sources import Sources
@@ -74,13 +73,10 @@ class VaeLoss(nn.Module):
         return losses
 
 
-def build(config: RunConfig, base: Path | None) -> AutoencoderKL:
-    """The VAE to train: that of `base`, or a new one of the shape in `config.net`."""
-    if base is not None:
-        with quiet():
-            return AutoencoderKL.from_pretrained(
-                base / "vae", local_files_only=True, use_safetensors=True
-            )
+def build(config: RunConfig, begun: AutoencoderKL | None) -> AutoencoderKL:
+    """The VAE to train: `begun`, which goes on, or a new one of the shape in `config.net`."""
+    if begun is not None:
+        return begun.requires_grad_(True)
     net = dict(config.net)
     channels = tuple(net.pop("channels", (32, 64, 128, 128)))  # type: ignore[arg-type]
     return AutoencoderKL(
@@ -95,7 +91,7 @@ def build(config: RunConfig, base: Path | None) -> AutoencoderKL:
 def task(config: RunConfig, sources: Sources) -> Task:
     """The training of a VAE on crops of `config.data.side` pixels."""
     torch.manual_seed(config.seed)
-    vae = build(config, sources.base("vae"))
+    vae = build(config, sources.vae() if sources.base("vae") else None)
     manifest = sources.manifest
     learning, held = split(manifest, config.data.held_out, config.seed)
     # The scale and the sheet need pictures; without held-out ones they take those there are.

@@ -89,7 +89,12 @@ def test_texts_hold_valid_tokens_only(tmp_path: Path, model: ModelSpec) -> None:
     store = features.FeatureStore(tmp_path)
     captions = ["a red disc", "", "a  RED disc", "disc " * 100]
     done = features.add_texts(
-        store, lambda: encoder, model, captions, report=lambda _: None, should_stop=lambda: False
+        store,
+        lambda: (encoder, torch.device("cpu")),
+        model,
+        captions,
+        report=lambda _: None,
+        should_stop=lambda: False,
     )
     assert done
     for caption in captions:

@@ -15,12 +15,15 @@ from diffusers import AutoencoderKL
 from PIL import Image
 from transformers import T5Config, T5EncoderModel
 
+from pipelines.models import loader
 from pipelines.sizes import Size
+from pipelines.text import text_loader
 from tests import pretend_card, tiny
 from tests.pretend_card import CARD
 from tests.training import small
 from tests.training.loop import toy
 from training import nets
+from training.bases import of_folder
 from training.config import RunConfig
 from training.data import features, sources
 from training.data.sources import Sources
@@ -52,7 +55,7 @@ def read(
         config,
         folder=root / "data",
         cache=root / "cache",
-        bases={"vae": model, "text": model},
+        bases={"vae": of_folder(model), "text": of_folder(model)},
         report=lambda _: None,
         tell=tell,
         should_stop=lambda: False,
@@ -138,7 +141,9 @@ def test_the_text_encoder_goes_where_there_is_room(
     there = read(config, model, tmp_path / "there", told.append)
     # As it is loaded here: there is no card for the threads of the library that read weights.
     encoder = there.text_encoder()
-    monkeypatch.setattr(there, "text_encoder", lambda: encoder)
+    monkeypatch.setattr(
+        text_loader, "load", lambda _, plan, __: encoder.to(text_loader.device(plan))
+    )
     with pretend_card.pretend(monkeypatch) as card:
         free_on_card(monkeypatch, free)
         found = there.texts(captions)
@@ -147,6 +152,28 @@ def test_the_text_encoder_goes_where_there_is_room(
     assert all("features of the captions on the processor" in sentence for sentence in told)
     for caption in captions:
         name = features.caption_key(features.tokenize(caption, there.text_row).ids)
+        assert torch.equal(found.read(name), wanted.read(name))
+
+
+def test_a_text_encoder_in_blocks_gives_the_same_features(
+    tmp_path: Path, model: Path, config: RunConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where it does not fit as a whole, its blocks come to the GPU one after another, in fp32."""
+    captions = ["a red disc", "a blue square", ""]
+    here = read(config, model, tmp_path / "here")
+    wanted = here.texts(captions)
+    row = here.text_row
+    whole = features.text_bytes(loader.unfilled(row, "text_encoder"), row.tokens)
+    told: list[str] = []
+    there = read(config, model, tmp_path / "there", told.append)
+    with pretend_card.pretend(monkeypatch) as card:
+        free_on_card(monkeypatch, whole - 1)
+        found = there.texts(captions)
+    assert 0 < card.peak
+    (sentence,) = told
+    assert "its blocks come to the GPU one after another" in sentence
+    for caption in captions:
+        name = features.caption_key(features.tokenize(caption, row).ids)
         assert torch.equal(found.read(name), wanted.read(name))
 
 

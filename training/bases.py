@@ -1,0 +1,64 @@
+"""What a stage starts from and reads: folders, results of earlier stages, models of the catalog."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipelines.catalog import PARTS, Catalog, Cleaning
+from pipelines.errors import RequestError, printable
+from training.config import MODEL_PREFIX, STAGE_PREFIX, RunConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class Base:
+    """Where the parts of one base lie. `cleaning` is how captions are cleaned for its T5."""
+
+    folder: Path
+    places: Mapping[str, Path]
+    cleaning: Cleaning = "lower"
+
+    def part(self, name: str) -> Path:
+        """The folder of a part, "vae" or "text_encoder" and so on; it need not be there."""
+        return self.places.get(name, self.folder / name)
+
+
+def transformer_folder(base: Base) -> Path:
+    """Where the transformer of a base lies; a folder may be that of the transformer itself."""
+    folder = base.part("transformer")
+    return folder if folder.is_dir() else base.folder
+
+
+def of_folder(folder: Path) -> Base:
+    """A folder in diffusers layout."""
+    return Base(folder=folder, places={})
+
+
+def of_model(model_id: str, catalog: Catalog) -> Base:
+    """A model of the catalog, whose parts may lie apart. Raises UnknownNameError, ModelError."""
+    model = catalog.find(model_id)
+    places = {name: model.part(name) for name in PARTS}
+    return Base(folder=model.folder, places=places, cleaning=model.cleaning)
+
+
+def check(config: RunConfig, catalog: Catalog) -> None:
+    """What is missing is said before anything is trained. Raises RequestError, ModelError."""
+    for name, value in config.bases.items():
+        if value.startswith(STAGE_PREFIX):
+            continue
+        if value.startswith(MODEL_PREFIX):
+            of_model(value.removeprefix(MODEL_PREFIX), catalog)
+        elif not Path(value).expanduser().is_dir():
+            raise RequestError(
+                "base",
+                f"There is no model folder {printable(value, 200)}.",
+                f"For a model of the catalog write base.{name} = “{MODEL_PREFIX}ID”.",
+            )
+
+
+def resolve(value: str, catalog: Catalog) -> Base:
+    """The base that a recipe names by folder or by model. Raises StudioError."""
+    if value.startswith(MODEL_PREFIX):
+        return of_model(value.removeprefix(MODEL_PREFIX), catalog)
+    return of_folder(Path(value).expanduser())
