@@ -242,3 +242,11 @@ def test_a_run_of_an_earlier_version_goes_on(tmp_path: Path) -> None:
     assert differences(run.read_config(file.parent), recipe.stages[0]) == []
     outcome = stages.walk(recipe, **walk, should_stop=lambda: False)
     assert (outcome.reason, outcome.step) == ("finished", 4)
+
+
+def test_a_run_keeps_the_precision_of_its_text_encoder() -> None:
+    one, other = (
+        resolve(one_stage(text_precision=precision), name="one").stages[0]
+        for precision in ("fp32", "int8")
+    )
+    assert differences(one, other) == ["text_precision: fp32 -> int8"]
