@@ -61,7 +61,6 @@ BROAD_EXCEPT = {
     "training/loop/trainer.py": "lack of memory comes as several types, told apart by their words",
     "pipelines/text/text_loader.py": "a damaged copy of quantised weights is made again",
     "training/methods/text_encoder.py": "the tokenizers library raises bare Exception",
-    "training/data/sources.py": "libraries raise nearly anything for a damaged file",
     "pipelines/text/tokens.py": "the tokenizers library raises bare Exception",
 }
 
