@@ -227,7 +227,7 @@ def test_a_run_of_an_earlier_version_goes_on(tmp_path: Path) -> None:
     """Its config.json knows neither `base.model` nor `text_precision`."""
     small.pictures(tmp_path / "data" / "pictures")
     recipe = resolve(one_stage("text-encoder", net={"vocabulary": 120}), name="one")
-    walk = {
+    walk: dict[str, Any] = {
         "root": tmp_path / "run",
         "data": tmp_path / "data",
         "report": lambda _: lambda _: None,

@@ -120,4 +120,4 @@ def test_the_walk_from_an_empty_disk(tmp_path: Path) -> None:
                 assert min(sheet.size) >= 64
     parts = results(recipe, place.run)
     assert {"vae", "text", "transformer"} <= set(parts)
-    assert parts["vae"].parent.name == "02-vae-sharp"
+    assert parts["vae"].folder.parent.name == "02-vae-sharp"

@@ -14,6 +14,7 @@ from transformers import T5Config, T5EncoderModel, T5ForConditionalGeneration
 from pipelines.errors import ModelError, RequestError
 from tests.training.small import stage
 from tests.training.test_stages import Place
+from training.bases import of_folder
 from training.config import TrainingRecipe
 from training.methods.span_loss import PAD, SpanLoss, see_order
 from training.methods.text_encoder import _seen
@@ -169,9 +170,9 @@ def test_an_encoder_goes_on(tmp_path: Path) -> None:
     assert words[0] == words[1] == sorted(set(words[0]))
     assert {"red", "blue"} & set(words[0])
     (new / "tokenizer" / "words.txt").unlink()
-    assert _seen(["a cat"], new) == ""
+    assert _seen(["a cat"], of_folder(new)) == ""
     (new / "tokenizer" / "words.txt").write_text("dog\n")
-    assert _seen(["a cat"], new) == "a\ncat\ndog\n"
+    assert _seen(["a cat"], of_folder(new)) == "a\ncat\ndog\n"
     assert _seen(["a cat"], None) == "a\ncat\n"
     apart = (_features(new) - _features(old)).norm() / _features(old).norm()
     assert 0 < float(apart) < 0.01

@@ -91,8 +91,10 @@ def test_without_a_residual_no_bit_and_no_operation_changes() -> None:
     net, given, x = make(LAYERS), texts(1, 6), latents()
     fast = Transformer(net)
     counts, results = [], []
-    for options in ({}, {"residual": None}):
-        predict = fast.predictor(given, (16, 16), **options)
+    for predict in (
+        fast.predictor(given, (16, 16)),
+        fast.predictor(given, (16, 16), residual=None),
+    ):
         predict(x, 400.0)
         with Seen() as seen:
             results.append(predict(x, 400.0))

@@ -141,7 +141,7 @@ def test_the_text_encoder_goes_where_there_is_room(
     told: list[str] = []
     there = read(config, model, tmp_path / "there", told.append)
     # As it is loaded here: there is no card for the threads of the library that read weights.
-    encoder = there.text_encoder()
+    encoder: Any = there.text_encoder()
     monkeypatch.setattr(
         text_loader, "load", lambda _, plan, __: encoder.to(text_loader.device(plan))
     )
