@@ -30,14 +30,14 @@ _LAST_TIMESTEP = 999
 class DenoisingStep:
     """After step `done` of `total`: the latents and the predicted clean latents, (1, C, h, w).
 
-    `upcoming` (1,) is the timestep whose noise the latents have now, None after the last step.
+    `upcoming` is the timestep whose noise the latents have now, None after the last step.
     """
 
     done: int
     total: int
     latents: Tensor
     denoised: Tensor
-    upcoming: Tensor | None = None
+    upcoming: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,11 +59,12 @@ class Schedule:
         """True where the scheduler reads the variance half of the model's output."""
         return bool(self.scheduler.config.get("variance_type") == "learned_range")
 
-    def noised(self, clean: Tensor, noise: Tensor, upcoming: Tensor | None) -> Tensor:
+    def noised(self, clean: Tensor, noise: Tensor, upcoming: float | None) -> Tensor:
         """Clean latents with the noise that those of a step have, whose `upcoming` is given."""
         if upcoming is None:
             return clean
-        made: Tensor = self.scheduler.add_noise(clean, noise, upcoming)
+        timesteps = torch.tensor([upcoming], dtype=self.timesteps.dtype)
+        made: Tensor = self.scheduler.add_noise(clean, noise, timesteps)
         return made
 
 
@@ -176,7 +177,7 @@ def denoise(
             total=schedule.steps,
             latents=latents,
             denoised=denoised,
-            upcoming=schedule.timesteps[index + 1 : index + 2] if index + 1 < len(places) else None,
+            upcoming=places[index + 1] if index + 1 < len(places) else None,
         )
         if between is not None and (changed := between(schedule, step)) is not None:
             latents = changed
