@@ -84,6 +84,10 @@ class WorkerError(StudioError):
     """A process of the studio, as the one that paints, died or could not start."""
 
 
+class ProcessDeathError(WorkerError):
+    """A process of the studio ended in the middle of its work, which can be begun again."""
+
+
 class TrainingError(StudioError):
     """A training that cannot go on; what was saved before is whole."""
 

@@ -18,7 +18,6 @@ from app.gallery import metadata
 from app.gallery.pictures import Gallery, PictureFile
 from app.painting.runner import LocalRunner
 from app.settings import Settings, make_folder, real_path, user_path
-from app.streams import say
 from pipelines import pictures
 from pipelines.catalog import Catalog
 from pipelines.denoising import samplers
@@ -27,6 +26,7 @@ from pipelines.memory import forecast
 from pipelines.memory.planning import before_torch
 from pipelines.progress import Progress, Stage
 from pipelines.request import GenerationRequest, complete
+from pipelines.streams import say
 from pipelines.text import seen_words
 
 

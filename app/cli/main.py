@@ -14,7 +14,7 @@ from typing import Annotated
 import typer
 from typer.exceptions import TyperException
 
-from app import hosting, streams, tokens
+from app import hosting, tokens
 from app.cli import convert
 from app.cli.bench import bench
 from app.cli.doctor import doctor
@@ -25,9 +25,10 @@ from app.cli.models import app as models
 from app.cli.options import AdminTokenOption, PublicUrlOption, ShareTokenOption, WorkspaceOption
 from app.cli.train import app as train
 from app.settings import DEBUG_VARIABLE, VERSION, Settings, make_folder, workspace_path
-from app.streams import say
+from pipelines import streams
 from pipelines.errors import RequestError, StudioError, printable
 from pipelines.memory import address_space
+from pipelines.streams import say
 
 _INTERRUPTED = 130
 

@@ -6,7 +6,7 @@ import shutil
 import sys
 from typing import TextIO
 
-from app import streams
+from pipelines import streams
 from pipelines.errors import RequestError
 from pipelines.progress import Progress
 

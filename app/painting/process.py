@@ -2,49 +2,39 @@
 
 from __future__ import annotations
 
-import base64
-import json
 import logging
 import os
 import queue
-import signal
-import sys
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
-from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from app import streams
 from app.gallery.pictures import Gallery, PictureFile
 from app.painting.runner import LocalRunner
 from app.settings import Settings
 from pipelines.catalog import Catalog
 from pipelines.errors import StudioError, printable
 from pipelines.memory.planning import before_torch, is_out_of_memory
+from pipelines.processes.inside import ParentPipe
+from pipelines.processes.wire import error_fields, progress_fields
 from pipelines.progress import Progress
 from pipelines.request import GenerationRequest, from_mapping
 
-_MAX_LOG_BYTES = 5_000_000
 # Seconds in which a finished picture is written; the page waits for five.
 _FAREWELL = 3.0
 
 
-def main(connection: Connection, workspace: str, preload: str | None) -> None:
+def main(pipe: ParentPipe, workspace: str, preload: str | None) -> None:
     """Runs in the worker process until the page goes away; loads `preload` first."""
-    # Ctrl+C in a terminal reaches every process of the group; the page decides what it means.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    settings = Settings(workspace=Path(workspace))
-    log_to(settings.logs / "worker.log")
-    _PaintingProcess(connection, settings).run(preload)
+    _PaintingProcess(pipe, Settings(workspace=Path(workspace))).run(preload)
 
 
 class _PaintingProcess:
-    def __init__(self, connection: Connection, settings: Settings) -> None:
-        self._connection = connection
+    def __init__(self, pipe: ParentPipe, settings: Settings) -> None:
+        self._pipe = pipe
         self._settings = settings
-        self._sending = threading.Lock()
         self._orders: queue.Queue[dict[str, Any]] = queue.Queue()
         self._stopped: set[str] = set()
         self._leaving = threading.Event()
@@ -67,12 +57,12 @@ class _PaintingProcess:
         )
         runner = LocalRunner(engine, Gallery(self._settings.outputs))
         machine = asdict(engine.machine)
-        self._send(event="phase", phase="loading", device=engine.machine.name, machine=machine)
+        self._pipe.tell("phase", phase="loading", device=engine.machine.name, machine=machine)
         failure = None
         if preload is not None:
             failure = self._attempt(lambda: engine.load(preload, lambda progress: None))
         machine = asdict(engine.machine)
-        self._send(event="phase", phase="ready", message=str(failure or ""), machine=machine)
+        self._pipe.tell("phase", phase="ready", message=str(failure or ""), machine=machine)
         while True:
             order = self._orders.get()
             self._idle.clear()
@@ -82,23 +72,17 @@ class _PaintingProcess:
             request = from_mapping(order["request"])
             last = self._paint(runner, order["job"], request, upcoming)
             self._idle.set()
-            self._send(**last, machine=asdict(engine.machine))
+            self._pipe.tell(**last, machine=asdict(engine.machine))
             if self._lost_card:
                 # Nothing works in this process any more; the page starts another one.
                 os._exit(1)
 
     def _read(self) -> None:
-        try:
-            while True:
-                order = json.loads(self._connection.recv_bytes())
-                if order["do"] == "quit":
-                    break
-                if order["do"] == "stop":
-                    self._stopped.add(order["job"])
-                else:
-                    self._orders.put(order)
-        except (EOFError, OSError):
-            logging.info("the page is gone")
+        for order in self._pipe.orders():
+            if order["do"] == "stop":
+                self._stopped.add(order["job"])
+            else:
+                self._orders.put(order)
         # What is finished is written to its end. A step may last longer than anybody waits.
         self._leaving.set()
         self._idle.wait(_FAREWELL)
@@ -114,14 +98,11 @@ class _PaintingProcess:
         """Paints, and returns the last message of the job."""
 
         def report(progress: Progress) -> None:
-            values = asdict(progress)
-            preview = progress.preview
-            values["preview"] = base64.b64encode(preview).decode() if preview else None
-            self._send(event="progress", job=job, progress=values)
+            self._pipe.tell("progress", job=job, progress=progress_fields(progress))
 
         def keep(file: PictureFile) -> None:
-            self._send(
-                event="picture",
+            self._pipe.tell(
+                "picture",
                 job=job,
                 path=str(file.path),
                 request=file.request.model_dump(mode="json"),
@@ -143,8 +124,7 @@ class _PaintingProcess:
         self._stopped.discard(job)
         if failure is None:
             return {"event": "done", "job": job}
-        said = {"message": failure.message, "way_out": failure.way_out}
-        return {"event": "failed", "job": job, **said}
+        return {"event": "failed", "job": job, **error_fields(failure)}
 
     def _attempt(self, work: Callable[[], object]) -> StudioError | None:
         """What went wrong, as a sentence: our own fault ends the job, not the worker."""
@@ -162,10 +142,6 @@ class _PaintingProcess:
             )
         return None
 
-    def _send(self, **message: Any) -> None:
-        with self._sending:
-            self._connection.send_bytes(json.dumps(message).encode())
-
 
 def _is_lost_card(error: BaseException | None) -> bool:
     """True where a card fails by itself: CUDA then refuses everything else in the process, too."""
@@ -174,19 +150,3 @@ def _is_lost_card(error: BaseException | None) -> bool:
             return True
         error = error.__cause__ or error.__context__
     return False
-
-
-def log_to(file: Path) -> None:
-    """Sends everything that this process prints, also from C code, to `file`."""
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        if file.is_file() and file.stat().st_size > _MAX_LOG_BYTES:
-            file.replace(file.with_suffix(".old.log"))
-        stream = open(file, "a", encoding="utf-8", buffering=1)
-    except OSError:
-        # A full or read-only disk must not keep the studio from starting.
-        stream = open(os.devnull, "w", encoding="utf-8")
-    os.dup2(stream.fileno(), 1)
-    os.dup2(stream.fileno(), 2)
-    sys.stdout = sys.stderr = streams.escaping(stream)
-    logging.basicConfig(stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s")

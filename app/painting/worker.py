@@ -1,45 +1,46 @@
 """The page's side of the painting process: keeps one alive and gives it one request at a time.
 
-Page -> worker: {"do": "paint", "job", "request", "upcoming"}, {"do": "stop", "job"},
-{"do": "quit"}.
+Page -> worker: {"do": "paint", "job", "request", "upcoming"}, {"do": "stop", "job"}.
 Worker -> page: {"event": "phase" | "progress" | "picture" | "failed" | "done", ...}.
-A worker that dies is noticed, said and replaced. `painting.py` is the other side.
+A worker that dies is noticed, said and replaced. `process.py` is the other side; what every child
+process has in common lies in `pipelines.processes`.
 """
 
 from __future__ import annotations
 
-import base64
-import json
 import logging
-import multiprocessing
 import queue
 import threading
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from app.gallery.pictures import PictureFile
 from app.painting import process as painting
 from app.painting.runner import Keep
 from app.settings import Settings
-from pipelines.errors import OutOfMemoryError, StudioError, WorkerError, cause_of_death
+from pipelines.errors import OutOfMemoryError, ProcessDeathError, StudioError, WorkerError
 from pipelines.memory import address_space
 from pipelines.memory.planning import Machine
-from pipelines.progress import Progress, Report, ShouldStop, Stage
+from pipelines.processes.child import Child
+from pipelines.processes.inside import ChildSpec
+from pipelines.processes.wire import Message, error_fields, error_of, progress_of
+from pipelines.progress import Report, ShouldStop
 from pipelines.request import GenerationRequest, from_mapping
 
-WorkerPhase = Literal["starting", "loading", "ready", "painting", "lost"]
-Message = dict[str, Any]
+WorkerPhase = Literal["starting", "loading", "ready", "painting", "lost", "lent"]
 # A worker that dies this soon after its start would only die again.
 _QUICK_DEATH_SECONDS = 20.0
 _MAX_QUICK_DEATHS = 3
 _POLL_SECONDS = 0.05
 # A step of the largest model on a slow processor stays below this; a hung card does not.
 _STOP_SECONDS = 120.0
+# In which the worker writes a finished picture before it goes (`process`), and a little more.
+_CLOSE_SECONDS = 5.0
 # So many waiting jobs have their texts encoded along with the first one's.
 _UPCOMING = 50
 log = logging.getLogger(__name__)
@@ -60,33 +61,31 @@ class EngineState:
     machine: Machine | None = None
 
 
-@dataclass(frozen=True)
-class _Link:
-    """One worker process and the pipe to it."""
-
-    process: Any
-    connection: Connection
-    started: float
-
-    def send(self, message: Message) -> None:
-        """Raises OSError when the worker is gone."""
-        self.connection.send_bytes(json.dumps(message).encode())
-
-
 class WorkerRunner:
-    """A `Runner` over a process of its own."""
+    """A `Runner` over a process of its own.
 
-    def __init__(self, settings: Settings) -> None:
+    `born` hears the number of each new process before it gets any work.
+    """
+
+    def __init__(self, settings: Settings, born: Callable[[int], None] = lambda pid: None) -> None:
         self._settings = settings
-        self._context = multiprocessing.get_context("spawn")
+        self._born = born
+        self._spec = ChildSpec(
+            name="pixart-worker",
+            what="The painting process",
+            log=settings.logs / "worker.log",
+            serves=True,
+        )
         self._one_at_a_time = threading.Lock()
         self._lock = threading.Lock()
-        self._link: _Link | None = None
+        self._child: Child | None = None
         self._listener: threading.Thread | None = None
         self._inbox: queue.Queue[Message] | None = None
         self._state = EngineState()
         self._preload: str | None = None
         self._quick_deaths = 0
+        # True while another kind of job has the device, and after the end.
+        self._away = False
         self._closed = False
 
     @property
@@ -101,7 +100,7 @@ class WorkerRunner:
         Where the system refuses a new process, the state says so.
         """
         with self._lock:
-            if self._closed or self._link is not None:
+            if self._away or self._child is not None:
                 return
             if lack := _lack():
                 self._state = replace(self._state, phase="lost", message=lack)
@@ -109,48 +108,59 @@ class WorkerRunner:
             self._preload = preload or self._preload
             # A model whose loading killed the worker must not kill the next one too.
             wanted = self._preload if self._quick_deaths == 0 else None
-            ours, theirs = self._context.Pipe()
-            process = self._context.Process(
-                target=painting.main,
-                args=(theirs, str(self._settings.workspace), wanted),
-                name="pixart-worker",
-                daemon=True,
-            )
             try:
-                process.start()
-            except OSError as error:
-                ours.close()
-                theirs.close()
-                message = f"The painting process could not be started ({error.strerror})."
-                self._state = replace(self._state, phase="lost", message=message)
+                child = Child.start(
+                    self._spec, painting.main, str(self._settings.workspace), wanted
+                )
+            except WorkerError as error:
+                self._state = replace(self._state, phase="lost", message=error.message)
                 return
-            theirs.close()
             self._state = replace(self._state, phase="starting")
-            link = self._link = _Link(process, ours, time.monotonic())
+            self._child = child
             self._listener = threading.Thread(
-                target=self._listen, args=(link,), name="worker-listener", daemon=True
+                target=self._listen, args=(child,), name="worker-listener", daemon=True
             )
+            self._born(child.pid)
             self._listener.start()
 
     def close(self) -> None:
         """Ends the worker; a job that still runs fails with a sentence."""
         with self._lock:
             self._closed = True
-            link, self._link = self._link, None
-            inbox, listener = self._inbox, self._listener
+            inbox = self._inbox
         if inbox is not None:
-            inbox.put({"event": "lost", "message": "The studio is closing.", "way_out": ""})
-        if link is None or listener is None:
-            return
-        try:
-            link.send({"do": "quit"})
-        except OSError:
-            log.info("the worker had ended before it was told to")
-        # Only the listener waits for the process: of two that wait, one may miss its exit code.
-        listener.join(timeout=5)
-        if listener.is_alive():
-            link.process.kill()
-            listener.join(timeout=5)
+            inbox.put(_lost(WorkerError("The studio is closing.")))
+        self._give_up()
+
+    @contextmanager
+    def lent(self) -> Iterator[None]:
+        """Gives the device up for the block, once what is being painted is finished.
+
+        The process ends, so that nothing of it is left on the device, not even its context; a new
+        one starts after the block.
+        """
+        with self._one_at_a_time:
+            self._give_up()
+            with self._lock:
+                words = "The device is lent to another job; painting goes on after it."
+                self._state = replace(self._state, phase="lent", message=words)
+            try:
+                yield
+            finally:
+                with self._lock:
+                    self._away = self._closed
+                    self._state = replace(self._state, message="")
+                self.start()
+
+    def _give_up(self) -> None:
+        """Ends the process; none is started any more."""
+        with self._lock:
+            self._away = True
+            child, self._child = self._child, None
+            listener = self._listener
+        if child is not None and listener is not None:
+            child.end(_CLOSE_SECONDS)
+            listener.join(timeout=_CLOSE_SECONDS)
 
     def paint(
         self,
@@ -168,22 +178,16 @@ class WorkerRunner:
             job = uuid.uuid4().hex
             # Taken together: the death of exactly this worker is what this inbox hears about.
             with self._lock:
-                link, self._inbox = self._link, inbox
+                child, self._inbox = self._child, inbox
                 said = self._state.message
             try:
-                if link is None:
+                if child is None:
                     raise WorkerError(said or "The painting process could not be started.")
                 requests = [one.model_dump(mode="json") for one in (request, *upcoming)]
-                _tell(
-                    link,
-                    {
-                        "do": "paint",
-                        "job": job,
-                        "request": requests[0],
-                        "upcoming": requests[1 : 1 + _UPCOMING],
-                    },
+                child.order(
+                    "paint", job=job, request=requests[0], upcoming=requests[1 : 1 + _UPCOMING]
                 )
-                self._follow(link, job, inbox, report=report, keep=keep, should_stop=should_stop)
+                self._follow(child, job, inbox, report=report, keep=keep, should_stop=should_stop)
             finally:
                 with self._lock:
                     self._inbox = None
@@ -192,7 +196,7 @@ class WorkerRunner:
 
     def _follow(
         self,
-        link: _Link,
+        child: Child,
         job: str,
         inbox: queue.Queue[Message],
         *,
@@ -204,56 +208,56 @@ class WorkerRunner:
         while True:
             if asked is None and should_stop():
                 asked = time.monotonic()
-                _tell(link, {"do": "stop", "job": job})
-            if asked is not None and time.monotonic() - asked > _STOP_SECONDS:
-                link.process.kill()
+                child.order("stop", job=job)
+            hangs = asked is not None and time.monotonic() - asked > _STOP_SECONDS
+            if hangs:
+                child.kill()
             try:
                 message = inbox.get(timeout=_POLL_SECONDS)
             except queue.Empty:
                 continue
             event = message["event"]
             if event == "lost":
-                if asked is not None and time.monotonic() - asked > _STOP_SECONDS:
+                if hangs:
                     return
-                raise WorkerError(message["message"], message["way_out"])
+                raise error_of(message)
             if message.get("job") != job:
                 continue
             if event == "progress":
-                report(_progress(message))
+                report(progress_of(message["progress"]))
             elif event == "picture":
                 keep(_picture(message))
             elif event == "failed":
-                raise StudioError(message["message"], message["way_out"])
+                raise error_of(message)
             elif event == "done":
                 return
 
-    def _listen(self, link: _Link) -> None:
+    def _listen(self, child: Child) -> None:
         try:
             while True:
-                self._receive(json.loads(link.connection.recv_bytes()))
-        except (EOFError, OSError):
-            link.connection.close()
-        link.process.join(timeout=5)
+                message = child.receive()
+                if message is not None:
+                    self._receive(message)
+        except EOFError:
+            child.close()
         with self._lock:
-            if self._closed or self._link is not link:
+            if self._child is not child:
                 return
-            self._link = None
-            quick = time.monotonic() - link.started < _QUICK_DEATH_SECONDS
+            self._child = None
+            quick = time.monotonic() - child.started < _QUICK_DEATH_SECONDS
             self._quick_deaths = self._quick_deaths + 1 if quick else 0
             again = self._quick_deaths < _MAX_QUICK_DEATHS
-            cause = cause_of_death(link.process.exitcode)
-            said = f"The painting process ended unexpectedly ({cause})."
-            log.warning(said)
-            where = f"The reason may be in {self._settings.logs / 'worker.log'}."
+            death = child.death()
+            log.warning(death.message)
             self._state = EngineState(
                 phase="lost",
-                message=f"{said} {'A new one is starting.' if again else where}",
+                message=f"{death.message} {'A new one is starting.' if again else death.way_out}",
                 restarts=self._state.restarts + 1,
             )
             if self._inbox is not None:
                 # Read long after it was said: nothing in it may become untrue.
-                way_out = "Press Generate again." if again else where
-                self._inbox.put({"event": "lost", "message": said, "way_out": way_out})
+                way_out = "Press Generate again." if again else death.way_out
+                self._inbox.put(_lost(ProcessDeathError(death.message, way_out)))
         if again:
             self.start()
 
@@ -287,19 +291,8 @@ def _lack() -> str:
     return ""
 
 
-def _tell(link: _Link, message: Message) -> None:
-    try:
-        link.send(message)
-    except OSError:
-        # The listener sees the same death, and says it.
-        log.info("the worker is gone")
-
-
-def _progress(message: Message) -> Progress:
-    values = dict(message["progress"])
-    preview = values.pop("preview")
-    values["stage"] = Stage(values["stage"])
-    return Progress(**values, preview=base64.b64decode(preview) if preview else None)
+def _lost(error: StudioError) -> Message:
+    return {"event": "lost", **error_fields(error)}
 
 
 def _picture(message: Message) -> PictureFile:

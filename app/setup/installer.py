@@ -19,7 +19,7 @@ from functools import partial
 from pathlib import Path
 from typing import IO, TextIO
 
-from app.streams import bare, escape
+from pipelines.streams import bare, escape
 
 LOG_NAME = "install.log"
 LOCK_NAME = "studio.lock"

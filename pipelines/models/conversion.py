@@ -2,37 +2,22 @@
 
 The page never loads torch, a stop is obeyed at once, and what lacks memory must not take the studio
 along: so a child does the work (`pipelines.models.convert`) and tells how far it is.
-Child -> parent: {"event": "progress" | "failed" | "done", ...}.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
-import multiprocessing
-import os
-import signal
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from multiprocessing import resource_tracker
-from multiprocessing.connection import Connection
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
-from pipelines.errors import (
-    ModelError,
-    SaveError,
-    StudioError,
-    WorkerError,
-    cause_of_death,
-    printable,
-)
+from pipelines.errors import ModelError, ProcessDeathError, SaveError, StudioError, printable
 from pipelines.models.hub_rows import HubSource
 from pipelines.models.hub_store import HubFolder, StoredFile
 from pipelines.models.transfer import Meter, StopGate
+from pipelines.processes.child import Child
+from pipelines.processes.inside import ChildSpec, ParentPipe
+from pipelines.processes.wire import Message
 from pipelines.progress import Stage
-
-Message = dict[str, Any]
 
 
 def into_diffusers(
@@ -86,108 +71,58 @@ def _described(file: Path, name: str, gate: StopGate, meter: Meter) -> StoredFil
 def _apart(file: Path, folder: Path, gate: StopGate, meter: Meter) -> None:
     """Runs the child to its end."""
     # The child counts tensors; as shares of the file they say enough.
-    size = file.stat().st_size
+    size, before = file.stat().st_size, 0
     meter.begin_stage(Stage.CONVERTING, file.name, size)
-    context = multiprocessing.get_context("spawn")
-    ours, theirs = context.Pipe(duplex=False)
-    process = context.Process(
-        target=main, args=(theirs, str(file), str(folder)), name="pixart-convert", daemon=True
-    )
+
+    def heard(message: Message) -> None:
+        nonlocal before
+        now = size * message["done"] // message["total"]
+        meter.at(now, arrived=now - before)
+        before = now
+
+    spec = ChildSpec(name="pixart-convert", what=f"The process that converts {file.name}")
+    child = Child.start(spec, convert, str(file), str(folder))
     try:
-        with _without_interrupts():
-            process.start()
-    except OSError as error:
-        ours.close()
-        raise WorkerError(
-            f"The process that converts {file.name} could not be started ({error.strerror})."
+        # At once, and not asked first: once the gate is closed nothing more is written.
+        with gate.ending(child.kill):
+            child.follow(heard)
+    except ProcessDeathError as death:
+        gate.check()
+        raise ProcessDeathError(
+            death.message, "Close other programs and try again; what has arrived is kept."
         ) from None
     finally:
-        theirs.close()
-    try:
-        with gate.ending(process.kill):
-            last = _followed(ours, size, meter)
-            process.join()
-    finally:
-        ours.close()
-        process.kill()
-        process.join()
+        child.kill()
+        child.close()
     gate.check()
-    if last is None:
-        raise WorkerError(
-            f"The process that converts {file.name} ended unexpectedly"
-            f" ({cause_of_death(process.exitcode)}).",
-            "Close other programs and try again; what has arrived is kept.",
-        )
-    if last["event"] == "failed":
-        kind = SaveError if last["kind"] == SaveError.__name__ else ModelError
-        raise kind(last["message"], last["way_out"])
 
 
-@contextmanager
-def _without_interrupts() -> Iterator[None]:
-    """A child that is started here is deaf to Ctrl+C from its first moment on.
-
-    It reaches every process of a terminal, and the parent decides what it means.
-    """
-    if os.name != "posix":
-        yield
-        return
-    # Otherwise started along with the child, which undoes the mask.
-    resource_tracker.ensure_running()
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-def _followed(connection: Connection, size: int, meter: Meter) -> Message | None:
-    """The child's last word, None where it died without one."""
-    before = 0
-    try:
-        while True:
-            message: Message = json.loads(connection.recv_bytes())
-            if message["event"] != "progress":
-                return message
-            now = size * message["done"] // message["total"]
-            meter.at(now, arrived=now - before)
-            before = now
-    except (EOFError, OSError):
-        return None
-
-
-def main(connection: Connection, file: str, folder: str) -> None:
+def convert(pipe: ParentPipe, file: str, folder: str) -> None:
     """The child."""
-    # Where there is no mask.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
     from pipelines.memory.planning import before_torch, is_out_of_memory
-
-    def tell(**message: Any) -> None:
-        try:
-            connection.send_bytes(json.dumps(message).encode())
-        except OSError:
-            # The parent is gone; what was begun is taken away on the way out.
-            raise SystemExit(1) from None
-
-    def report(done: int, total: int) -> None:
-        tell(event="progress", done=done, total=total)
 
     try:
         before_torch()
         from pipelines.models import convert
         from pipelines.models.sources import ReadOptions
 
-        convert.convert(Path(file), Path(folder), ReadOptions(), report=report)
+        convert.convert(
+            Path(file),
+            Path(folder),
+            ReadOptions(),
+            report=lambda done, total: pipe.tell("progress", done=done, total=total),
+        )
+    except (SaveError, ModelError) as error:
+        raise type(error)(error.message, _way(error)) from None
     except StudioError as error:
-        tell(event="failed", kind=type(error).__name__, message=error.message, way_out=_way(error))
+        raise ModelError(error.message, _way(error)) from None
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
-        words = f"The memory does not suffice to convert {Path(file).name}."
-        way_out = "Close other programs and try again; what has arrived is kept."
-        tell(event="failed", kind="ModelError", message=words, way_out=way_out)
-    else:
-        tell(event="done")
+        raise ModelError(
+            f"The memory does not suffice to convert {Path(file).name}.",
+            "Close other programs and try again; what has arrived is kept.",
+        ) from None
 
 
 def _way(error: StudioError) -> str:

@@ -24,9 +24,10 @@ from safetensors.torch import load_file, save_file
 from app.cli.main import main
 from pipelines.catalog import Catalog
 from pipelines.errors import DownloadError, ModelError, WorkerError
-from pipelines.models import conversion, hub_rows
+from pipelines.models import hub_rows
 from pipelines.models.convert import NULL_CAPTION_FILE
 from pipelines.models.original_layout import NULL_CAPTION
+from pipelines.processes.child import Child
 from pipelines.progress import Stage
 from tests import tiny
 from tests.fake_hub import FakeHub
@@ -392,17 +393,13 @@ def test_the_disk_is_counted_before(
 def test_a_child_that_dies_is_one_sentence(
     hub: FakeHub, shelf: Shelf, checkpoint: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    followed = conversion._followed
+    followed = Child.follow
 
-    def killed(*arguments: Any) -> Any:
-        import multiprocessing
+    def killed(child: Child, *arguments: Any) -> Any:
+        child.kill()
+        return followed(child, *arguments)
 
-        for process in multiprocessing.active_children():
-            if process.name == "pixart-convert":
-                process.kill()
-        return followed(*arguments)
-
-    monkeypatch.setattr(conversion, "_followed", killed)
+    monkeypatch.setattr(Child, "follow", killed)
     with pytest.raises(WorkerError, match="killed by SIGKILL, perhaps for lack of memory"):
         shelf.get(COCO)
     monkeypatch.undo()

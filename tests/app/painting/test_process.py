@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator
-from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from app.painting import process
 from app.painting.worker import WorkerRunner
 from app.settings import Settings
 from pipelines.errors import StudioError
+from pipelines.processes.inside import ParentPipe
 from pipelines.progress import Progress, Stage
 from tests.app.painting.test_worker import paint, request, until
 
@@ -27,14 +27,14 @@ class AcceleratorError(RuntimeError):
     """As torch names it."""
 
 
-def _lose_the_card(connection: Connection, workspace: str, preload: str | None) -> None:
+def _lose_the_card(pipe: ParentPipe, workspace: str, preload: str | None) -> None:
     from pipelines.engine import Engine
 
     def generate(*_: Any, **__: Any) -> Iterator[Any]:
         raise AcceleratorError("CUDA error: an illegal memory access was encountered")
 
     Engine.generate = generate  # type: ignore[method-assign]
-    real_main(connection, workspace, preload)
+    real_main(pipe, workspace, preload)
 
 
 def test_a_process_that_lost_its_card_is_replaced(
@@ -59,7 +59,7 @@ def test_only_a_failure_of_the_card_itself_ends_the_process() -> None:
     assert not process._is_lost_card(RuntimeError("shapes do not match"))
 
 
-def _save_slowly(connection: Connection, workspace: str, preload: str | None) -> None:
+def _save_slowly(pipe: ParentPipe, workspace: str, preload: str | None) -> None:
     add = Gallery.add
 
     def later(gallery: Gallery, picture: Painted) -> PictureFile:
@@ -67,7 +67,7 @@ def _save_slowly(connection: Connection, workspace: str, preload: str | None) ->
         return add(gallery, picture)
 
     Gallery.add = later  # type: ignore[method-assign, assignment]
-    real_main(connection, workspace, preload)
+    real_main(pipe, workspace, preload)
 
 
 def test_a_finished_picture_is_written_though_the_page_goes_away(

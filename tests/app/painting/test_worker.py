@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -50,8 +51,8 @@ def worker(settings: Settings) -> Iterator[WorkerRunner]:
 
 
 def pid(worker: WorkerRunner) -> int:
-    assert worker._link is not None
-    return int(worker._link.process.pid)
+    assert worker._child is not None
+    return worker._child.pid
 
 
 def paint(worker: WorkerRunner, wanted: GenerationRequest) -> tuple[list[Path], list[Progress]]:
@@ -168,7 +169,7 @@ def test_a_worker_that_cannot_live_is_not_started_for_ever(
     monkeypatch.setattr("app.painting.process.main", _die)
     runner = WorkerRunner(settings)
     runner.start()
-    until(lambda: runner.state.restarts == 3 and runner._link is None)
+    until(lambda: runner.state.restarts == 3 and runner._child is None)
     time.sleep(0.5)
     assert runner.state.phase == "lost"
     assert "exit code 3" in runner.state.message
@@ -222,8 +223,8 @@ def test_closing_ends_worker_and_job_at_once(settings: Settings) -> None:
     running = jobs.submit(request(steps=200, count=9), "me")
     waiting = jobs.submit(request(), "me")
     until(lambda: runner.state.phase == "painting")
-    assert runner._link is not None
-    process = runner._link.process
+    process = runner._child
+    assert process is not None
     runner.close()
     assert process.exitcode == 0, "it ended by itself, it was not killed"
     jobs.close()
@@ -235,6 +236,28 @@ def test_closing_ends_worker_and_job_at_once(settings: Settings) -> None:
         jobs.submit(request(), "me")
 
 
+def test_the_device_is_lent_and_taken_back(settings: Settings) -> None:
+    """Nothing of the painter is left meanwhile: its process is gone, with all that it held."""
+    runner = WorkerRunner(settings)
+    runner.start(preload="nano")
+    until(lambda: runner.state.phase == "ready")
+    number, painted = pid(runner), []
+    with runner.lent():
+        with pytest.raises(ProcessLookupError):
+            os.kill(number, 0)
+        assert runner.state.phase == "lent"
+        assert "lent to another job" in runner.state.message
+        waits = threading.Thread(target=lambda: painted.append(paint(runner, request())[0]))
+        waits.start()
+        waits.join(0.3)
+        assert waits.is_alive(), "who wants to paint waits"
+        assert runner._child is None
+    waits.join(60)
+    assert len(painted) == 1
+    assert runner.state.restarts == 0, "it was no death"
+    runner.close()
+
+
 def test_a_page_that_is_killed_takes_its_worker_with_it(tmp_path: Path) -> None:
     script = (
         "import sys, time\n"
@@ -244,7 +267,7 @@ def test_a_page_that_is_killed_takes_its_worker_with_it(tmp_path: Path) -> None:
         "if __name__ == '__main__':\n"
         "    runner = WorkerRunner(Settings(workspace=Path(sys.argv[1])))\n"
         "    runner.start()\n"
-        "    print(runner._link.process.pid, flush=True)\n"
+        "    print(runner._child.pid, flush=True)\n"
         "    time.sleep(60)\n"
     )
     (tmp_path / "page.py").write_text(script)

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from app import streams
 from app.cli import main
 from app.cli.status import Status
+from pipelines import streams
 
 HOSTILE = "\x1b[2J\x07\r\b\x7f\x9b31m\u202e\u2028"
 

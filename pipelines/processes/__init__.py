@@ -1,0 +1,1 @@
+"""Child processes: started, spoken to, stopped, and their death said in one sentence."""
