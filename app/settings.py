@@ -70,6 +70,11 @@ class Settings:
         return self.cache / "gallery.db"
 
     @property
+    def jobs(self) -> Path:
+        """The database of jobs."""
+        return self.workspace / "jobs.db"
+
+    @property
     def uploads(self) -> Path:
         """What gradio keeps for an hour, a folder for each studio; what is used goes elsewhere."""
         return self.cache / "gradio"

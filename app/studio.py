@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,8 +17,8 @@ from app.gallery.index import GalleryIndex, IndexedPicture, SearchResult
 from app.gallery.pictures import Gallery
 from app.hardware import Forecasts, Hardware
 from app.jobs.job import Job
-from app.jobs.last_jobs import LastJobs
-from app.jobs.queue import JobQueue
+from app.jobs.queue import PAINTER, JobQueue
+from app.jobs.store import JobStore
 from app.models import own_models
 from app.models.download_jobs import ModelJobs
 from app.models.import_jobs import ImportJobs
@@ -26,6 +26,7 @@ from app.models.store import ModelStore
 from app.painting.worker import EngineState, WorkerRunner
 from app.painting.zero import ZeroRunner
 from app.settings import Settings
+from lora_manager import drafts
 from pipelines import pictures
 from pipelines.catalog import Catalog, ModelSpec
 from pipelines.errors import (
@@ -70,8 +71,11 @@ class Studio:
         self.index = GalleryIndex(settings.outputs, settings.index, self.forget_thumbs)
         self.exports = ExportJobs(settings.exports)
         self.forecasts = Forecasts()
-        self._worker = _runner(settings)
-        self._jobs = JobQueue(self._worker, LastJobs(settings.cache / "jobs", self.gallery))
+        self.store = JobStore(settings.jobs)
+        self._worker = _runner(settings, self._remember_painter)
+        # On ZeroGPU a job needs the visitor who has asked for it: whose time it is.
+        resumes = isinstance(self._worker, WorkerRunner)
+        self._jobs = JobQueue(self._worker, self.store, self.gallery, resumes=resumes)
 
     def start(self) -> None:
         """Starts the painting process behind the page; drafts of dead processes go."""
@@ -85,6 +89,11 @@ class Studio:
         self.models.close()
         self._jobs.close()
         self._worker.close()
+
+    def _remember_painter(self, process: int) -> None:
+        """Should this studio be killed, the next one waits for the end of its painting process."""
+        if self.store.held:
+            self.store.note(PAINTER, drafts.writer(process))
 
     def engine(self) -> EngineState:
         """What the painting process does: starting, ready, painting, lost, and on which device."""
@@ -102,6 +111,9 @@ class Studio:
             state: doctor.Verdict = "fault" if engine.phase == "lost" else "warning"
             said = doctor.redacted(engine.message)
             found.append(Finding(name="painting process", state=state, fact=said))
+        if problem := self.store.problem:
+            said = doctor.redacted(problem)
+            found.append(Finding(name="jobs", state="warning", fact=said))
         return tuple(found)
 
     def prompt_bytes(self) -> int:
@@ -185,7 +197,10 @@ class Studio:
         Raises BusyError; RequestError for more than a Space allows.
         """
         hosting.check(request)
-        return self._jobs.submit(request, owner, client=client, grace=grace, passing=passing)
+        trusted = grace is None and not passing
+        return self._jobs.submit(
+            request, owner, client=client, grace=grace, passing=passing, trusted=trusted
+        )
 
     def stop(self, job_id: str, owner: str) -> None:
         """Asks a job to stop at its next step."""
@@ -334,7 +349,7 @@ def _read_texts(request: GenerationRequest) -> set[str]:
     return {tokens.clean(text, request.cleaning) for text in request.texts}
 
 
-def _runner(settings: Settings) -> WorkerRunner | ZeroRunner:
+def _runner(settings: Settings, born: Callable[[int], None]) -> WorkerRunner | ZeroRunner:
     """What paints: a process of its own, or on ZeroGPU the function that gets the card."""
     spaces = hosting.zero_gpu()
-    return WorkerRunner(settings) if spaces is None else ZeroRunner(settings, spaces)
+    return WorkerRunner(settings, born) if spaces is None else ZeroRunner(settings, spaces)

@@ -44,9 +44,17 @@ def beside(target: Path, kind: DraftKind = "part") -> Path:
     return target.with_name(f".{target.name}.{writer()}-{secrets.token_hex(4)}.{kind}")
 
 
-def writer() -> str:
-    """This process, as the names of its drafts tell it."""
-    return _writer(os.getpid())
+def writer(process: int | None = None) -> str:
+    """A process, this one where none is named, as the names of its drafts tell it."""
+    return _writer(os.getpid() if process is None else process)
+
+
+def process_of(writer: str) -> int | None:
+    """The number of the process that `writer` names; None where it is not there (any more)."""
+    found = _FOLDER.fullmatch(writer)
+    if found is None or _is_elsewhere(found) or _is_dead(found):
+        return None
+    return int(found["process"])
 
 
 @cache

@@ -108,6 +108,17 @@ class Gallery:
             with suppress(RecipeError):
                 yield metadata.read(self._root / name).request
 
+    def named(self, part: str, first_day: str) -> Iterator[Path]:
+        """The pictures with `part` in their names, of the days from `first_day` on."""
+        for day in sorted(self._root.glob("*/")):
+            if day.name >= first_day:
+                names = (f"{day.name}/{file.name}" for file in day.glob("*.png"))
+                yield from (
+                    self._root / name
+                    for name in names
+                    if part in name and PICTURE_NAME.fullmatch(name)
+                )
+
     def add(self, picture: Painted) -> PictureFile:
         """Writes `picture` with its recipe. Raises SaveError; never leaves half a file."""
         now = datetime.now().astimezone()

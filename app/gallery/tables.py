@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import sqlite3
 import threading
 from collections.abc import Callable, Iterator
@@ -11,7 +10,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from app.settings import make_folder
+from app import database
 from pipelines.errors import BusyError, SaveError, printable
 
 if TYPE_CHECKING:
@@ -21,13 +20,6 @@ T = TypeVar("T")
 BUSY_SECONDS = 10.0
 # Raised when the tables change: an index of another form is made anew.
 _FORM = 3
-# What is wrong with an index where SQLite has no code of its own for it.
-_DAMAGE = re.compile(r"no such (table|column)|invalid fts5|could not decode|malformed", re.I)
-# The disk does not take the index, which is no reason to show no pictures.
-_NO_PLACE = (
-    *(sqlite3.SQLITE_READONLY, sqlite3.SQLITE_FULL, sqlite3.SQLITE_CANTOPEN),
-    *(sqlite3.SQLITE_PERM, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_PROTOCOL),
-)
 _COLUMNS: dict[str, type] = {
     "id": int,
     "name": str,
@@ -53,31 +45,30 @@ _SEARCHED = ("prompt", "negative", "style", "model")
 
 
 class Tables:
-    """The index in the file `database`. Any thread and process may use it.
+    """The index in `file`. Any thread and process may use it.
 
     Where that cannot be written, on a read-only or full disk or behind a link that leads nowhere,
     the index lies in memory.
     """
 
-    def __init__(self, database: Path) -> None:
-        self._database = database
+    def __init__(self, file: Path) -> None:
+        self._database = file
         self._memory: sqlite3.Connection | None = None
         # One connection in memory is for one thread at a time.
         self._in_turn = threading.Lock()
 
     def use(self, work: Callable[[Database], T], patience: float = BUSY_SECONDS) -> T:
         """`work` on the open index; a damaged one is made anew first."""
-        if self._memory is not None or not _may_write(self._database):
+        if self._memory is not None or not database.may_write(self._database):
             return self._use_memory(work)
         try:
             with self._opened(patience) as db:
                 return work(db)
-        except UnicodeDecodeError:
-            pass
-        except sqlite3.DatabaseError as error:
-            if _code(error) in _NO_PLACE:
+        except (UnicodeDecodeError, sqlite3.DatabaseError) as error:
+            # The disk does not take the index, which is no reason to show no pictures.
+            if database.has_no_place(error):
                 return self._use_memory(work)
-            if not _is_damage(error):
+            if not database.is_damage(error):
                 raise _told(error, self._database) from None
         self.begin_anew()
         try:
@@ -95,7 +86,7 @@ class Tables:
                     self._memory = _in_memory(self._database if copied else None)
                 try:
                     db = Database(self._memory)
-                    if self._memory.execute("PRAGMA user_version").fetchone()[0] != _FORM:
+                    if database.form(self._memory) != _FORM:
                         _make(db)
                     return work(db)
                 except (UnicodeDecodeError, sqlite3.DatabaseError) as error:
@@ -107,13 +98,13 @@ class Tables:
 
     def begin_anew(self) -> None:
         """An empty index. Raises SaveError, BusyError."""
-        if self._memory is not None or not _may_write(self._database):
+        if self._memory is not None or not database.may_write(self._database):
             with self._in_turn:
                 self._memory = _in_memory(None)
             return
         try:
-            for ending in ("", "-wal", "-shm"):
-                self._database.with_name(self._database.name + ending).unlink(missing_ok=True)
+            for file in database.files(self._database):
+                file.unlink(missing_ok=True)
         except PermissionError:
             # Windows keeps files that another process has open: emptied in place.
             self._empty()
@@ -132,26 +123,11 @@ class Tables:
         # Here and not above: it loads pandas where that is installed, and few commands need it.
         from sqlite_utils import Database
 
-        make_folder(self._database.parent)
-        connection = sqlite3.connect(self._database, timeout=patience)
-        try:
+        with database.opened(self._database, patience) as connection:
             db = Database(connection)
-            if connection.execute("PRAGMA user_version").fetchone()[0] != _FORM:
+            if database.form(connection) != _FORM:
                 _make(db)
             yield db
-        finally:
-            connection.close()
-
-
-def _may_write(database: Path) -> bool:
-    """Whether the file of the index can be written, or made in the nearest folder that is there."""
-    there = next((p for p in (database, *database.parents) if os.path.lexists(p)), None)
-    if there is None:
-        return True
-    if there == database:
-        return os.path.isfile(there) and os.access(there, os.W_OK)
-    # No folder: a file in its place, or a link that leads nowhere or in circles.
-    return os.path.isdir(there) and os.access(there, os.W_OK | os.X_OK)
 
 
 def _in_memory(copied: Path | None) -> sqlite3.Connection:
@@ -172,8 +148,7 @@ def _in_memory(copied: Path | None) -> sqlite3.Connection:
 @contextmanager
 def writing(db: Database) -> Iterator[None]:
     """One transaction that waits for its turn: one that reads first is refused at once."""
-    with db.conn:
-        db.conn.execute("BEGIN IMMEDIATE")
+    with database.writing(db.conn):
         yield
 
 
@@ -182,7 +157,7 @@ def _make(db: Database, *, anew: bool = False) -> None:
     connection = db.conn
     with writing(db):
         # Two processes may get here at once: whoever is second finds it done.
-        if not anew and connection.execute("PRAGMA user_version").fetchone()[0] == _FORM:
+        if not anew and database.form(connection) == _FORM:
             return
         for table in ("pictures_fts", "pictures", "days"):
             connection.execute(f"DROP TABLE IF EXISTS {table}")
@@ -194,28 +169,13 @@ def _make(db: Database, *, anew: bool = False) -> None:
         )
         db.table("days").create({"day": str, "mtime_ns": int}, pk="day")
         connection.execute(f"PRAGMA user_version = {_FORM}")
-    # Reading and writing at once; whoever comes while others work leaves it as it is.
-    with suppress(sqlite3.OperationalError):
-        connection.execute("PRAGMA journal_mode = WAL")
+    database.write_ahead(connection)
 
 
-def _is_damage(error: sqlite3.DatabaseError) -> bool:
-    kinds = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
-    return _code(error) in kinds or bool(_DAMAGE.search(str(error)))
-
-
-def _code(error: sqlite3.DatabaseError) -> int:
-    # The low byte is the kind, the others say more about it.
-    return int(getattr(error, "sqlite_errorcode", 0) or 0) & 0xFF
-
-
-def _told(error: Exception, database: Path) -> SaveError | BusyError:
-    if isinstance(error, sqlite3.DatabaseError) and _code(error) in (
-        sqlite3.SQLITE_BUSY,
-        sqlite3.SQLITE_LOCKED,
-    ):
+def _told(error: Exception, file: Path) -> SaveError | BusyError:
+    if database.is_busy(error):
         return BusyError("The index of the gallery is in use by another program.", "Try again.")
     return SaveError(
-        f"The index of the gallery, {database}, cannot be used ({printable(error, 80)}).",
+        f"The index of the gallery, {file}, cannot be used ({printable(error, 80)}).",
         "Free some space, or make its folder writable; your pictures are not touched.",
     )

@@ -89,9 +89,8 @@ def test_no_verb_says_it_raw(
 
 def test_the_log_of_the_painting_process_is_escaped(tmp_path: Path) -> None:
     script = (
-        "import sys, logging\nfrom pathlib import Path\n"
-        "from app.painting import process as painting\n"
-        "painting.log_to(Path(sys.argv[1]))\n"
+        "import sys, logging\nfrom pathlib import Path\nfrom pipelines.processes import inside\n"
+        "inside.log_to(Path(sys.argv[1]))\n"
         f"print({HOSTILE!r})\nlogging.warning({HOSTILE!r})\nraise ValueError({HOSTILE!r})\n"
     )
     file = tmp_path / "worker.log"

@@ -11,8 +11,9 @@ import pytest
 
 from app.gallery.pictures import Gallery, PictureFile
 from app.jobs.job import Job, JobState
-from app.jobs.last_jobs import LastJobs
-from app.jobs.queue import MAX_KEPT, JobQueue
+from app.jobs.joblist import MAX_KEPT
+from app.jobs.queue import JobQueue
+from app.jobs.store import JobStore
 from app.jobs.turns import MAX_WAITING, MAX_WAITING_EACH
 from app.painting.runner import Keep
 from pipelines.catalog import Catalog
@@ -209,8 +210,8 @@ def test_the_preview_stays_until_the_next_picture() -> None:
 
 def test_a_deleted_picture_leaves_its_job(runner: StepRunner, tmp_path: Path) -> None:
     """As if it had never been asked for; the last one takes the job with it."""
-    kept = LastJobs(tmp_path, Gallery(tmp_path))
-    jobs = JobQueue(runner, kept)
+    store = JobStore(tmp_path / "jobs.db")
+    jobs = JobQueue(runner, store, Gallery(tmp_path))
     for _ in range(3):
         runner.go.release()
     job = ended(jobs, jobs.submit(request("cats", count=3), "me"))
@@ -224,7 +225,7 @@ def test_a_deleted_picture_leaves_its_job(runner: StepRunner, tmp_path: Path) ->
         jobs.drop(picture.name)
     assert jobs.get(job.id, "me") is None
     assert jobs.latest("me") is None
-    assert list(tmp_path.iterdir()) == [], "what was seen last is forgotten too"
+    assert store.load() == [], "what was seen last is forgotten too"
     jobs.close()
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from app.jobs import queue
+from app.jobs import entry
 from app.jobs.job import Job, JobState
 from app.jobs.queue import JobQueue
 from app.jobs.turns import MAX_REMEMBERED, MAX_WAITING, MAX_WAITING_CLIENT, Claim, Turns, check_room
@@ -140,8 +140,8 @@ class Clock:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.ahead = 0.0
         inner = time.monotonic
-        clock = type("time", (), {"monotonic": lambda: inner() + self.ahead})
-        monkeypatch.setattr(queue, "time", clock)
+        told = {"monotonic": lambda: inner() + self.ahead, "time": time.time}
+        monkeypatch.setattr(entry, "time", type("time", (), told))
 
 
 def test_a_job_that_nobody_asks_for_is_stopped(

@@ -45,7 +45,7 @@ def job(state: JobState, *, count: int = 1, done: int = 0, prompt: str = "a red 
         )
         for i in range(done)
     )
-    return Job(id="j", owner="o", request=wish, state=state, pictures=files)
+    return Job(id="j", owner="o", payload=wish, state=state, pictures=files)
 
 
 class Tags(HTMLParser):

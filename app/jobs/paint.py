@@ -1,0 +1,160 @@
+"""The kind of job that paints: how it goes on after an interruption, and what the database keeps.
+
+Pictures are kept by their names in the gallery: a workspace may be copied or moved.
+"""
+
+from __future__ import annotations
+
+import math
+import platform
+from collections.abc import Collection, Iterator
+from contextlib import suppress
+from dataclasses import replace
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from app.gallery import metadata
+from app.gallery.pictures import Gallery, PictureFile
+from app.jobs.entry import Entry
+from app.jobs.job import PAINT
+from app.jobs.kinds import JobControl, Kind, Lane
+from app.painting.runner import Runner
+from pipelines.errors import RequestError, StudioError
+from pipelines.progress import Progress
+from pipelines.request import GenerationRequest, from_mapping
+
+# Clocks of file systems are coarser than that of the processor.
+_SLACK_SECONDS = 2.0
+
+
+def kind(runner: Runner, gallery: Gallery | None, *, resumes: bool = True) -> Kind:
+    """The row of the table."""
+
+    def run(control: JobControl) -> None:
+        _run(control, runner)
+
+    def recover(entry: Entry, known: Collection[str]) -> None:
+        if gallery is not None:
+            _recover(entry, gallery, set(known))
+
+    return Kind(
+        name=PAINT,
+        lane=Lane.DEVICE,
+        resumes=resumes,
+        run=run,
+        write=lambda request: request.recipe(),
+        read=_read,
+        is_done=lambda entry: len(entry.job.pictures) == entry.job.request.count,
+        recover=recover,
+        timing=_timing,
+        units=lambda entry: entry.total - entry.painted,
+    )
+
+
+def _read(payload: Any) -> GenerationRequest:
+    if not isinstance(payload, dict):
+        raise RequestError("request", "This is no request.")
+    return from_mapping(payload)
+
+
+def _timing(request: GenerationRequest) -> str:
+    """What the time of one picture depends on; a workspace may go to another computer."""
+    size = f"{request.width}x{request.height}"
+    guided = "guided" if request.guided else "plain"
+    return f"{platform.node()}|{request.model}|{size}|{request.steps}|{request.sampler}|{guided}"
+
+
+def _run(control: JobControl, runner: Runner) -> None:
+    """Paints what is not there yet."""
+    entry, first = control.entry, control.entry.painted
+    left = entry.total - first
+    if left <= 0:
+        return
+    request: GenerationRequest = entry.job.request
+    rest = request.model_copy(update={"seed": request.seed + first, "count": left})
+
+    def report(progress: Progress) -> None:
+        if first:
+            progress = replace(
+                progress, picture=progress.picture + first, pictures=progress.pictures + first
+            )
+        control.report(progress)
+
+    runner.paint(
+        rest,
+        report=report,
+        keep=control.keep,
+        should_stop=control.should_stop,
+        upcoming=control.upcoming(),
+    )
+
+
+def _recover(entry: Entry, gallery: Gallery, known: set[str]) -> None:
+    """Takes in pictures that were written when nobody was there any more to hear of it."""
+    while entry.painted < entry.total:
+        request = entry.job.request
+        wanted = request.model_copy(update={"seed": request.seed + entry.painted, "count": 1})
+        found = next(_painted(wanted, entry.started or math.inf, gallery, known), None)
+        if found is None:
+            return
+        known.add(found.name)
+        entry.take(found)
+
+
+def _painted(
+    wanted: GenerationRequest, since: float, gallery: Gallery, known: Collection[str]
+) -> Iterator[PictureFile]:
+    """The pictures of exactly this request that were written after `since`."""
+    if not math.isfinite(since):
+        return
+    first_day = datetime.fromtimestamp(since - _SLACK_SECONDS).strftime("%Y-%m-%d")
+    for path in gallery.named(f"-{wanted.seed}-", first_day):
+        name = f"{path.parent.name}/{path.name}"
+        with suppress(OSError, StudioError):
+            if name not in known and path.stat().st_mtime >= since - _SLACK_SECONDS:
+                recipe = metadata.read(path)
+                if recipe.request == wanted:
+                    yield PictureFile(
+                        path=path, request=wanted, seconds=0.0, weights=recipe.weights
+                    )
+
+
+def pictures_of(entry: Entry) -> list[dict[str, Any]]:
+    """The pictures of a job as JSON."""
+    return [
+        {"name": p.name, "seconds": p.seconds, "peak": p.peak, "forecast": p.forecast}
+        for p in entry.job.pictures
+    ]
+
+
+def restored(rows: Any, gallery: Gallery) -> tuple[list[PictureFile], int]:
+    """The pictures that `pictures_of` described, and how many were deleted since.
+
+    One that is there and cannot be read is left out. Raises what damaged JSON raises.
+    """
+    found, deleted = [], 0
+    for row in rows:
+        try:
+            path: Path = gallery.path(str(row["name"]))
+        except StudioError:
+            continue
+        if not path.exists():
+            deleted += 1
+            continue
+        with suppress(StudioError):
+            recipe = metadata.read(path)
+            seconds = float(row["seconds"])
+            if not math.isfinite(seconds):
+                raise ValueError(seconds)
+            found.append(
+                PictureFile(
+                    path=path,
+                    request=recipe.request,
+                    seconds=seconds,
+                    weights=recipe.weights,
+                    peak=int(row["peak"]),
+                    forecast=int(row["forecast"]),
+                )
+            )
+    return found, deleted

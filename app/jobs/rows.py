@@ -1,0 +1,234 @@
+"""Jobs as rows of the database and back. What is read may come from anywhere, and is checked."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+from app.gallery.pictures import Gallery
+from app.jobs import paint
+from app.jobs.entry import Entry
+from app.jobs.job import ACTIVE, PAINT, Job, JobState
+from app.jobs.kinds import Kind
+from pipelines.errors import StudioError, printable
+from pipelines.request import MAX_COUNT
+
+MAX_PRIORITY = 9
+UNREADABLE = "What this job was to do cannot be read any more."
+MAX_TEXT = 200_000
+_MAX_NAME = 200
+# More of those that have ended are read when somebody asks for them.
+_LOADED_ENDED = 20
+_TOLD = ("stage", "done", "total", "picture", "pictures", "seconds_left")
+_RESTARTED = "The studio was restarted while it painted"
+
+
+@dataclass(frozen=True, kw_only=True)
+class JobRow:
+    """A job as it lies in the database. `payload`, `progress` and `result` are JSON.
+
+    `started` is when it began to run the last time; `interruptions` counts how often in a row it
+    was ended in the middle, `resumed` says that it goes on before all others.
+    """
+
+    id: str
+    kind: str
+    owner: str
+    client: str
+    payload: str
+    state: str
+    priority: int
+    position: float
+    created: float
+    started: float | None
+    ended: float | None
+    progress: str
+    result: str
+    error: str | None
+    grace: float | None
+    passing: bool
+    interruptions: int
+    resumed: bool
+
+
+COLUMNS = tuple(field.name for field in fields(JobRow))
+
+
+def row_of(entry: Entry, kind: Kind, *, closing: bool = False) -> JobRow:
+    """`entry` as it should be found by the next studio.
+
+    Where it was asked to stop it is stopped, though its last step may not be over. Where the studio
+    is `closing`, what runs waits for the next one.
+    """
+    job, progress = entry.job, entry.job.progress
+    state, resumed = job.state, entry.resumed
+    if job.active and entry.stop.is_set():
+        state = JobState.STOPPED
+    elif closing and state is JobState.RUNNING:
+        state, resumed = JobState.WAITING, True
+    told: dict[str, object] = {}
+    if progress is not None:
+        told = {name: getattr(progress, name) for name in _TOLD}
+    result = {"pictures": paint.pictures_of(entry), "total": entry.total, "painted": entry.painted}
+    return JobRow(
+        id=job.id,
+        kind=job.kind,
+        owner=job.owner,
+        client=entry.client,
+        payload=json.dumps(kind.write(job.payload)),
+        state=state,
+        priority=job.priority,
+        position=entry.position,
+        created=job.created,
+        started=entry.started,
+        ended=None if state in ACTIVE else job.ended or time.time(),
+        progress=json.dumps(told),
+        result=json.dumps(result | {"seconds": job.seconds}),
+        error=job.error,
+        grace=entry.grace,
+        passing=entry.passing,
+        interruptions=entry.interruptions,
+        resumed=resumed,
+    )
+
+
+def entry_of(row: JobRow, kinds: Mapping[str, Kind], gallery: Gallery | None) -> Entry | None:
+    """The job of a row; None where the row is no job, or all of its pictures were deleted."""
+    try:
+        return _entry_of(row, kinds[row.kind], gallery)
+    except (
+        StudioError,
+        ArithmeticError,
+        AttributeError,
+        KeyError,
+        TypeError,
+        ValueError,
+        RecursionError,
+    ):
+        return None
+
+
+def _entry_of(row: JobRow, kind: Kind, gallery: Gallery | None) -> Entry | None:
+    for text in (row.id, row.owner, row.client):
+        if len(text) > _MAX_NAME:
+            raise ValueError(text[:_MAX_NAME])
+    numbers = [row.position, row.created, row.started, row.ended, row.grace]
+    if not all(math.isfinite(n) for n in numbers if n is not None):
+        raise ValueError(row.id)
+    payload, state, result = kind.read(json_of(row.payload)), JobState(row.state), {}
+    if row.kind == PAINT:
+        result = json_of(row.result)
+    total, painted = int(result.get("total", 1)), int(result.get("painted", 0))
+    if not 0 <= painted <= total <= MAX_COUNT or total < 1:
+        raise ValueError(total)
+    job = Job(
+        id=row.id,
+        owner=row.owner,
+        kind=row.kind,
+        payload=payload,
+        state=state,
+        priority=max(-MAX_PRIORITY, min(MAX_PRIORITY, int(row.priority))),
+        error=printable(row.error, 600) if row.error else None,
+        created=row.created,
+        ended=row.ended,
+        seconds=_seconds(result.get("seconds", 0.0)),
+    )
+    entry = Entry(
+        job=job,
+        position=row.position,
+        total=total,
+        painted=painted,
+        client=row.client,
+        grace=row.grace,
+        passing=row.passing,
+        started=row.started,
+        interruptions=max(0, int(row.interruptions)),
+        resumed=row.resumed,
+    )
+    return _with_pictures(entry, result, gallery) if gallery is not None else entry
+
+
+def _with_pictures(entry: Entry, result: Mapping[str, object], gallery: Gallery) -> Entry | None:
+    if entry.job.kind != PAINT:
+        return entry
+    pictures, deleted = paint.restored(result.get("pictures", []), gallery)
+    if deleted and not pictures and not entry.job.active:
+        return None
+    # What was deleted since counts as never asked for, as in `JobQueue.drop`.
+    request = entry.job.request
+    request = request.model_copy(update={"count": max(1, request.count - deleted)})
+    entry.job = replace(entry.job, payload=request, pictures=tuple(pictures))
+    return entry
+
+
+def _seconds(value: object) -> float:
+    seconds = float(value) if isinstance(value, int | float) else 0.0
+    if not math.isfinite(seconds):
+        raise ValueError(seconds)
+    return seconds
+
+
+def go_on(entry: Entry, kind: Kind) -> bool:
+    """What becomes of a job of a studio that is gone; whether it waits for its turn."""
+    was_running = entry.job.state is JobState.RUNNING
+    if not entry.job.active:
+        return False
+    none = "" if entry.job.pictures else "; none was finished"
+    if entry.passing or (was_running and not kind.resumes):
+        # Nobody can come back for what a call of the API has asked for.
+        entry.job = replace(entry.job, ended=time.time(), state=JobState.INTERRUPTED)
+        entry.job = replace(entry.job, error=f"{_RESTARTED}{none}. Retry it.")
+        return False
+    if was_running:
+        if not entry.interrupted():
+            words = f"{_RESTARTED} more than {entry.interruptions - 1} times{none}. Retry it."
+            entry.job = replace(
+                entry.job, ended=time.time(), state=JobState.INTERRUPTED, error=words
+            )
+            return False
+        entry.resumed = True
+    entry.job = replace(entry.job, state=JobState.WAITING)
+    return True
+
+
+def worth_loading(found: Sequence[JobRow]) -> list[JobRow]:
+    """What a new studio has to know at once: what has not ended, and the last that has."""
+    active = [row for row in found if row.state in ACTIVE]
+    ended = [row for row in found if row.state not in ACTIVE and not row.passing]
+    ended.sort(key=lambda row: row.ended or 0.0)
+    return [*ended[-_LOADED_ENDED:], *active]
+
+
+def learned(before: float | None, seconds: float) -> float:
+    """How long something takes, after it took `seconds` once more: the last times count most."""
+    return seconds if before is None else 0.7 * before + 0.3 * seconds
+
+
+def sound(rows: Iterator[tuple[Any, ...]]) -> Iterator[JobRow]:
+    """The rows whose columns are of their kinds: anybody may have written them."""
+    for values in rows:
+        row = dict(zip(COLUMNS, values, strict=True))
+        texts = ("id", "kind", "owner", "client", "payload", "state", "progress", "result")
+        numbers = ("priority", "position", "created", "interruptions")
+        if not all(isinstance(row[name], str) and len(row[name]) <= MAX_TEXT for name in texts):
+            continue
+        if not all(isinstance(row[name], int | float) for name in numbers):
+            continue
+        if not all(isinstance(row[n], int | float | None) for n in ("started", "ended", "grace")):
+            continue
+        if not isinstance(row["error"], str | None):
+            continue
+        flags = {name: bool(row[name]) for name in ("passing", "resumed")}
+        yield JobRow(**row | flags)
+
+
+def json_of(text: str) -> Any:
+    """What a column holds; None where that is no JSON."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return None

@@ -1,0 +1,360 @@
+"""The jobs in a database of the workspace, so that they outlive the studio.
+
+What the queue holds in memory is the truth while it runs; here lies a copy of every row, written
+when it changes. A database that cannot be used costs only the memory of jobs over a restart: the
+studio works on, says one sentence (`problem`), and writes everything as soon as it can be written.
+"""
+
+from __future__ import annotations
+
+import logging
+import sqlite3
+import threading
+import time
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from filelock import FileLock, Timeout
+
+from app import database
+from app.jobs.rows import COLUMNS, JobRow, sound
+from pipelines.errors import StudioError, printable
+
+T = TypeVar("T")
+FORM = 1
+MAX_KEPT, MAX_KEPT_PASSING = 200, 50
+"""Of how many jobs that have ended is remembered; of each owner the last one is, too."""
+MAX_OWNERS = 200
+_MAX_ROWS = 5000
+# How long the page may wait for a database that others lock; not again until it was free once.
+_PATIENCE, _NO_PATIENCE = 1.0, 0.02
+_TABLES = """
+CREATE TABLE jobs (
+    id TEXT PRIMARY KEY, kind TEXT NOT NULL, owner TEXT NOT NULL, client TEXT NOT NULL,
+    payload TEXT NOT NULL, state TEXT NOT NULL, priority INTEGER NOT NULL, position REAL NOT NULL,
+    created REAL NOT NULL, started REAL, ended REAL, progress TEXT NOT NULL, result TEXT NOT NULL,
+    error TEXT, grace REAL, passing INTEGER NOT NULL, interruptions INTEGER NOT NULL,
+    resumed INTEGER NOT NULL
+);
+CREATE INDEX jobs_owner ON jobs (owner, ended);
+CREATE TABLE notes (name TEXT PRIMARY KEY, value TEXT NOT NULL);
+CREATE TABLE timings (key TEXT PRIMARY KEY, seconds REAL NOT NULL, at REAL NOT NULL);
+CREATE TABLE orders (
+    id INTEGER PRIMARY KEY, verb TEXT NOT NULL, job TEXT NOT NULL, value TEXT NOT NULL,
+    answer TEXT, refused INTEGER, at REAL NOT NULL
+);
+"""
+log = logging.getLogger(__name__)
+
+
+_SAVE = (
+    f"INSERT OR REPLACE INTO jobs ({', '.join(COLUMNS)}) VALUES ({', '.join('?' * len(COLUMNS))})"
+)
+_ENDED = "(state NOT IN ('waiting', 'running'))"
+_PRUNE = f"""
+DELETE FROM jobs WHERE {_ENDED}
+    AND id NOT IN (SELECT id FROM jobs WHERE {_ENDED} AND NOT passing
+                   ORDER BY ended DESC LIMIT {MAX_KEPT})
+    AND id NOT IN (SELECT id FROM jobs WHERE {_ENDED} AND passing
+                   ORDER BY ended DESC LIMIT {MAX_KEPT_PASSING})
+    AND id NOT IN (SELECT id FROM (SELECT id, max(ended) AS last FROM jobs
+                                   WHERE {_ENDED} AND NOT passing GROUP BY owner
+                                   ORDER BY last DESC LIMIT {MAX_OWNERS}))
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Order:
+    """What somebody asks of the queue from another process: the verb, for which job, and how."""
+
+    id: int
+    verb: str
+    job: str
+    value: str
+
+
+class JobStore:
+    """The database. Any thread may call any method; none raises, but where it says so."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+        self._lock = threading.RLock()
+        self._holding: FileLock | None = None
+        self._connection: sqlite3.Connection | None = None
+        # Every row of this process: one that was kept aside is written anew from here.
+        self._rows: dict[str, JobRow] = {}
+        self._unsaved: dict[str, JobRow | None] = {}
+        self._trouble = ""
+        self._aside = ""
+        self._seen_version = -1
+        self._closed = False
+
+    @property
+    def problem(self) -> str:
+        """Why jobs do not outlive this studio, or what became of the earlier ones; "" if all is
+        well."""
+        return " ".join(filter(None, (self._trouble, self._aside)))
+
+    @property
+    def held(self) -> bool:
+        """True where this process holds the queue of the workspace."""
+        return self._holding is not None
+
+    def hold(self) -> bool:
+        """Takes the queue of the workspace for this process; False where another one has it."""
+        if self._holding is not None:
+            return True
+        try:
+            self.file.parent.mkdir(parents=True, exist_ok=True)
+            lock = FileLock(
+                self.file.with_suffix(".lock"), timeout=0, thread_local=False, is_singleton=False
+            )
+            lock.acquire()
+        except Timeout:
+            self._trouble = (
+                "Another studio holds the jobs of this workspace;"
+                " those of this one are kept in memory and end with it."
+            )
+            return False
+        except (OSError, NotImplementedError) as error:
+            self._failed(error)
+            return False
+        self._holding = lock
+        return True
+
+    def close(self) -> None:
+        """Lets go of the queue and of the database; nothing is written any more."""
+        with self._lock:
+            self._closed = True
+            if self._connection is not None:
+                self._connection.close()
+                self._connection = None
+            if self._holding is not None:
+                self._holding.release()
+                self._holding = None
+
+    # --- jobs
+
+    def save(self, rows: Collection[JobRow]) -> None:
+        """Writes rows, now or as soon as the database can be written."""
+        with self._lock:
+            for row in rows:
+                self._rows[row.id] = self._unsaved[row.id] = row
+            ended = any(row.state not in ("waiting", "running") for row in rows)
+            self._use(lambda db: db.execute(_PRUNE) if ended else None)
+
+    def forget(self, ids: Collection[str], *, everywhere: bool = False) -> None:
+        """Takes jobs out of the memory of this process; `everywhere`, out of the database too."""
+        with self._lock:
+            for job_id in ids:
+                self._rows.pop(job_id, None)
+                if everywhere:
+                    self._unsaved[job_id] = None
+            if everywhere:
+                self._use(lambda db: None)
+
+    def refuse(self, job_id: str, why: str) -> None:
+        """Ends a job of the database that nobody can read."""
+        sql = (
+            f"UPDATE jobs SET state = 'failed', error = ?, ended = ? WHERE id = ? AND NOT {_ENDED}"
+        )
+        self._use(lambda db: db.execute(sql, (why, time.time(), job_id)))
+
+    def load(self) -> list[JobRow] | None:
+        """Every row, in the order in which they were made; None where they cannot be read."""
+        select = f"SELECT {', '.join(COLUMNS)} FROM jobs ORDER BY created LIMIT {_MAX_ROWS}"
+        return self._use(lambda db: list(sound(db.execute(select))))
+
+    def last(self, owner: str) -> JobRow | None:
+        """The job of `owner` that ended last."""
+        select = (
+            f"SELECT {', '.join(COLUMNS)} FROM jobs WHERE owner = ? AND {_ENDED} AND NOT passing"
+            " ORDER BY ended DESC LIMIT 1"
+        )
+        rows = self._use(lambda db: list(sound(db.execute(select, (owner,)))))
+        return rows[0] if rows else None
+
+    # --- what is noted beside them
+
+    def note(self, name: str, value: str) -> None:
+        """Keeps a short text under `name`."""
+        self._use(
+            lambda db: db.execute("INSERT OR REPLACE INTO notes VALUES (?, ?)", (name, value))
+        )
+
+    def noted(self, name: str) -> str:
+        """What was kept under `name`; "" where that is nothing."""
+        select = "SELECT value FROM notes WHERE name = ?"
+        found = self._use(lambda db: db.execute(select, (name,)).fetchone())
+        return str(found[0])[:1000] if found else ""
+
+    def learn(self, key: str, seconds: float) -> None:
+        """Keeps how long something takes; what was not seen for longest is forgotten."""
+
+        def work(db: sqlite3.Connection) -> None:
+            row = (key, seconds, time.time())
+            db.execute("INSERT OR REPLACE INTO timings VALUES (?, ?, ?)", row)
+            newest = "SELECT key FROM timings ORDER BY at DESC LIMIT 500"
+            db.execute(f"DELETE FROM timings WHERE key NOT IN ({newest})")
+
+        self._use(work)
+
+    def learned(self) -> dict[str, float]:
+        """What took how many seconds."""
+        rows = self._use(lambda db: list(db.execute("SELECT key, seconds FROM timings")))
+        sound = ((k, s) for k, s in rows or () if isinstance(s, float) and 0 < s < 1e7)
+        return {str(key): seconds for key, seconds in sound}
+
+    # --- orders of other processes
+
+    def order(self, verb: str, job: str, value: str) -> int | None:
+        """Asks the studio that holds the queue for something; the number of the order."""
+        sql = "INSERT INTO orders (verb, job, value, at) VALUES (?, ?, ?, ?)"
+        return self._use(lambda db: db.execute(sql, (verb, job, value, time.time())).lastrowid)
+
+    def orders(self) -> list[Order]:
+        """What is asked and not answered yet."""
+        if not self._has_changed():
+            return []
+        sql = "SELECT id, verb, job, value FROM orders WHERE answer IS NULL ORDER BY id LIMIT 100"
+        rows = self._use(lambda db: list(db.execute(sql))) or []
+        return [
+            Order(id=number, verb=str(verb)[:40], job=str(job)[:80], value=str(value)[:80])
+            for number, verb, job, value in rows
+        ]
+
+    def answer(self, order: int, text: str, *, refused: bool) -> None:
+        """Says what became of an order; answers that nobody fetched go after an hour."""
+
+        def work(db: sqlite3.Connection) -> None:
+            db.execute("DELETE FROM orders WHERE at < ?", (time.time() - 3600,))
+            db.execute(
+                "UPDATE orders SET answer = ?, refused = ? WHERE id = ?", (text, refused, order)
+            )
+
+        self._use(work)
+
+    def answered(self, order: int) -> tuple[str, bool] | None:
+        """The answer to an order, and whether it is a refusal; None while there is none."""
+        select = "SELECT answer, refused FROM orders WHERE id = ? AND answer IS NOT NULL"
+        found = self._use(lambda db: db.execute(select, (order,)).fetchone())
+        return (str(found[0]), bool(found[1])) if found else None
+
+    def _has_changed(self) -> bool:
+        """Whether another process has written since the last question."""
+        with self._lock:
+            if self._connection is None:
+                return True
+            try:
+                version = int(self._connection.execute("PRAGMA data_version").fetchone()[0])
+            except sqlite3.Error:
+                return True
+            before, self._seen_version = self._seen_version, version
+            return version != before
+
+    # --- the file
+
+    def _use(self, work: Callable[[sqlite3.Connection], T]) -> T | None:
+        """`work` in one transaction, with what could not be written before it; None if it fails."""
+        with self._lock:
+            for again in () if self._closed else (True, False):
+                try:
+                    with self._writing() as db:
+                        done = work(db)
+                    self._unsaved.clear()
+                    self._trouble = ""
+                    return done
+                except (sqlite3.Error, UnicodeDecodeError, OSError, StudioError) as error:
+                    if again and self.held and database.is_damage(error):
+                        self._keep_aside("was damaged")
+                        continue
+                    self._failed(error)
+                    return None
+        return None
+
+    @contextmanager
+    def _writing(self) -> Iterator[sqlite3.Connection]:
+        if self._connection is None:
+            self._connection = self._opened()
+        db = self._connection
+        db.execute(f"PRAGMA busy_timeout = {round(1000 * self._patience)}")
+        with database.writing(db):
+            for job_id, row in self._unsaved.items():
+                if row is None:
+                    db.execute("DELETE FROM jobs WHERE id = ?", (job_id,))
+                else:
+                    db.execute(_SAVE, tuple(getattr(row, name) for name in COLUMNS))
+            yield db
+
+    @property
+    def _patience(self) -> float:
+        return _NO_PATIENCE if self._trouble else _PATIENCE
+
+    def _opened(self) -> sqlite3.Connection:
+        """The database of this form. Raises sqlite3.Error, StudioError."""
+        for _ in range(2):
+            connection = database.connect(self.file, self._patience)
+            try:
+                form = database.form(connection)
+                if form == FORM and connection.execute("PRAGMA quick_check").fetchone()[0] != "ok":
+                    raise sqlite3.DatabaseError("malformed")
+                if form in (0, FORM):
+                    self._make(connection)
+                    return connection
+            except BaseException:
+                connection.close()
+                raise
+            connection.close()
+            if not self.held:
+                break
+            self._keep_aside("was written by a newer version of the studio")
+        raise StudioError(
+            "The list of jobs is of a newer version of the studio.", "Update this one."
+        )
+
+    def _make(self, connection: sqlite3.Connection) -> None:
+        database.write_ahead(connection)
+        if database.form(connection) == FORM:
+            return
+        with database.writing(connection):
+            if database.form(connection) == FORM:
+                return
+            for statement in _TABLES.split(";"):
+                connection.execute(statement)
+            connection.execute(f"PRAGMA user_version = {FORM}")
+
+    def _keep_aside(self, why: str) -> None:
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+        aside = self.file.with_name(f"{self.file.name}.{time.strftime('%Y%m%d-%H%M%S')}")
+        for old, new in zip(database.files(self.file), database.files(aside), strict=True):
+            with suppress(OSError):
+                old.rename(new)
+        self._unsaved = dict(self._rows)
+        self._aside = (
+            f"The list of jobs {why}; it is kept aside as {aside}, and a new one was begun."
+        )
+        log.warning(self._aside)
+
+    def _failed(self, error: Exception) -> None:
+        before = self._trouble
+        if database.is_busy(error):
+            self._trouble = (
+                f"The list of jobs, {self.file}, is locked by another program;"
+                " jobs are kept in memory until it is free."
+            )
+        else:
+            # The connection may be the trouble: the next try begins anew.
+            if self._connection is not None:
+                self._connection.close()
+                self._connection = None
+            self._trouble = (
+                f"The list of jobs, {self.file}, cannot be used ({printable(error, 80)});"
+                " jobs are kept in memory and end with the studio."
+            )
+        if self._trouble != before:
+            log.warning(self._trouble)
