@@ -20,6 +20,7 @@ from app.cli.bench import bench
 from app.cli.doctor import doctor
 from app.cli.gallery import app as gallery_app
 from app.cli.generate import PaintingStopped, generate
+from app.cli.jobs import app as jobs
 from app.cli.loras import app as loras
 from app.cli.models import app as models
 from app.cli.options import AdminTokenOption, PublicUrlOption, ShareTokenOption, WorkspaceOption
@@ -46,6 +47,7 @@ app.add_typer(train, name="train")
 app.add_typer(models, name="models")
 app.add_typer(gallery_app, name="gallery")
 app.add_typer(loras, name="loras")
+app.add_typer(jobs, name="jobs")
 app.command()(bench)
 app.command()(doctor)
 app.command()(convert.convert)
@@ -110,7 +112,13 @@ def _usage(error: TyperException, argv: list[str]) -> str:
 
 
 def _verbs() -> list[str]:
-    groups = {"train": train, "models": models, "gallery": gallery_app, "loras": loras}
+    groups = {
+        "train": train,
+        "models": models,
+        "gallery": gallery_app,
+        "loras": loras,
+        "jobs": jobs,
+    }
     commands = [c for group in (app, *groups.values()) for c in group.registered_commands]
     own = [command.callback.__name__ for command in commands if command.callback]
     return [*own, *groups]

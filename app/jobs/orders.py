@@ -5,9 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import NoReturn
 
 from app.jobs.entry import Entry
 from app.jobs.job import JobState
+from app.jobs.joblist import JobList
 from app.jobs.rows import MAX_PRIORITY
 from pipelines.errors import RequestError, printable
 
@@ -30,10 +32,35 @@ def find(entries: Sequence[Entry], job_id: str, owner: str | None) -> Entry:
     return found[0]
 
 
+def act(jobs: JobList, entry: Entry, verb: str, value: str) -> str:
+    """Stops, retries or moves a job, or changes its priority; says what was done. Lock held.
+
+    Raises RequestError.
+    """
+    changed = [entry]
+    match verb:
+        case "stop" if entry.job.active:
+            jobs.stop(entry)
+            said = "is stopped"
+        case "retry":
+            said = retry(entry)
+        case "move":
+            # Others make room.
+            changed = jobs.in_turn()
+            said = move(entry, changed, value)
+        case "priority":
+            said = prioritise(entry, value)
+        case _:
+            refuse(entry, verb)
+    for one in changed:
+        jobs.mark(one)
+    return said
+
+
 def retry(entry: Entry) -> str:
     """Lets a job that has ended wait again; what it has finished stays. Raises RequestError."""
     if entry.job.active:
-        return nothing(entry, "retry")
+        refuse(entry, "retry")
     if entry.job.state is JobState.DONE:
         raise RequestError("job", "This job is done.", "Duplicate it.")
     entry.wait_again()
@@ -49,7 +76,7 @@ def move(entry: Entry, turn: Sequence[Entry], place: str) -> str:
         words = f"“{printable(place, 40)}” is no place; it is one of {', '.join(PLACES)}."
         raise RequestError("place", words)
     if entry not in turn:
-        return nothing(entry, "move")
+        refuse(entry, "move")
     near = [one for one in turn if one.job.owner == entry.job.owner and _alike(one, entry)]
     now = near.index(entry)
     where = {"up": now - 1, "down": now + 1, "first": 0, "last": len(near) - 1}[place]
@@ -78,8 +105,8 @@ def prioritise(entry: Entry, value: str) -> str:
     return f"has the priority {value}"
 
 
-def nothing(entry: Entry, verb: str) -> str:
-    """Says why nothing can be done. Raises RequestError, always."""
+def refuse(entry: Entry, verb: str) -> NoReturn:
+    """Says why nothing can be done. Raises RequestError."""
     states = {JobState.WAITING: "waits", JobState.RUNNING: "runs"}
     state = states.get(entry.job.state, f"has ended ({entry.job.state})")
     raise RequestError(

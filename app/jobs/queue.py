@@ -151,21 +151,10 @@ class JobQueue:
             )
         with self._changed:
             entry = orders.find(list(self._entries.values()), job_id, owner)
-            match verb:
-                case "stop" if entry.job.active:
-                    self._list.stop(entry)
-                    said = "is stopped"
-                case "retry":
-                    said = orders.retry(entry)
-                case "duplicate":
-                    said = f"is queued once more as {self._copied(entry).job.id[:8]}"
-                case "move":
-                    said = orders.move(entry, self._list.in_turn(), value)
-                case "priority":
-                    said = orders.prioritise(entry, value)
-                case _:
-                    said = orders.nothing(entry, verb)
-            self._list.mark(entry)
+            if verb == "duplicate":
+                said = f"is queued once more as {self._copied(entry).job.id[:8]}"
+            else:
+                said = orders.act(self._list, entry, verb, value)
             self._changed.notify_all()
         self._list.flush()
         return f"Job {entry.job.id[:8]} {said}."

@@ -296,6 +296,7 @@ def test_every_name_is_documented() -> None:
     wanted |= {n for n, v in vars(errors).items() if isinstance(v, type) and n.endswith("Error")}
     help_text = ""
     from app.cli.gallery import app as gallery
+    from app.cli.jobs import app as jobs
     from app.cli.loras import app as loras
     from app.cli.models import app as models
     from app.cli.train import app as train
@@ -306,6 +307,7 @@ def test_every_name_is_documented() -> None:
         ("models", models),
         ("gallery", gallery),
         ("loras", loras),
+        ("jobs", jobs),
     ):
         commands = [(c.name, c.callback) for c in verb_app.registered_commands]
         names = [name or callback.__name__ for name, callback in commands if callback]

@@ -142,9 +142,11 @@ class Page:
         assert self._process.stderr is not None
         raise AssertionError(f"never said “{what}”: {self._process.stderr.read()}")
 
-    def kill(self, victim: str, seconds: float) -> None:
+    def kill(self, victim: str, pictures: int, seconds: float) -> None:
         worker = self.until("worker")["pid"]
         self.until("queued")
+        for _ in range(pictures):
+            self.until("shown")
         time.sleep(seconds)
         if victim in ("worker", "both"):
             kill(worker)
@@ -171,10 +173,10 @@ def kill(process: int) -> None:
         return
 
 
-def one_moment(workspace: Path, victim: str, seconds: float) -> dict[str, Any]:
-    """Kills `victim` so long after the jobs were queued; checks what is left in the end."""
+def one_moment(workspace: Path, victim: str, pictures: int, seconds: float) -> dict[str, Any]:
+    """Kills `victim` so long after so many pictures were shown; checks what is left in the end."""
     first = Page(workspace)
-    first.kill(victim, seconds)
+    first.kill(victim, pictures, seconds)
     first.end()
     pages = [first]
     if victim != "worker":
@@ -182,7 +184,7 @@ def one_moment(workspace: Path, victim: str, seconds: float) -> dict[str, Any]:
         again.end()
         pages.append(again)
     check(workspace, set().union(*(page.shown for page in pages)))
-    return {"victim": victim, "after": round(seconds, 2), "shown before": len(first.shown)}
+    return {"victim": victim, "seconds": round(seconds, 3), "shown": len(first.shown)}
 
 
 def check(workspace: Path, shown: set[str]) -> None:
@@ -219,7 +221,8 @@ def main(arguments: list[str]) -> None:
     dice = random.Random(14)
     for number in range(int(arguments[0])):
         with tempfile.TemporaryDirectory() as folder:
-            told = one_moment(Path(folder), VICTIMS[number % 3], dice.uniform(0, 2.5))
+            moment = dice.randrange(JOBS * PICTURES - 1), dice.uniform(0, 0.2)
+            told = one_moment(Path(folder), VICTIMS[number % 3], *moment)
         print(f"{number + 1}: {told}", flush=True)
 
 

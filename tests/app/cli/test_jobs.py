@@ -1,0 +1,180 @@
+"""The verb `jobs`, with a studio that runs and without one."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from app.cli.main import main
+from app.jobs.job import Job, JobState
+from tests.app.jobs.test_store import OWNER, Studio, request
+
+Told = pytest.CaptureFixture[str]
+
+
+@pytest.fixture
+def studio(tmp_path: Path) -> Iterator[Studio]:
+    made = Studio(tmp_path, 0)
+    yield made
+    made.jobs.close()
+
+
+@pytest.fixture
+def jobs(studio: Studio) -> list[Job]:
+    """One that runs and three that wait."""
+    made = [studio.jobs.submit(request(f"job {n}", count=1), OWNER) for n in range(4)]
+    studio.until(made[0], lambda now: now.progress)
+    return made
+
+
+def run(tmp_path: Path, *words: str) -> int:
+    return main(["jobs", *words, "--workspace", str(tmp_path)])
+
+
+def order(tmp_path: Path, capsys: Told) -> list[tuple[str, str]]:
+    capsys.readouterr()
+    assert run(tmp_path, "list", "--json") == 0
+    told = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    return [(job["title"][-1], job["state"]) for job in told]
+
+
+RUNNING = [("0", "running"), ("1", "waiting"), ("2", "waiting"), ("3", "waiting")]
+
+
+def test_a_running_studio_obeys_within_a_second(
+    tmp_path: Path, studio: Studio, jobs: list[Job], capsys: Told
+) -> None:
+    assert order(tmp_path, capsys) == RUNNING
+    began = time.monotonic()
+    assert run(tmp_path, "move", jobs[3].id[:8], "first") == 0
+    assert time.monotonic() - began < 1
+    assert capsys.readouterr().out == f"Job {jobs[3].id[:8]} is at place 1 of 3.\n"
+    assert [title for title, _ in order(tmp_path, capsys)] == list("0312")
+    assert run(tmp_path, "move", jobs[2].id, "--priority", "high") == 0
+    assert [title for title, _ in order(tmp_path, capsys)] == list("0231")
+    assert run(tmp_path, "stop", jobs[1].id) == 0
+    assert order(tmp_path, capsys)[-1] == ("1", "stopped")
+    stopped = studio.jobs.get(jobs[1].id, OWNER)
+    assert stopped is not None
+    assert stopped.state is JobState.STOPPED
+    assert run(tmp_path, "pause") == 0
+    assert studio.jobs.paused
+    assert run(tmp_path, "retry", jobs[1].id) == 0
+    assert run(tmp_path, "resume", "--json") == 0
+    said = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert said == {"verb": "resume", "job": "", "said": "Waiting jobs begin again."}
+    studio.painter.go.release(9)
+    assert {studio.ended(job).state for job in jobs} == {JobState.DONE}
+    assert [r.prompt[-1] for r in studio.painter.asked] == list("0231")
+
+
+def test_without_a_studio_it_waits_for_the_next_one(
+    tmp_path: Path, studio: Studio, jobs: list[Job], capsys: Told
+) -> None:
+    studio.vanish()
+    assert order(tmp_path, capsys) == RUNNING
+    assert run(tmp_path, "move", jobs[3].id[:8], "up") == 0
+    assert run(tmp_path, "stop", jobs[1].id[:8]) == 0
+    assert run(tmp_path, "pause") == 0
+    capsys.readouterr()
+    assert run(tmp_path, "list") == 0
+    told = capsys.readouterr()
+    assert "the queue is paused" in told.err
+    assert len(told.out.splitlines()) == 4
+    second = Studio(tmp_path)
+    assert second.jobs.paused
+    assert run(tmp_path, "resume") == 0
+    for job in (jobs[0], jobs[2], jobs[3]):
+        assert second.ended(job).state is JobState.DONE
+    second.jobs.close()
+    assert [r.prompt[-1] for r in second.painter.asked] == list("032")
+    assert threading.active_count() < 20
+
+
+def test_what_is_finished_stays_with_its_job(tmp_path: Path, studio: Studio) -> None:
+    job = studio.jobs.submit(request(count=3), OWNER)
+    studio.painter.go.release(2)
+    before = studio.until(job, lambda now: len(now.pictures) == 2)
+    studio.vanish()
+    assert run(tmp_path, "stop", job.id) == 0
+    assert run(tmp_path, "retry", job.id) == 0
+    second = Studio(tmp_path)
+    done = second.ended(job)
+    second.jobs.close()
+    assert done.pictures[:2] == before.pictures
+    assert [(r.seed, r.count) for r in second.painter.asked] == [(7, 1)]
+
+
+@pytest.mark.parametrize("running", [True, False])
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("stop", "zzzz"),
+        ("stop", "x"),
+        ("move", "{job}", "sideways"),
+        ("move", "{job}"),
+        ("move", "{job}", "--priority", "most"),
+        ("retry", "{job}"),
+        ("stop", "\x1b[31m"),
+    ],
+)
+def test_what_cannot_be_done_is_one_sentence(
+    tmp_path: Path,
+    studio: Studio,
+    jobs: list[Job],
+    capsys: Told,
+    running: bool,
+    words: tuple[str, ...],
+) -> None:
+    if not running:
+        studio.vanish()
+    assert run(tmp_path, *(word.format(job=jobs[2].id) for word in words)) == 2
+    told = capsys.readouterr()
+    assert told.out == ""
+    assert len(told.err.splitlines()) == 1
+    assert "\x1b" not in told.err
+    # What was killed while it ran waits for the next studio, once somebody has looked.
+    assert [title for title, _ in order(tmp_path, capsys)] == list("0123")
+
+
+def test_a_workspace_without_jobs_is_said_and_not_changed(tmp_path: Path, capsys: Told) -> None:
+    assert run(tmp_path, "list") == 0
+    assert run(tmp_path, "stop", "abcd") == 2
+    assert "There are no jobs" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_a_row_holds_never_reaches_the_terminal_as_a_command(
+    tmp_path: Path, studio: Studio, jobs: list[Job], capsys: Told
+) -> None:
+    studio.vanish()
+    connection = sqlite3.connect(tmp_path / "jobs.db")
+    with connection:
+        connection.execute(
+            "UPDATE jobs SET payload = ?, error = ?, created = 1e300, result = '[1]'",
+            (json.dumps({"prompt": "\x1b[2J\n\r", "model": 7, "count": "x"}), "\x1b]0;x\x07"),
+        )
+    connection.close()
+    assert run(tmp_path, "list") == 0
+    assert run(tmp_path, "list", "--json") == 0
+    told = capsys.readouterr()
+    assert "\x1b" not in told.out
+    assert len(told.out.splitlines()) == 8
+
+
+def test_a_database_of_a_newer_version_is_not_touched(
+    tmp_path: Path, studio: Studio, jobs: list[Job], capsys: Told
+) -> None:
+    studio.vanish()
+    connection = sqlite3.connect(tmp_path / "jobs.db")
+    connection.execute("PRAGMA user_version = 99")
+    connection.close()
+    assert run(tmp_path, "list") == 2
+    assert "newer version" in capsys.readouterr().err
+    assert not list(tmp_path.glob("jobs.db.2*"))
