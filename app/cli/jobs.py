@@ -135,9 +135,10 @@ def _ask(
     if not store.file.exists():
         raise RequestError("job", f"There are no jobs in {store.file.parent}.")
     try:
-        said = (
-            _done_here(store, verb, job, value) if store.hold() else _asked(store, verb, job, value)
-        )
+        if store.hold():
+            said = _done_here(store, Gallery(settings.outputs), verb, job, value)
+        else:
+            said = _asked(store, verb, job, value)
     finally:
         store.close()
     print(json.dumps({"verb": verb, "job": job, "said": said}) if as_json else said)

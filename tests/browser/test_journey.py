@@ -126,17 +126,14 @@ def test_torch_lives_in_the_worker_only(page: Any, running: Running) -> None:
     assert "libtorch" in Path(f"/proc/{worker}/maps").read_text()
 
 
-def test_a_killed_painter_is_said_and_the_next_generate_works(page: Any, running: Running) -> None:
+def test_a_killed_painter_is_replaced_and_its_job_goes_on(page: Any, running: Running) -> None:
     page.wait_for_selector("[data-phase=ready]")
     generate(page, "a red apple on a light blue background", steps=150, count=2)
     page.wait_for_selector("img.preview")
     (worker,) = running.workers()
     os.kill(worker, signal.SIGKILL)
     status = page.locator("#status [role=status]")
-    status.filter(has_text="painting process ended unexpectedly").wait_for()
-    said = status.inner_text()
-    assert "killed by SIGKILL" in said
-    assert "Press Generate again" in said
+    status.filter(has_text="2 pictures in").wait_for()
     generate(page, "a red apple on a light blue background", steps=4, count=1)
     page.wait_for_selector(RESULT)
     assert shown(page).shape == (128, 128, 3)

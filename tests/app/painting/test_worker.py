@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from app.gallery import metadata
+from app.gallery.pictures import Gallery
 from app.jobs.job import Job, JobState
 from app.jobs.queue import JobQueue
 from app.painting.worker import WorkerRunner
@@ -134,32 +135,57 @@ def test_stopping_reaches_the_next_step(worker: WorkerRunner) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
-def test_a_killed_worker_is_said_replaced_and_the_next_job_works(
-    worker: WorkerRunner, number: signal.Signals
+def test_a_killed_worker_is_replaced_and_its_job_goes_on(
+    worker: WorkerRunner, settings: Settings, number: signal.Signals
 ) -> None:
     until(lambda: worker.state.phase == "ready")
     restarts = worker.state.restarts
-    jobs = JobQueue(worker)
-    job = jobs.submit(request(steps=200, count=2), "me")
+    jobs = JobQueue(worker, gallery=Gallery(settings.outputs))
+    wanted = request(steps=100, count=2)
+    job = jobs.submit(wanted, "me")
 
     def now() -> Job:
         snapshot = jobs.get(job.id, "me")
         assert snapshot is not None
         return snapshot
 
-    until(lambda: bool(now().progress and now().progress.done >= 3))  # type: ignore[union-attr]
+    def progress() -> Progress:
+        return now().progress or Progress(stage=Stage.LOADING)
+
+    until(lambda: progress().picture == 2 and progress().done >= 3)
     os.kill(pid(worker), number)
     until(lambda: not now().active)
-    assert now().state is JobState.FAILED
-    assert now().error is not None
-    assert f"killed by {number.name}" in now().error  # type: ignore[operator]
-    assert "Press Generate again" in now().error  # type: ignore[operator]
+    assert (now().state, now().error) == (JobState.DONE, None)
+    assert [metadata.read(p.path).request.seed for p in now().pictures] == [5, 6]
     assert worker.state.restarts == restarts + 1
-    again = jobs.submit(request(), "me")
-    until(lambda: not (jobs.get(again.id, "me") or again).active)
-    done = jobs.get(again.id, "me")
-    assert done is not None
-    assert (done.state, len(done.pictures)) == (JobState.DONE, 1)
+    jobs.close()
+
+
+def test_a_job_whose_worker_dies_again_and_again_fails_with_its_sentence(
+    worker: WorkerRunner,
+) -> None:
+    until(lambda: worker.state.phase == "ready")
+    jobs = JobQueue(worker)
+    job = jobs.submit(request(steps=200, count=9), "me")
+    killed: set[int] = set()
+
+    def ended_by_killing() -> bool:
+        child = worker._child
+        if child is not None and worker.state.phase == "painting" and child.pid not in killed:
+            killed.add(child.pid)
+            os.kill(child.pid, signal.SIGKILL)
+        now = jobs.get(job.id, "me")
+        return now is not None and not now.active
+
+    until(ended_by_killing, 180)
+    assert len(killed) == 3
+    ended = jobs.wait(job.id, "me", 60)
+    assert ended is not None
+    assert ended.state is JobState.FAILED
+    assert "killed by SIGKILL" in str(ended.error)
+    again = jobs.wait(jobs.submit(request(), "me").id, "me", 60)
+    assert again is not None
+    assert again.state is JobState.DONE
     jobs.close()
 
 
