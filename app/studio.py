@@ -349,7 +349,9 @@ def _read_texts(request: GenerationRequest) -> set[str]:
     return {tokens.clean(text, request.cleaning) for text in request.texts}
 
 
-def _runner(settings: Settings, born: Callable[[int], None]) -> WorkerRunner | ZeroRunner:
+def _runner(
+    settings: Settings, born: Callable[[int], None] = lambda pid: None
+) -> WorkerRunner | ZeroRunner:
     """What paints: a process of its own, or on ZeroGPU the function that gets the card."""
     spaces = hosting.zero_gpu()
     return WorkerRunner(settings, born) if spaces is None else ZeroRunner(settings, spaces)

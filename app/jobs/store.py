@@ -67,7 +67,7 @@ DELETE FROM jobs WHERE {_ENDED}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Order:
+class QueueOrder:
     """What somebody asks of the queue from another process: the verb, for which job, and how."""
 
     id: int
@@ -215,14 +215,14 @@ class JobStore:
         sql = "INSERT INTO orders (verb, job, value, at) VALUES (?, ?, ?, ?)"
         return self._use(lambda db: db.execute(sql, (verb, job, value, time.time())).lastrowid)
 
-    def orders(self) -> list[Order]:
+    def orders(self) -> list[QueueOrder]:
         """What is asked and not answered yet."""
         if not self._has_changed():
             return []
         sql = "SELECT id, verb, job, value FROM orders WHERE answer IS NULL ORDER BY id LIMIT 100"
         rows = self._use(lambda db: list(db.execute(sql))) or []
         return [
-            Order(id=number, verb=str(verb)[:40], job=str(job)[:80], value=str(value)[:80])
+            QueueOrder(id=number, verb=str(verb)[:40], job=str(job)[:80], value=str(value)[:80])
             for number, verb, job, value in rows
         ]
 
@@ -296,18 +296,18 @@ class JobStore:
     def _opened(self) -> sqlite3.Connection:
         """The database of this form. Raises sqlite3.Error, StudioError."""
         for _ in range(2):
-            connection = database.connect(self.file, self._patience)
+            connection, used = database.connect(self.file, self._patience), False
             try:
                 form = database.form(connection)
                 if form == FORM and connection.execute("PRAGMA quick_check").fetchone()[0] != "ok":
                     raise sqlite3.DatabaseError("malformed")
                 if form in (0, FORM):
                     self._make(connection)
+                    used = True
                     return connection
-            except BaseException:
-                connection.close()
-                raise
-            connection.close()
+            finally:
+                if not used:
+                    connection.close()
             if not self.held:
                 break
             self._keep_aside("was written by a newer version of the studio")

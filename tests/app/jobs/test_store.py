@@ -484,8 +484,8 @@ def test_move_priority_retry_duplicate_and_pause(studio: Make) -> None:
     with pytest.raises(RequestError):
         second.jobs.obey("stop", made[0].id, owner="somebody else")
     second.jobs.obey("resume")
-    for job in [job for job in second.jobs.jobs() if job.active]:
-        assert second.ended(job).state is JobState.DONE
+    for left in [one for one in second.jobs.jobs() if one.active]:
+        assert second.ended(left).state is JobState.DONE
     assert [r.prompt[-1] for r in second.painter.asked] == list("02312")
     assert second.jobs.obey("duplicate", copied).startswith(f"Job {copied}")
     with pytest.raises(RequestError, match="Duplicate it"):
