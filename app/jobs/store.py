@@ -221,6 +221,9 @@ class JobStore:
             return []
         sql = "SELECT id, verb, job, value FROM orders WHERE answer IS NULL ORDER BY id LIMIT 100"
         rows = self._use(lambda db: list(db.execute(sql))) or []
+        if len(rows) == 100:
+            # There may be more, without another change.
+            self._seen_version = -1
         return [
             QueueOrder(id=number, verb=str(verb)[:40], job=str(job)[:80], value=str(value)[:80])
             for number, verb, job, value in rows

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
+import app.studio
 from app.gallery.pictures import Gallery
 from app.jobs.entry import MAX_INTERRUPTIONS
 from app.jobs.job import Job, JobState
@@ -23,6 +24,7 @@ from app.jobs.kinds import Kind, Lane
 from app.jobs.queue import JobQueue
 from app.jobs.store import FORM, MAX_KEPT_PASSING, JobStore
 from app.painting.runner import Keep
+from app.settings import Settings
 from pipelines.catalog import Catalog
 from pipelines.errors import BusyError, ProcessDeathError, RequestError
 from pipelines.progress import Progress, Report, ShouldStop, Stage
@@ -424,6 +426,22 @@ def test_a_second_studio_says_so_and_shares_nothing(studio: Make) -> None:
     rows = first.store.load()
     assert rows is not None
     assert [row.id for row in rows] == [mine.id]
+
+
+def test_the_page_can_say_that_another_studio_holds_the_jobs(tmp_path: Path) -> None:
+    settings = Settings(workspace=tmp_path)
+    first, second = app.studio.Studio(settings), app.studio.Studio(settings)
+    try:
+        assert [f for f in first.examine() if f.name == "jobs"] == []
+        (found,) = [f for f in second.examine() if f.name == "jobs"]
+        assert "Another studio holds the jobs" in found.fact
+        first.close()
+        third = app.studio.Studio(settings)
+        assert [f for f in third.examine() if f.name == "jobs"] == []
+        third.close()
+    finally:
+        second.close()
+        first.close()
 
 
 # --- order
