@@ -4,6 +4,7 @@ the page, or a command that writes there."""
 from __future__ import annotations
 
 import logging
+import shutil
 import time
 
 from app.settings import Settings, workspace_path
@@ -21,6 +22,8 @@ def sweep(settings: Settings) -> None:
     """
     began = time.monotonic()
     drafts.sweep(settings.workspace)
+    # Where earlier versions kept what each browser saw last.
+    shutil.rmtree(settings.cache / "jobs", ignore_errors=True)
     # Each by itself: one that is a link to another disk is searched, too.
     written = (settings.outputs, settings.inputs, settings.models, settings.loras)
     for folder in (*written, settings.runs, settings.cache, settings.logs):

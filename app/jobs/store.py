@@ -319,6 +319,9 @@ class JobStore:
         )
 
     def _make(self, connection: sqlite3.Connection) -> None:
+        # Who knows the name of an owner is that owner. The files beside it have its mode.
+        with suppress(OSError):
+            self.file.chmod(0o600)
         database.write_ahead(connection)
         if database.form(connection) == FORM:
             return

@@ -23,6 +23,7 @@ from app.settings import Settings
 from pipelines.catalog import Catalog
 from pipelines.errors import StudioError, WorkerError, printable
 from pipelines.memory.planning import Machine, before_torch
+from pipelines.processes.wire import Message, error_fields, error_of
 from pipelines.progress import Progress, Report, ShouldStop
 from pipelines.request import GenerationRequest
 
@@ -41,10 +42,9 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class Failed:
-    """Why a call ended, as the two sentences of a StudioError."""
+    """Why a call ended; what crosses from the fork keeps the class of an error and its field."""
 
-    message: str
-    way_out: str = ""
+    error: Message
 
 
 News = Progress | PictureFile | Machine | Failed
@@ -139,7 +139,7 @@ class ZeroRunner:
                 case Machine():
                     self._say(machine=replace(one, name=f"{DEVICE}, {one.name}"))
                 case Failed():
-                    raise StudioError(one.message, one.way_out)
+                    raise error_of(one.error)
             if should_stop():
                 return
 
@@ -199,10 +199,11 @@ class _Fork:
                 if time.monotonic() > deadline:
                     stop.set()
             if left and stop.is_set():
-                yield Failed(
-                    message="The time for which ZeroGPU lent its card is over.",
-                    way_out="Paint fewer pictures at once, fewer steps, or a smaller size.",
+                over = StudioError(
+                    "The time for which ZeroGPU lent its card is over.",
+                    "Paint fewer pictures at once, fewer steps, or a smaller size.",
                 )
+                yield Failed(error=error_fields(over))
         finally:
             stop.set()
             thread.join()
@@ -215,12 +216,12 @@ class _Fork:
                 self._painter = _ZeroPainter(self._settings)
             self._painter.paint(request, news.put, stop.is_set)
         except StudioError as error:
-            news.put(Failed(message=error.message, way_out=error.way_out))
+            news.put(Failed(error=error_fields(error)))
         # A seam like the worker's: a fault of ours ends the job and not the fork.
         except Exception as error:
             log.exception("an order failed")
             told = f"Painting failed through a fault of the studio ({printable(error, 160)})."
-            news.put(Failed(message=told))
+            news.put(Failed(error=error_fields(StudioError(told))))
         finally:
             news.put(None)
 

@@ -215,6 +215,15 @@ def test_what_was_deleted_is_not_painted_again(studio: Make) -> None:
     assert done.request.count == 3
 
 
+@pytest.mark.skipif(os.name != "posix", reason="modes of files are POSIX")
+def test_nobody_else_on_the_computer_reads_who_asked_for_what(tmp_path: Path, studio: Make) -> None:
+    one = studio(0)
+    one.jobs.submit(request(), OWNER)
+    files = list(tmp_path.glob("jobs.db*"))
+    assert len(files) >= 2
+    assert {file.stat().st_mode & 0o777 for file in files} == {0o600}
+
+
 def test_a_copied_workspace_has_its_own_pictures(tmp_path: Path) -> None:
     first = Studio(tmp_path / "first")
     job = first.ended(first.jobs.submit(request(), OWNER))

@@ -228,7 +228,7 @@ def test_out_of_time_is_a_sentence_and_keeps_what_is_finished(
     assert isinstance(news[0], Machine)
     assert len([one for one in news if isinstance(one, PictureFile)]) == 1
     assert isinstance(news[-1], Failed)
-    assert "time" in news[-1].message
+    assert "time" in news[-1].error["message"]
 
 
 def test_time_that_ends_with_the_last_picture_is_no_failure(
