@@ -21,6 +21,7 @@ from app.gallery.index import GalleryIndex
 from app.gallery.pictures import Gallery
 from app.hardware import Forecasts
 from app.jobs.queue import JobQueue
+from app.jobs.store import JobStore
 from app.models.download_jobs import ModelJobs
 from app.models.import_jobs import ImportJobs
 from app.models.store import ModelStore
@@ -151,6 +152,8 @@ class FakeStudio(Studio):
         self.forecasts = Forecasts(lambda: 8 * 10**9)
         self.runner = FakeRunner(self.gallery, steps=steps, pace=pace)
         self._worker = self.runner  # type: ignore[assignment]
+        # Its jobs are in memory: nothing of them is held.
+        self.store = JobStore(self.settings.jobs)
         self._jobs = JobQueue(self.runner)
 
     def __enter__(self) -> FakeStudio:
