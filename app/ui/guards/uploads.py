@@ -26,7 +26,7 @@ _HEAD = 16
 
 
 @dataclass(kw_only=True)
-class Place:
+class UploadFolder:
     """A folder for one upload alone, so that whatever is left of it can be found.
 
     gradio writes every part that comes to a file, and forgets those of an upload that breaks off
@@ -54,7 +54,7 @@ class Place:
                 os.rmdir(inner)
 
 
-_PLACE: ContextVar[Place | None] = ContextVar("pixart_upload", default=None)
+_PLACE: ContextVar[UploadFolder | None] = ContextVar("pixart_upload", default=None)
 
 
 def folder(parent: str) -> str:
@@ -64,9 +64,9 @@ def folder(parent: str) -> str:
 
 
 @contextmanager
-def place() -> Iterator[Place]:
+def place() -> Iterator[UploadFolder]:
     """What is uploaded within lies in a folder of its own."""
-    made = Place()
+    made = UploadFolder()
     token = _PLACE.set(made)
     try:
         yield made
