@@ -132,6 +132,7 @@ def test_what_ran_goes_on_and_what_waited_waits_on(studio: Make, killed: bool) -
     first.jobs.stop(made[2].id, OWNER)
     first.vanish() if killed else first.jobs.close()
     second = studio(0)
+    second.until(made[0], lambda now: now.state is JobState.RUNNING)
     told = [second.jobs.get(job.id, OWNER) for job in made]
     assert [job.state for job in told if job] == [
         *(JobState.RUNNING, JobState.WAITING, JobState.STOPPED, JobState.WAITING),
