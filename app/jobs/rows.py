@@ -181,11 +181,11 @@ def go_on(entry: Entry, kind: Kind) -> bool:
     if entry.passing or (was_running and not kind.resumes):
         # Nobody can come back for what a call of the API has asked for.
         entry.job = replace(entry.job, ended=time.time(), state=JobState.INTERRUPTED)
-        entry.job = replace(entry.job, error=f"{_RESTARTED}{none}. Retry it.")
+        entry.job = replace(entry.job, error=f"{_RESTARTED}{none}. Press Generate again.")
         return False
     if was_running:
         if not entry.interrupted():
-            words = f"{_RESTARTED} more than {entry.interruptions - 1} times{none}. Retry it."
+            words = f"{_RESTARTED} more than {entry.interruptions - 1} times{none}. Press Generate again."
             entry.job = replace(
                 entry.job, ended=time.time(), state=JobState.INTERRUPTED, error=words
             )

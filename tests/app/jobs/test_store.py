@@ -562,7 +562,7 @@ def test_what_cannot_go_on_says_so_after_a_restart(studio: Make) -> None:
     ended = second.jobs.get(runs.id, OWNER)
     assert ended is not None
     assert ended.state is JobState.INTERRUPTED
-    assert "Retry it" in str(ended.error)
+    assert "Press Generate again" in str(ended.error)
     assert second.ended(waits).state is JobState.DONE
     second.jobs.obey("retry", runs.id)
     assert second.ended(runs).state is JobState.DONE
