@@ -150,8 +150,9 @@ def copy_project(root: Path, wheels: Path) -> Studio:
     shutil.copy(ROOT / "launch.py", root)
     shutil.copytree(ROOT / "app" / "setup", root / "app" / "setup")
     # The only module outside that room which they need.
-    shutil.copy(ROOT / "app" / "streams.py", root / "app")
-    for package in ("app", "app/cli"):
+    (root / "pipelines").mkdir()
+    shutil.copy(ROOT / "pipelines" / "streams.py", root / "pipelines")
+    for package in ("app", "app/cli", "pipelines"):
         (root / package / "__init__.py").touch()
     (root / "app" / "cli" / "main.py").write_text(COMMAND_LINE, encoding="utf-8")
     (root / "requirements-dev.txt").write_text("pytest==0.1\n", encoding="utf-8")
