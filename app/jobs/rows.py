@@ -185,7 +185,8 @@ def go_on(entry: Entry, kind: Kind) -> bool:
         return False
     if was_running:
         if not entry.interrupted():
-            words = f"{_RESTARTED} more than {entry.interruptions - 1} times{none}. Press Generate again."
+            times = f"more than {entry.interruptions - 1} times"
+            words = f"{_RESTARTED} {times}{none}. Press Generate again."
             entry.job = replace(
                 entry.job, ended=time.time(), state=JobState.INTERRUPTED, error=words
             )
