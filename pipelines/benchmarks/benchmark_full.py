@@ -142,7 +142,7 @@ def _refuse_small(machine: Machine, models: Path) -> None:
     if machine.device != "cuda":
         raise RequestError(
             "suite",
-            "The full suite paints at the real size, which needs an NVIDIA card.",
+            "The full suite paints at the real size, which needs an NVIDIA GPU.",
             way_out,
         )
     if machine.vram_free < _CARD_BYTES:

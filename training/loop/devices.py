@@ -47,7 +47,7 @@ def check_precision(config: RunConfig) -> None:
     has_card = torch.cuda.is_available()
     if config.precision == "fp16" and not has_card:
         raise RequestError(
-            "precision", "fp16 needs an NVIDIA card.", "Choose bf16 or fp32 on this machine."
+            "precision", "fp16 needs an NVIDIA GPU.", "Choose bf16 or fp32 on this machine."
         )
     # Accelerate would take emulation for support, which is right and slow.
     if config.precision != "bf16" or not has_card:

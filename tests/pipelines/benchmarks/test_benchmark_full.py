@@ -15,7 +15,6 @@ from pipelines.benchmarks.benchmark import Timing
 from pipelines.benchmarks.benchmark_full import Shapes
 from pipelines.errors import RequestError
 from pipelines.memory.planning import Machine
-from pipelines.models import loader
 
 CPU = Machine(device="cpu", name="CPU", bf16=False)
 SMALL = Shapes(
@@ -34,7 +33,7 @@ SMALL = Shapes(
 
 
 def test_speeds_and_peaks_are_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loader, "probe", lambda: CPU)
+    monkeypatch.setattr("pipelines.memory.probe.machine", lambda: CPU)
     results = list(benchmark_full.run(CPU, Timing(rounds=3), tmp_path, SMALL))
     speeds = [result for result in results if result.seconds]
     assert [result.name.split(", ")[2] for result in speeds] == ["lcm", "dpm-solver++"]

@@ -64,7 +64,7 @@ def test_files_that_are_no_numbers_are_no_limit(groups: Path, text: str) -> None
 
 _GROWTH = """
 import mmap, sys
-from pipelines import ram
+from pipelines.memory import ram
 from pipelines.catalog import ROOT
 
 size = 64 * 2**20
