@@ -352,6 +352,6 @@ def _read_texts(request: GenerationRequest) -> set[str]:
 def _runner(
     settings: Settings, born: Callable[[int], None] = lambda pid: None
 ) -> WorkerRunner | ZeroRunner:
-    """What paints: a process of its own, or on ZeroGPU the function that gets the card."""
+    """What paints: a process of its own, or on ZeroGPU the function that gets the GPU."""
     spaces = hosting.zero_gpu()
     return WorkerRunner(settings, born) if spaces is None else ZeroRunner(settings, spaces)

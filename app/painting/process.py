@@ -144,7 +144,7 @@ class _PaintingProcess:
 
 
 def _is_lost_card(error: BaseException | None) -> bool:
-    """True where a card fails by itself: CUDA then refuses everything else in the process, too."""
+    """True where a GPU fails by itself: CUDA then refuses everything else in the process, too."""
     while error is not None:
         if type(error).__name__ == "AcceleratorError" and not is_out_of_memory(error):
             return True

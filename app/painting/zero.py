@@ -1,4 +1,4 @@
-"""Painting on ZeroGPU: a card that a Space has only while one decorated function runs.
+"""Painting on ZeroGPU: a GPU that a Space has only while one decorated function runs.
 
 The platform forks this process for the function and pickles what goes in and what it yields, so the
 engine is made in the fork and lives there for as long as the platform keeps it; here nothing is
@@ -28,7 +28,7 @@ from pipelines.progress import Progress, Report, ShouldStop
 from pipelines.request import GenerationRequest
 
 DEVICE = "ZeroGPU"
-# The longest that ZeroGPU lends a card for, and what is kept back to end well, in seconds.
+# The longest that ZeroGPU lends a GPU for, and what is kept back to end well, in seconds.
 LONGEST = 120
 _SPARE = 5.0
 # A fresh fork; reading a model in it; a picture; one step of PixArt at 1024 px with guidance.
@@ -52,7 +52,7 @@ Call = Callable[[GenerationRequest, int], Generator[News, None, None]]
 
 
 def seconds(request: GenerationRequest, size: int) -> int:
-    """For how long to ask for the card, for a model of `size` bytes.
+    """For how long to ask for the GPU, for a model of `size` bytes.
 
     Calls that ask for less come sooner and are open to visitors with little time left.
     """
@@ -70,9 +70,9 @@ class ZeroRunner:
 
     def __init__(self, settings: Settings, spaces: Any) -> None:
         self._settings = settings
-        # Only this one function gets the card; by a variable, gradio would wrap every handler.
+        # Only this one function gets the GPU; by a variable, gradio would wrap every handler.
         spaces.disable_gradio_auto_wrap()
-        # It is told for how long the card is lent; the platform asks for as long.
+        # It is told for how long the GPU is lent; the platform asks for as long.
         self._call: Call = spaces.GPU(duration=lambda _, lent: lent)(_Fork(settings).paint)
         self._lock = threading.Lock()
         self._state = EngineState(device=DEVICE)
@@ -108,7 +108,7 @@ class ZeroRunner:
         """See Runner.paint. Stopping takes effect at the next step that is told.
 
         `upcoming` are left alone: their texts would be encoded in this visitor's time.
-        Raises WorkerError with the sentence of the platform where it lends no card.
+        Raises WorkerError with the sentence of the platform where it lends no GPU.
         """
         # A fork in the middle of an import would wait for it for ever.
         _import()
@@ -144,7 +144,7 @@ class ZeroRunner:
                 return
 
     def _look_at(self, model_id: str) -> int:
-        """The bytes of a model, hashed before the card is lent: a fork inherits the hash.
+        """The bytes of a model, hashed before the GPU is lent: a fork inherits the hash.
 
         Raises UnknownNameError, ModelError.
         """
@@ -200,7 +200,7 @@ class _Fork:
                     stop.set()
             if left and stop.is_set():
                 over = StudioError(
-                    "The time for which ZeroGPU lent its card is over.",
+                    "The time for which ZeroGPU lent its GPU is over.",
                     "Paint fewer pictures at once, fewer steps, or a smaller size.",
                 )
                 yield Failed(error=error_fields(over))
@@ -227,7 +227,7 @@ class _Fork:
 
 
 class _ZeroPainter:
-    """The engine with what it needs. Made where the card is."""
+    """The engine with what it needs. Made where the GPU is."""
 
     def __init__(self, settings: Settings) -> None:
         before_torch()
