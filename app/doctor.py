@@ -133,10 +133,10 @@ def _models(settings: Settings, machine: Machine | None) -> Iterator[Finding]:
         if machine is None:
             yield Finding(name=spec.id, state="ok", fact=f"{size.width}x{size.height}")
             continue
-        wish = MemoryRequest(width=size.width, height=size.height)
-        way = planning.plan(machine, sizes, wish)
-        state: Verdict = "ok" if planning.fits(machine, way) else "warning"
-        told = f"{size.width}x{size.height} {forecast.told(machine, sizes, wish)}"
+        memory_request = MemoryRequest(width=size.width, height=size.height)
+        plan = planning.plan(machine, sizes, memory_request)
+        state: Verdict = "ok" if planning.fits(machine, plan) else "warning"
+        told = f"{size.width}x{size.height} {forecast.told(machine, sizes, memory_request)}"
         yield Finding(name=spec.id, state=state, fact=told)
     for problem in catalog.problems:
         yield Finding(name="model", state="warning", fact=redacted(problem))

@@ -51,12 +51,12 @@ class Forecasts:
         # by how much that has changed.
         self._told: tuple[Machine, int, int] | None = None
 
-    def of(self, machine: Machine | None, model: ModelSpec, wish: MemoryRequest) -> str:
+    def of(self, machine: Machine | None, model: ModelSpec, memory_request: MemoryRequest) -> str:
         """One sentence, or "" where the machine or the model's numbers are not known."""
         sizes = self._of(model) if machine is not None else None
         if machine is None or sizes is None:
             return ""
-        return forecast.told(self._now(machine), sizes, wish)
+        return forecast.told(self._now(machine), sizes, memory_request)
 
     def before_download(self, machine: Machine | None, row: Known) -> str:
         """What a released model would need for its default size, before it is here; "" where the

@@ -70,7 +70,7 @@ def check(request: GenerationRequest) -> None:
 def zero_gpu() -> ModuleType | None:
     """The package `spaces` where this is a Space on ZeroGPU, else None and nothing is imported.
 
-    It changes torch while it is imported, so it has to come before anything that uses a card.
+    It changes torch while it is imported, so it has to come before anything that uses a GPU.
     """
     if os.environ.get(ZERO_GPU, "").lower() not in ("1", "t", "true"):
         return None

@@ -209,8 +209,8 @@ def _change(found: _Found, shapes: Mapping[str, Shape], shown: str) -> Change:
     keys = found.keys
     name = f"“{printable(found.name, 80)}”"
     if "down" not in keys or "up" not in keys:
-        lacks = "down (A)" if "down" not in keys else "up (B)"
-        raise LoraError(f"{shown} lacks the {lacks} half of {name}; it is not whole.")
+        absent = "down (A)" if "down" not in keys else "up (B)"
+        raise LoraError(f"{shown} lacks the {absent} half of {name}; it is not whole.")
     down, up = shapes[keys["down"]], shapes[keys["up"]]
     stacked, pieces = False, len(found.paths)
     if found.paths == (targets.CONVOLUTION,):

@@ -177,8 +177,8 @@ def factors(
         found = {c.name: alphas[c.alpha] / c.rank for c in noted if c.alpha is not None}
         missing = len(layout.changes) - len(noted)
         found |= {c.name: 1.0 for c in layout.changes if c.alpha is None}
-        lack = f"{missing} of its layers do not say their strength (alpha): taken as their rank."
-        return found, ((lack,) if missing else ())
+        note = f"{missing} of its layers do not say their strength (alpha): taken as their rank."
+        return found, ((note,) if missing else ())
     values = of_metadata(metadata)
     if values is None and layout.family in ("peft", "script", "bare", "stacked"):
         values = dict(config) if config is not None else None

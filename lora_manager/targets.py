@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
 
 ATTENTION = frozenset({"to_q", "to_k", "to_v", "to_out.0"})
 """Ends of the paths of all attention projections, as PEFT's `target_modules` takes them."""
@@ -46,16 +45,6 @@ _SIZES = ("resolution_embedder", "aspect_ratio_embedder")
 _NUMBERED = re.compile(r"(transformer_blocks|blocks)([._])(0|[1-9][0-9]{0,2})[._](.{1,80})")
 
 
-@dataclass(frozen=True, kw_only=True)
-class Place:
-    """Where a layer of diffusers lies in the original layout: piece `part` of `parts` equal ones
-    along the first axis of `original`."""
-
-    original: str
-    part: int = 0
-    parts: int = 1
-
-
 def matches(path: str, suffixes: Collection[str]) -> bool:
     """True where `path` is one of `suffixes` or ends with a dot and one of them (PEFT's rule)."""
     return any(path == suffix or path.endswith(f".{suffix}") for suffix in suffixes)
@@ -81,19 +70,6 @@ def paths(
         if micro_conditions or not any(name in path for name in _SIZES)
     ]
     return tuple(path for path in (*blocks, *outer) if matches(path, kinds))
-
-
-def original_of(path: str) -> Place | None:
-    """The place of a diffusers path in the original layout, or None for no layer of PixArt."""
-    return _PLACES_OUTSIDE.get(path) or _in_block(path)
-
-
-def _in_block(path: str) -> Place | None:
-    found = _numbered(path, ".")
-    if found is None or found[0] != "transformer_blocks" or found[2] not in _PLACES_INSIDE:
-        return None
-    place = _PLACES_INSIDE[found[2]]
-    return Place(original=f"blocks.{found[1]}.{place.original}", part=place.part, parts=place.parts)
 
 
 def paths_of(name: str) -> tuple[str, ...]:
@@ -134,18 +110,13 @@ def _both(dot: str) -> dict[str, tuple[str, ...]]:
     return {name.replace(".", dot): found for name, found in names.items()}
 
 
-_PLACES_OUTSIDE = {path: Place(original=original) for original, path in _OUTER.items()}
-_PLACES_INSIDE = {
-    path: Place(original=original, part=part, parts=len(names))
-    for original, names in _BLOCK.items()
-    for part, path in enumerate(names)
-}
+_INSIDE = tuple(path for names in _BLOCK.values() for path in names)
 _KNOWN_OUTSIDE = {dot: _both(dot) for dot in "._"}
 _KNOWN_INSIDE: Mapping[tuple[str, str], Mapping[str, tuple[str, ...]]] = {
     (dot, kind): {name.replace(".", dot): found for name, found in names.items()}
     for dot in "._"
     for kind, names in (
         ("blocks", dict(_BLOCK)),
-        ("transformer_blocks", {path: (path,) for path in _PLACES_INSIDE}),
+        ("transformer_blocks", {path: (path,) for path in _INSIDE}),
     )
 }

@@ -70,7 +70,7 @@ class Engine:
         raise out_of_memory.too_little()
 
     def _reads(self, model_id: str, plan: DevicePlan, report: Report) -> bool:
-        """False where the memory did not suffice to load the model."""
+        """False where loading the model ran out of memory."""
         try:
             with torch.inference_mode():
                 self._open(model_id, plan, report).read(report, plan)
@@ -106,7 +106,7 @@ class Engine:
         """Paints the pictures of `request` one after another.
 
         Each is painted alone, so that it does not depend on its neighbours: picture i is the
-        picture of seed + i to the last bit. Where the memory does not suffice, the same picture is
+        picture of seed + i to the last bit. Where the memory runs out, the same picture is
         begun again in the next cheaper way, and says so. The texts of `upcoming` are encoded along
         with this one's where the text encoder has to be loaded for it. Ends early once
         `should_stop()` is true. Raises StudioError.
@@ -157,7 +157,7 @@ class Engine:
     def _attempt(
         self, work: PictureWork, plan: DevicePlan, index: int
     ) -> Picture | out_of_memory.MemoryShortage | None:
-        """One picture, None when it was stopped, or what the memory did not suffice for.
+        """One picture, None when it was stopped, or where the memory ran out.
 
         Whatever holds tensors ends with this call, so that they can be freed behind it.
         """

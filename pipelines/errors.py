@@ -115,5 +115,5 @@ def cause_of_death(exit_code: int | None) -> str:
         name = signal.Signals(-exit_code).name
     except ValueError:
         name = f"signal {-exit_code}"
-    lack = ", perhaps for lack of memory" if name == "SIGKILL" else ""
-    return f"killed by {name}{lack}"
+    reason = ", perhaps out of memory" if name == "SIGKILL" else ""
+    return f"killed by {name}{reason}"

@@ -30,8 +30,8 @@ class Picture:
     """Finished pixels and the request that paints exactly them again.
 
     `weights` is the hash of the model's weights, `seconds` what the painting took; `notes` say
-    what was done for lack of memory. `peak` is the memory in bytes at its highest, above what the
-    process held before its first model; `forecast` what the plan had said.
+    what was done where memory was short. `peak` is the memory in bytes at its highest, above what
+    the process held before its first model; `forecast` what the plan had said.
     """
 
     image: Image.Image

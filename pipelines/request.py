@@ -78,7 +78,7 @@ class GenerationRequest(BaseModel):
 
     Build it with `complete`, which fills the defaults of model and sampler and checks the limits
     that depend on them; the bare constructor checks only what a field can know by itself.
-    `approximate` allows what changes the picture a little, where memory does not suffice
+    `approximate` allows what changes the picture a little, where memory runs out
     otherwise. `loras` are added to the model with their weights. `original_size` ("WxH" in pixels)
     is what a model with size conditions is told about the picture that it imagines, None for the
     size that is painted. `clean_caption` cleans the texts as the authors do (`captions`) instead

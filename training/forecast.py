@@ -72,5 +72,5 @@ def sentence(values: dict[str, Any]) -> str:
     needed, free = values["peak"] / _GB, values["available"] / _GB
     words = f"needs about {needed:.1f} GB, {free:.1f} GB are free"
     if needed > free:
-        words += "; make batch smaller if it stops for lack of memory"
+        words += "; make batch smaller if it runs out of memory"
     return words

@@ -125,7 +125,7 @@ _SAID = {
     "resume": "It goes on behind update {step}.",
     "rollback": "It went back to update {step} and goes on with half the learning rate.",
     "skipped": "Update {step} was skipped: its numbers are not finite (samples: {samples}).",
-    "unpainted": "The sample sheet of update {step} was not painted, for lack of memory; the"
+    "unpainted": "The sample sheet of update {step} was not painted, the memory ran out; the"
     " training goes on.",
     "world": "It was begun with {before} processes and goes on with {now}: pictures come in another"
     " order.",

@@ -65,7 +65,7 @@ def convert(
     from pipelines.models import convert as converting
     from pipelines.models.sources import ReadOptions
 
-    wish = ReadOptions(
+    options = ReadOptions(
         weights=cast("Choice", weights),
         head_dim=head_dim,
         image_size=image_size,
@@ -75,7 +75,7 @@ def convert(
         made = converting.convert(
             user_path(source),
             user_path(destination),
-            wish,
+            options,
             precision=cast("SavedPrecision", precision),
             overwrite=overwrite,
             report=_counting(status, "Converting"),

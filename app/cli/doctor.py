@@ -25,8 +25,8 @@ def doctor(
     settings = Settings(workspace=workspace_path(workspace or context.obj))
     status = Status(sys.stderr)
     faults: list[Finding] = []
-    lacks: list[OutOfMemoryError] = []
-    for finding in examine(settings, lambda: _probe(status, lacks)):
+    shortages: list[OutOfMemoryError] = []
+    for finding in examine(settings, lambda: _probe(status, shortages)):
         status.clear()
         if as_json:
             print(json.dumps(asdict(finding)), flush=True)
@@ -34,19 +34,19 @@ def doctor(
             print(finding.line(), flush=True)
         if finding.state == "fault":
             faults.append(finding)
-    if lacks:
-        raise lacks[0]
+    if shortages:
+        raise shortages[0]
     if faults:
         raise StudioError(f"Something is broken, {faults[0].name}: {faults[0].fact}")
 
 
-def _probe(status: Status, lacks: list[OutOfMemoryError]) -> Machine | None:
-    """The device; None, and why in `lacks`, where there is no room to look at it."""
+def _probe(status: Status, shortages: list[OutOfMemoryError]) -> Machine | None:
+    """The device; None, and why in `shortages`, where there is no room to look at it."""
     status.text("Looking at the device")
     try:
         before_torch()
     except OutOfMemoryError as error:
-        lacks.append(error)
+        shortages.append(error)
         return None
     # Here and not above: loading torch takes seconds.
     from pipelines.memory import probe

@@ -209,12 +209,12 @@ def _paint(
     engine = Engine(catalog, inputs=settings.inputs, cache=settings.cache)
     runner = LocalRunner(engine, gallery)
     weights = ""
-    way = engine.plan_of(request)
+    plan = engine.plan_of(request)
     # Only now: what refuses the job is one sentence alone.
     if unseen := seen_words.unseen(request.prompt, catalog.find(request.model)):
         status.clear()
         say(f"{seen_words.sentence(unseen)}.", 0)
-    status.say(f"“{request.model}” {forecast.sentence(engine.machine, way)}.")
+    status.say(f"“{request.model}” {forecast.sentence(engine.machine, plan)}.")
 
     def keep(file: PictureFile) -> None:
         nonlocal weights

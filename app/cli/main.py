@@ -85,8 +85,8 @@ def _run(argv: list[str]) -> int:
             return streams.UNPRINTED
         if lost := _lost_in_links(error):
             return say(lost, 2)
-        if lack := address_space.lack_of(error):
-            return say(str(lack), 2)
+        if shortage := address_space.out_of_memory(error):
+            return say(str(shortage), 2)
         if os.environ.get(DEBUG_VARIABLE):
             traceback.print_exc()
         return say(

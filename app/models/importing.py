@@ -69,14 +69,14 @@ def import_model(
     catalog = Catalog(user_models=models)
     model_id = free_id(source, catalog, models, wanted)
     index = _index(source)
-    wish = sources.ReadOptions(
+    options = sources.ReadOptions(
         weights=wanted.weights,
         head_dim=wanted.head_dim,
         image_size=wanted.image_size,
         interpolation_scale=wanted.interpolation_scale,
     )
     with ExitStack() as stack:
-        net = stack.enter_context(sources.opened(source, wish))
+        net = stack.enter_context(sources.opened(source, options))
         told = _with_tokens(net.design, wanted, index)
         parts = import_parts.find(source, told, wanted, models, stack)
         design = _with_vae(told, parts)

@@ -40,7 +40,7 @@ class _PaintingProcess:
         self._leaving = threading.Event()
         self._idle = threading.Event()
         self._idle.set()
-        self._lost_card = False
+        self._lost_gpu = False
 
     def run(self, preload: str | None) -> None:
         """Prepares the engine, then paints order after order."""
@@ -73,7 +73,7 @@ class _PaintingProcess:
             last = self._paint(runner, order["job"], request, upcoming)
             self._idle.set()
             self._pipe.tell(**last, machine=asdict(engine.machine))
-            if self._lost_card:
+            if self._lost_gpu:
                 # Nothing works in this process any more; the page starts another one.
                 os._exit(1)
 
@@ -131,10 +131,10 @@ class _PaintingProcess:
         try:
             work()
         except StudioError as error:
-            self._lost_card = _is_lost_card(error)
+            self._lost_gpu = _is_lost_gpu(error)
             return error
         except Exception as error:
-            self._lost_card = _is_lost_card(error)
+            self._lost_gpu = _is_lost_gpu(error)
             logging.exception("an order failed")
             return StudioError(
                 f"Painting failed through a fault of the studio ({printable(error, 160)}).",
@@ -143,7 +143,7 @@ class _PaintingProcess:
         return None
 
 
-def _is_lost_card(error: BaseException | None) -> bool:
+def _is_lost_gpu(error: BaseException | None) -> bool:
     """True where a GPU fails by itself: CUDA then refuses everything else in the process, too."""
     while error is not None:
         if type(error).__name__ == "AcceleratorError" and not is_out_of_memory(error):

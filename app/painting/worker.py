@@ -37,7 +37,7 @@ WorkerPhase = Literal["starting", "loading", "ready", "painting", "lost", "lent"
 _QUICK_DEATH_SECONDS = 20.0
 _MAX_QUICK_DEATHS = 3
 _POLL_SECONDS = 0.05
-# A step of the largest model on a slow processor stays below this; a hung card does not.
+# A step of the largest model on a slow processor stays below this; a hung GPU does not.
 _STOP_SECONDS = 120.0
 # In which the worker writes a finished picture before it goes (`process`), and a little more.
 _CLOSE_SECONDS = 5.0
@@ -102,8 +102,8 @@ class WorkerRunner:
         with self._lock:
             if self._away or self._child is not None:
                 return
-            if lack := _lack():
-                self._state = replace(self._state, phase="lost", message=lack)
+            if problem := _too_little_memory():
+                self._state = replace(self._state, phase="lost", message=problem)
                 return
             self._preload = preload or self._preload
             # A model whose loading killed the worker must not kill the next one too.
@@ -282,7 +282,7 @@ class WorkerRunner:
             inbox.put(message)
 
 
-def _lack() -> str:
+def _too_little_memory() -> str:
     """Why no painting process can live here; "" where one can."""
     try:
         address_space.check(address_space.TORCH)

@@ -71,21 +71,21 @@ def prepare(root: str | Path, argv: Sequence[str]) -> list[str]:
     Where another interpreter can, that one takes this process over. Raises SetupError, with a
     sentence for the user, where none can.
     """
-    wish, rest = torch_build.take_wish(argv)
+    wanted_build, rest = torch_build.take_option(argv)
     entered = os.environ.pop(ENTERED, None) is not None
     wanted = read_wanted(Path(root), with_tests=rest[:1] == ["test"])
     line = StatusLine(sys.stderr)
     try:
         if is_inside(wanted.venv):
-            complete(wanted, wish, line)
+            complete(wanted, wanted_build, line)
         elif missing_pins(wanted.pins):
             if entered:
                 raise SetupError(
                     f"The Python in {wanted.venv} does not use that environment: take the variable "
                     "PYTHONHOME away if it is set, or delete the .venv folder, and start again."
                 )
-            enter(wanted, wish, line, argv)
-        elif wish is not None:
+            enter(wanted, wanted_build, line, argv)
+        elif wanted_build is not None:
             line.say(
                 "--torch changes nothing here: this Python has all that the studio needs, and the "
                 "torch that came with it stays."
@@ -146,11 +146,11 @@ def can_start(folder: Path) -> bool:
 
 
 def enter(
-    wanted: Requirements, wish: str | None, line: StatusLine, argv: Sequence[str]
+    wanted: Requirements, wanted_build: str | None, line: StatusLine, argv: Sequence[str]
 ) -> NoReturn:
     """Restart inside `.venv`, made or repaired first. Raises SetupError where that fails."""
     if not can_start(wanted.venv):
-        make(wanted, wish, line)
+        make(wanted, wanted_build, line)
     line.clear()
     command = [str(python_of(wanted.venv)), str(wanted.root / "launch.py"), *argv]
     os.environ[ENTERED] = "1"
@@ -159,7 +159,7 @@ def enter(
     except OSError:
         # It is there but no program: cut off while it was written, or made for another machine.
         python_of(wanted.venv).unlink(missing_ok=True)
-        make(wanted, wish, line)
+        make(wanted, wanted_build, line)
         replace_process(command)
 
 
@@ -178,7 +178,7 @@ def replace_process(command: list[str], *, folder: Path | None = None) -> NoRetu
             raise SystemExit(child.wait())
 
 
-def make(wanted: Requirements, wish: str | None, line: StatusLine) -> None:
+def make(wanted: Requirements, wanted_build: str | None, line: StatusLine) -> None:
     """Make `.venv` with nothing in it, or give it a working interpreter again.
 
     Packages of the same Python version stay, so that a lost interpreter costs no second download.
@@ -186,7 +186,7 @@ def make(wanted: Requirements, wish: str | None, line: StatusLine) -> None:
     """
     folder = wanted.venv
     require_ensurepip()
-    build = torch_build.choose_build(wish or "auto", torch_build.probe_machine())
+    build = torch_build.choose_build(wanted_build or "auto", torch_build.probe_machine())
     if not folder.exists():
         require_space(wanted, build)
     try:
@@ -250,7 +250,9 @@ def write_stamp(folder: Path, stamp: Stamp) -> None:
     draft.replace(folder / STAMP_NAME)
 
 
-def is_complete(wanted: Requirements, wish: str | None, machine: torch_build.MachineFacts) -> bool:
+def is_complete(
+    wanted: Requirements, wanted_build: str | None, machine: torch_build.MachineFacts
+) -> bool:
     """Say whether this environment, which must be the running one, is as asked.
 
     One that was filled by hand, with all that is pinned, gets its stamp without pip. One that was
@@ -268,7 +270,7 @@ def is_complete(wanted: Requirements, wish: str | None, machine: torch_build.Mac
         if stamp
         else current_build(machine) or torch_build.choose_build("auto", machine)
     )
-    if wish is not None and torch_build.choose_build(wish, machine) != torch:
+    if wanted_build is not None and torch_build.choose_build(wanted_build, machine) != torch:
         return False
     fresh = stamp_for(wanted, stamp, torch)
     if stamp is not None and fresh.locks != stamp.locks:
@@ -296,19 +298,19 @@ def site_packages() -> Path:
     return Path(sysconfig.get_path("purelib"))
 
 
-def complete(wanted: Requirements, wish: str | None, line: StatusLine) -> None:
+def complete(wanted: Requirements, wanted_build: str | None, line: StatusLine) -> None:
     """Install what the running environment lacks. Raises SetupError."""
     machine = torch_build.probe_machine()
-    if is_complete(wanted, wish, machine):
+    if is_complete(wanted, wanted_build, machine):
         return
     folder = wanted.venv
     with setup_lock(folder, line) as keep_open:
-        if is_complete(wanted, wish, machine):
+        if is_complete(wanted, wanted_build, machine):
             return
         locks.require_fit(wanted.pins, lock_files(wanted))
         line.say("Setting up PixArt Studio in .venv; this is done once and can take some minutes.")
         old = read_stamp(folder)
-        torch = torch_build.choose_build(wish or (old.torch if old else "auto"), machine)
+        torch = torch_build.choose_build(wanted_build or (old.torch if old else "auto"), machine)
         stamp = stamp_for(wanted, old, torch)
         remove_cut_off_packages(site_packages())
         source = find_torch(wanted, torch, machine)

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from app.setup.installer import SetupError
 
-WISHES = ("auto", "cpu", "cuda", "rocm")
+BUILDS = ("auto", "cpu", "cuda", "rocm")
 # A company mirror of PyTorch's index can be named here.
 INDEX_VARIABLE = "PIXART_STUDIO_TORCH_INDEX"
 INDEX = "https://download.pytorch.org/whl"
@@ -71,46 +71,46 @@ def probe_machine() -> MachineFacts:
     return MachineFacts(system=system, nvidia=nvidia, amd=amd)
 
 
-def take_wish(argv: Sequence[str]) -> tuple[str | None, list[str]]:
-    """Split `--torch X` off a command line; returns the wish (None: not said) and the rest.
+def take_option(argv: Sequence[str]) -> tuple[str | None, list[str]]:
+    """Split `--torch X` off a command line; returns the build (None: not said) and the rest.
 
     What stands after `--` is left alone. Raises SetupError for a missing or unknown value.
     """
-    wish: str | None = None
+    wanted_build: str | None = None
     rest: list[str] = []
     words = iter(argv)
     for word in words:
         if word == "--":
             rest += [word, *words]
         elif word == "--torch" or word.startswith("--torch="):
-            wish = word[8:] if "=" in word else next(words, "")
-            if wish not in WISHES:
-                said = f"not {wish!r}" if wish else "and one of them must follow it"
-                raise SetupError(f"--torch takes {', '.join(WISHES[:-1])} or {WISHES[-1]}, {said}.")
+            wanted_build = word[8:] if "=" in word else next(words, "")
+            if wanted_build not in BUILDS:
+                said = f"not {wanted_build!r}" if wanted_build else "and one of them must follow it"
+                raise SetupError(f"--torch takes {', '.join(BUILDS[:-1])} or {BUILDS[-1]}, {said}.")
         else:
             rest.append(word)
-    return wish, rest
+    return wanted_build, rest
 
 
-def choose_build(wish: str, machine: MachineFacts) -> str:
-    """Turn a wish into a build: cpu, cuda, rocm, or metal (the one build that macOS has).
+def choose_build(wanted_build: str, machine: MachineFacts) -> str:
+    """What was asked for as a build: cpu, cuda, rocm, or metal (the one build that macOS has).
 
     Raises SetupError where that system has no such build.
     """
     if machine.system == "Darwin":
-        if wish in ("cuda", "rocm"):
+        if wanted_build in ("cuda", "rocm"):
             raise SetupError(
-                f"There is no {wish} build of torch for macOS: leave --torch away, the normal "
-                "build uses the Apple GPU."
+                f"There is no {wanted_build} build of torch for macOS: leave --torch away, the "
+                "normal build uses the Apple GPU."
             )
         return "metal"
-    if wish == "rocm" and machine.system != "Linux":
+    if wanted_build == "rocm" and machine.system != "Linux":
         raise SetupError(
             "The rocm build of torch exists for Linux only: use --torch cpu here, or run the "
             "studio under Linux."
         )
-    if wish != "auto":
-        return wish
+    if wanted_build != "auto":
+        return wanted_build
     if machine.nvidia:
         return "cuda"
     return "rocm" if machine.amd else "cpu"

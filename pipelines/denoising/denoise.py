@@ -80,7 +80,7 @@ def make_schedule(
 ) -> Schedule:
     """A fresh scheduler for `request`. `betas` is the noise schedule of the model.
 
-    Its timesteps stay on the processor, so that no step waits for the card to tell one.
+    Its timesteps stay on the processor, so that no step waits for the GPU to tell one.
 
     A start from a picture skips the first (1 - strength) of the steps; at least one is left.
     """

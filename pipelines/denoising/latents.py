@@ -21,7 +21,7 @@ def to_tensor(picture: Image.Image) -> Tensor:
 def to_picture(pixels: Tensor) -> Image.Image:
     """(1, 3, H, W) in about [-1, 1] as an RGB picture, rounded as diffusers does."""
     values = (pixels[0].float() / 2 + 0.5).nan_to_num(0).clamp(0, 1)
-    # Whole numbers before the way from a card: a quarter of the bytes.
+    # Whole numbers before the way from a GPU: a quarter of the bytes.
     whole = (values * 255).round().to(torch.uint8)
     return Image.fromarray(whole.permute(1, 2, 0).contiguous().cpu().numpy())
 

@@ -24,9 +24,9 @@ MAX_SIDE = 512
 """Pixels of a preview's longer side."""
 _PATCHES: tuple[int, ...] = (1, 2, 4, PIXELS_PER_LATENT)
 _SHARE = 0.1
-# Seconds in which a fast card has painted.
+# Seconds in which a fast GPU has painted.
 _MOMENT = 0.1
-# Cards only queue their steps.
+# GPUs only queue their steps.
 _QUEUES = ("cuda", "mps")
 _CHARTS = 12
 _CHART_SIDE = 128
@@ -70,8 +70,8 @@ class Preview:
 class Previews:
     """The previews of one picture: often enough to be seen, too seldom to cost much.
 
-    They take a tenth of the time at most. On a card, where a picture may be there before anybody
-    could see one, the first comes after a moment; and steps, which a card only queues, are let run
+    They take a tenth of the time at most. On a GPU, where a picture may be there before anybody
+    could see one, the first comes after a moment; and steps, which a GPU only queues, are let run
     no further ahead than one, or progress and stop would be those of the queue.
     """
 
@@ -92,7 +92,7 @@ class Previews:
             self._wait_for_the_step_before(denoised.device.type)
         if self._clock() < self._due:
             return None
-        # Waiting for a card is no cost of the preview's.
+        # Waiting for a GPU is no cost of the preview's.
         values = denoised.float().cpu()
         started = self._clock()
         jpeg = self._preview.jpeg(values)

@@ -1,6 +1,6 @@
 """What a layer adds to the tokens, and the norm that follows it.
 
-Beside the products, this is most of what a card moves through its memory: apart, adding and norming
+Beside the products, this is most of what a GPU moves through its memory: apart, adding and norming
 read and write every token several times. `Joined` has torch.compile make one kernel of both, which
 the tokens pass once. It sees all tokens as one long matrix, so that one graph serves every size and
 any number of texts. Why so: docs/decisions/0013.

@@ -1,6 +1,6 @@
 """How much address space the system lets this process have (`ulimit -v`), and what we need of it.
 
-Where it does not suffice, libraries fail in many ways, and some end the process without a word.
+Where it runs out, libraries fail in many ways, and some end the process without a word.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def check(needed: int) -> None:
         raise _too_little(allowed)
 
 
-def lack_of(error: BaseException) -> OutOfMemoryError | None:
+def out_of_memory(error: BaseException) -> OutOfMemoryError | None:
     """What to say where `error` comes of too little memory or address space, else None."""
     numbered = isinstance(error, OSError) and error.errno == errno.ENOMEM
     worded = isinstance(error, (ImportError, RuntimeError, OSError)) and any(

@@ -1,4 +1,4 @@
-"""What this machine has now, and what it did not suffice for."""
+"""What this machine has now, and what ran out of it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pipelines.memory import out_of_memory, planning, probe, ram
 from pipelines.memory.measured import held
 from pipelines.memory.planning import DevicePlan, Machine
 
-# So many times the memory that was free when it did not suffice is worth another try.
+# So many times the memory that was free when it ran out is worth another try.
 _MORE = 1.1
 
 
@@ -46,7 +46,7 @@ class Supply:
         return same
 
     def of(self, model_id: str) -> Machine:
-        """The machine for a plan of `model_id`: with less than what did not suffice for it."""
+        """The machine for a plan of `model_id`: with less than what it ran out of."""
         before = self._failure
         if before is None or before.model != model_id:
             return self.machine
@@ -57,7 +57,7 @@ class Supply:
         return planning.limited(self.machine, before.plan)
 
     def failed(self, model_id: str, plan: DevicePlan, stage: planning.PlanStage | None) -> None:
-        """`plan` did not suffice: the next picture of the model begins lower."""
+        """`plan` ran out of memory: the next picture of the model begins lower."""
         # What is free of the main memory is known before every picture.
         if stage != "main memory":
             free = out_of_memory.free(self.machine)

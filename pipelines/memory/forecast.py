@@ -53,7 +53,7 @@ def sentence(machine: Machine, plan: DevicePlan) -> str:
     if seconds >= 0.1:
         told += f", about {seconds:.1f} s more for a new prompt"
     if not planning.fits(machine, plan):
-        told += "; it may not suffice"
+        told += "; it may run out of memory"
     return told
 
 

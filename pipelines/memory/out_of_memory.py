@@ -1,4 +1,4 @@
-"""Memory that does not suffice: what of, and what a person is told."""
+"""Running out of memory: in which stage, and what a person is told."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pipelines.memory.planning import DevicePlan, Machine, PlanStage
 
 @dataclass(frozen=True, kw_only=True)
 class MemoryShortage:
-    """Memory did not suffice in `stage`; `told` where somebody knew it before."""
+    """Memory ran out in `stage`; `told` where somebody knew it before."""
 
     stage: PlanStage | None
     told: OutOfMemoryError | None
@@ -19,7 +19,7 @@ class MemoryShortage:
 
 @dataclass(frozen=True, kw_only=True)
 class Failure:
-    """A plan for which the memory did not suffice, with the bytes that were free then."""
+    """A plan that ran out of memory, with the bytes that were free then."""
 
     model: str
     plan: DevicePlan

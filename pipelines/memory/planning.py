@@ -1,7 +1,7 @@
 """Where, in which precision and in which order a model runs: `plan`, a pure function of numbers.
 
 The same plan is read by the loader, shown before a run, and made cheaper rung by rung when the
-memory does not suffice after all. Exact ways come before those that change the picture (a quantised
+memory runs out after all. Exact ways come before those that change the picture (a quantised
 T5, tiles). Sizes: docs/memory.md, from counted parameters and measured activations.
 """
 
@@ -36,8 +36,8 @@ _LIVE_DECODER = 3
 # 4-bit weights with their scales, per parameter (64 share one float32).
 _NF4 = 0.5625
 _TILES = (512, 256)
-# How torch, CUDA, cuBLAS and Metal word a lack of memory, in lower case; last, cuDNN, where no way
-# to convolve fits into it.
+# How torch, CUDA, cuBLAS and Metal word running out of memory, in lower case; last, cuDNN, where
+# no way to convolve fits into it.
 _OUT_OF_MEMORY = (
     "defaultcpuallocator",
     "allocate memory",
@@ -157,7 +157,7 @@ def before_torch() -> None:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """True for a lack of memory of the GPU or of the machine, however torch words it."""
+    """True where the memory of the GPU or of the machine ran out, however torch words it."""
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return True
     words = str(error).lower()
@@ -186,7 +186,7 @@ def plan(machine: Machine, numbers: Numbers, request: MemoryRequest) -> DevicePl
 
 
 def fits(machine: Machine, plan: DevicePlan) -> bool:
-    """False where the forecast says that the memory will not suffice."""
+    """False where the forecast says that the memory will run out."""
     return _fits(machine, plan)
 
 
@@ -197,7 +197,7 @@ def cheaper(
     failed: DevicePlan,
     stage: PlanStage | None = None,
 ) -> DevicePlan | None:
-    """The next rung after a plan for which the memory did not suffice, or None at the end.
+    """The next rung after a plan that ran out of memory, or None at the end.
 
     It needs less in the `stage` that failed (None: where the plan needed most) and nowhere more
     than the failed plan at its peak.

@@ -1,7 +1,7 @@
 """A released file in the original format -> diffusers' layout, in a process of its own.
 
-The page never loads torch, a stop is obeyed at once, and what lacks memory must not take the studio
-along: so a child does the work (`pipelines.models.convert`) and tells how far it is.
+The page never loads torch, a stop is obeyed at once, and what runs out of memory must not take
+the studio along: so a child does the work (`pipelines.models.convert`) and tells how far it is.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ def _apart(file: Path, folder: Path, gate: StopGate, meter: Meter) -> None:
     size, before = file.stat().st_size, 0
     meter.begin_stage(Stage.CONVERTING, file.name, size)
 
-    def heard(message: Message) -> None:
+    def on_event(message: Message) -> None:
         nonlocal before
         now = size * message["done"] // message["total"]
         meter.at(now, arrived=now - before)
@@ -85,7 +85,7 @@ def _apart(file: Path, folder: Path, gate: StopGate, meter: Meter) -> None:
     try:
         # At once, and not asked first: once the gate is closed nothing more is written.
         with gate.ending(child.kill):
-            child.follow(heard)
+            child.follow(on_event)
     except ProcessDeathError as death:
         gate.check()
         raise ProcessDeathError(
@@ -120,7 +120,7 @@ def convert(pipe: ParentPipe, file: str, folder: str) -> None:
         if not is_out_of_memory(error):
             raise
         raise ModelError(
-            f"The memory does not suffice to convert {Path(file).name}.",
+            f"Converting {Path(file).name} ran out of memory.",
             "Close other programs and try again; what has arrived is kept.",
         ) from None
 

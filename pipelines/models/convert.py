@@ -72,7 +72,7 @@ def is_original(target: Path) -> bool:
 def convert(
     source: Path,
     target: Path,
-    wish: ReadOptions,
+    options: ReadOptions,
     *,
     precision: SavedPrecision = "keep",
     overwrite: bool = False,
@@ -84,7 +84,7 @@ def convert(
     """
     original = is_original(target)
     _check_target(source, target, original=original, overwrite=overwrite)
-    with opened(source, wish) as net:
+    with opened(source, options) as net:
         with files.whole(target, size(net, precision)) as draft:
             if original:
                 drawn = write_original(net, draft, precision, report)

@@ -104,7 +104,7 @@ def vae(model: ModelSpec, plan: DevicePlan) -> AutoencoderKL:
 def memory_format(plan: DevicePlan) -> torch.memory_format:
     """The order of weights in which convolutions are fast.
 
-    On processors measured (docs/benchmarks.md). On cards every group norm would copy its input, a
+    On processors measured (docs/benchmarks.md). On GPUs every group norm would copy its input, a
     sixth more memory for a gain that nobody measured (docs/gpu-wanted.md).
     """
     last = plan.precision == "bfloat16" and plan.device == "cpu"

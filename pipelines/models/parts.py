@@ -37,11 +37,6 @@ _MAX_BYTES = {
 }
 
 
-def weights_kind(part: str) -> bool:
-    """Whether a part holds weights."""
-    return part in _STEMS
-
-
 def max_bytes(name: str) -> int | None:
     """The most that a file called `name` may weigh, None for weights."""
     return _MAX_BYTES.get(name, _MAX_BYTES.get(Path(name).suffix))

@@ -93,12 +93,12 @@ class Source:
 
 
 @contextmanager
-def opened(source: Path, wish: ReadOptions) -> Iterator[Source]:
+def opened(source: Path, options: ReadOptions) -> Iterator[Source]:
     """The transformer of a file or folder. Raises ModelError, RequestError."""
-    _check_wish(wish)
+    _check_options(options)
     folder = _folder_of(source)
     paths = [source] if folder is None else _weight_files(folder)
-    with weights.opened(paths, wish.weights) as found:
+    with weights.opened(paths, options.weights) as found:
         layout = original_layout.layout_of(found.shapes.keys())
         sizes = original_layout.measure(found.shapes, layout)
         if layout == "diffusers" and (source.parent / CONFIG).is_file():
@@ -109,9 +109,9 @@ def opened(source: Path, wish: ReadOptions) -> Iterator[Source]:
             tokens, null = _beside(folder, sizes)
         place = _place(found, sizes) if layout == "original" else None
         if layout == "diffusers" and folder is not None:
-            design = _configured(read_config(folder / CONFIG), sizes, wish)
+            design = _configured(read_config(folder / CONFIG), sizes, options)
         else:
-            design = _bare(found, sizes, wish, place)
+            design = _bare(found, sizes, options, place)
         yield Source(
             weights=found,
             layout=layout,
@@ -120,10 +120,10 @@ def opened(source: Path, wish: ReadOptions) -> Iterator[Source]:
         )
 
 
-def _check_wish(wish: ReadOptions) -> None:
+def _check_options(options: ReadOptions) -> None:
     """Numbers that are none of their kind are refused also where nothing asks for them."""
     longest = positions.MAX_SAMPLE_SIZE * original_layout.LATENT_PIXELS
-    side = wish.image_size
+    side = options.image_size
     if side is not None and (side % original_layout.LATENT_PIXELS or not 16 <= side <= longest):
         raise RequestError(
             "image_size",
@@ -131,10 +131,10 @@ def _check_wish(wish: ReadOptions) -> None:
             f" {original_layout.LATENT_PIXELS}).",
             "Give --image-size, as 256, 512 or 1024.",
         )
-    if wish.head_dim is not None and wish.head_dim < 1:
-        raise RequestError("head_dim", f"Heads cannot have {wish.head_dim} channels.")
-    if wish.interpolation_scale is not None:
-        _scale(wish.interpolation_scale)
+    if options.head_dim is not None and options.head_dim < 1:
+        raise RequestError("head_dim", f"Heads cannot have {options.head_dim} channels.")
+    if options.interpolation_scale is not None:
+        _scale(options.interpolation_scale)
 
 
 def _folder_of(source: Path) -> Path | None:
@@ -209,7 +209,7 @@ def read_config(file: Path) -> dict[str, Any]:
     return config
 
 
-def _configured(config: dict[str, Any], sizes: Sizes, wish: ReadOptions) -> Design:
+def _configured(config: dict[str, Any], sizes: Sizes, options: ReadOptions) -> Design:
     """The design that a configuration and the shapes of the weights agree on."""
     width, channels = sizes.width, sizes.in_channels
     out = config.get("out_channels", 2 * channels)
@@ -251,29 +251,29 @@ def _configured(config: dict[str, Any], sizes: Sizes, wish: ReadOptions) -> Desi
     if sample % sizes.patch:
         raise ModelError(f"Its transformer's patches do not fill its sample_size {sample}.")
     side = sample * original_layout.LATENT_PIXELS
-    if wish.image_size not in (None, side):
+    if options.image_size not in (None, side):
         raise RequestError(
             "image_size",
-            f"Its {CONFIG} says that it was trained for {side} pixels, so {wish.image_size} is not"
-            " possible.",
+            f"Its {CONFIG} says that it was trained for {side} pixels, so {options.image_size} is"
+            " not possible.",
         )
     return Design(
         sizes=sizes,
         head_dim=dim,
         sample_size=sample,
-        interpolation_scale=_configured_scale(config, sample, wish),
+        interpolation_scale=_configured_scale(config, sample, options),
     )
 
 
-def _configured_scale(config: dict[str, Any], sample: int, wish: ReadOptions) -> float:
+def _configured_scale(config: dict[str, Any], sample: int, options: ReadOptions) -> float:
     """The scale that was asked for, else that of the configuration, else that of the size.
 
     diffusers' class takes 1 for all sizes up to 512 pixels where it is left out, and the models for
     256 were trained with 0.5 or 1: nobody can know there. Raises ModelError, RequestError.
     """
     told = config.get("interpolation_scale")
-    if wish.interpolation_scale is not None:
-        return _scale(wish.interpolation_scale)
+    if options.interpolation_scale is not None:
+        return _scale(options.interpolation_scale)
     if told is not None:
         try:
             return _scale(told)
@@ -313,19 +313,19 @@ def _place(found: Weights, sizes: Sizes) -> tuple[int, float] | None:
 
 
 def _bare(
-    found: Weights, sizes: Sizes, wish: ReadOptions, place: tuple[int, float] | None
+    found: Weights, sizes: Sizes, options: ReadOptions, place: tuple[int, float] | None
 ) -> Design:
     """The design of weights without a configuration. Raises RequestError for what they hide."""
     noted = found.note.get("head_dim")
     head_dim = original_layout.head_dim(
-        sizes.width, noted if wish.head_dim is None and type(noted) is int else wish.head_dim
+        sizes.width, noted if options.head_dim is None and type(noted) is int else options.head_dim
     )
     if place is None:
-        place = _asked_place(sizes, wish)
+        place = _asked_place(sizes, options)
     sample, scale = place
     for field, wanted, is_so in (
-        ("image_size", wish.image_size, sample * original_layout.LATENT_PIXELS),
-        ("interpolation_scale", wish.interpolation_scale, scale),
+        ("image_size", options.image_size, sample * original_layout.LATENT_PIXELS),
+        ("interpolation_scale", options.interpolation_scale, scale),
     ):
         if wanted is not None and wanted != is_so:
             raise RequestError(
@@ -334,9 +334,9 @@ def _bare(
     return Design(sizes=sizes, head_dim=head_dim, sample_size=sample, interpolation_scale=scale)
 
 
-def _asked_place(sizes: Sizes, wish: ReadOptions) -> tuple[int, float]:
+def _asked_place(sizes: Sizes, options: ReadOptions) -> tuple[int, float]:
     """Size and scale of a file without positions. Raises RequestError where nobody can know."""
-    side = wish.image_size
+    side = options.image_size
     if side is None and sizes.micro_conditions:
         side = 1024
     if side is None:
@@ -348,14 +348,14 @@ def _asked_place(sizes: Sizes, wish: ReadOptions) -> tuple[int, float]:
     sample, rest = divmod(side, original_layout.LATENT_PIXELS)
     if rest or sample % sizes.patch or not 1 <= sample <= positions.MAX_SAMPLE_SIZE:
         raise RequestError("image_size", f"No PixArt was trained for {side} pixels.")
-    if wish.interpolation_scale is None and sample < 64:
+    if options.interpolation_scale is None and sample < 64:
         raise RequestError(
             "interpolation_scale",
             f"It holds no positions, and models for {side} pixels were trained with several"
             " interpolation scales.",
             "Give --interpolation-scale, as 0.5 or 1.",
         )
-    scale = wish.interpolation_scale
+    scale = options.interpolation_scale
     return sample, sample / 64 if scale is None else _scale(scale)
 
 

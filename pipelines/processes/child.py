@@ -132,11 +132,11 @@ class Child:
 
     def follow(
         self,
-        heard: OnEvent,
+        on_event: OnEvent,
         should_stop: ShouldStop = lambda: False,
         patience: float = STOP_SECONDS,
     ) -> Message | None:
-        """Waits for the end of a piece of work, and calls `heard` with each event before it.
+        """Waits for the end of a piece of work, and calls `on_event` with each event before it.
 
         Returns {"result": ...}, or None where it was stopped. Raises what the work raised, and
         ProcessDeathError.
@@ -160,7 +160,7 @@ class Child:
                     case "stopped":
                         return None
                     case _:
-                        heard(message)
+                        on_event(message)
         except EOFError:
             self.wait(TERMINATE_SECONDS)
             if asked is not None:

@@ -53,11 +53,6 @@ class TextEncoder:
         self._encoder: T5EncoderModel | None = None
         self._known: OrderedDict[tuple[int, ...], Tensor] = OrderedDict()
 
-    @property
-    def is_loaded(self) -> bool:
-        """True while T5 takes memory."""
-        return self._encoder is not None
-
     def knows(self, *texts: str, cleaning: Cleaning | None = None) -> bool:
         """True where T5 is not needed for `texts`."""
         return all(self._known_ids(tokenize(text, self._model, cleaning).ids) for text in texts)
@@ -103,11 +98,6 @@ class TextEncoder:
         batch = torch.tensor([ids], device=self._device)
         result: Tensor = self._encoder(batch).last_hidden_state[0]
         return result
-
-    def conditions(self, prompt: str, negative: str | None) -> list[Tensor]:
-        """Features (T, C) of the prompt, or of negative and prompt where guidance is computed."""
-        texts = [prompt] if negative is None else [negative, prompt]
-        return [self.features(text) for text in texts]
 
 
 def batch(features: list[Tensor]) -> PromptFeatures:

@@ -49,7 +49,7 @@ def load(model: ModelSpec, plan: DevicePlan, cache: Path | None) -> T5EncoderMod
     dtype = getattr(torch, plan.text_precision)
     target = device(plan)
     if plan.text == "resident" and target.type == "cuda":
-        # Straight to the card, piece by piece: main memory may be smaller than T5.
+        # Straight to the GPU, piece by piece: main memory may be smaller than T5.
         there: T5EncoderModel = loader.part(model, "text_encoder", dtype, device_map={"": target})
         return there
     net: T5EncoderModel = loader.part(model, "text_encoder", dtype)
@@ -83,7 +83,7 @@ def _check_room(model: ModelSpec, plan: DevicePlan) -> None:
 
 
 def _streamed(net: T5EncoderModel, target: torch.device) -> T5EncoderModel:
-    """Blocks wait in main memory and come to the card one by one: exact, with little memory there.
+    """Blocks wait in main memory and come to the GPU one by one: exact, with little memory there.
 
     Source: diffusers' group offloading.
     """

@@ -17,7 +17,7 @@ from app.settings import Settings
 from pipelines.memory.planning import GIB, Machine
 from tests import tiny
 
-CARD = Machine(
+GPU = Machine(
     device="cuda",
     name="NVIDIA Test",
     bf16=True,
@@ -28,7 +28,7 @@ CARD = Machine(
 )
 
 
-def examined(workspace: Path, machine: Machine = CARD) -> dict[str, doctor.Finding]:
+def examined(workspace: Path, machine: Machine = GPU) -> dict[str, doctor.Finding]:
     found = doctor.examine(Settings(workspace=workspace), lambda: machine)
     return {finding.name: finding for finding in found}
 
@@ -60,10 +60,10 @@ def test_a_wish_for_joined_kernels_without_effect_is_said(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PIXART_STUDIO_COMPILE", "1")
-    told = examined(tmp_path, CARD)["device"]
+    told = examined(tmp_path, GPU)["device"]
     assert told.state == "warning"
     assert "PIXART_STUDIO_COMPILE has no effect" in told.fact
-    able = examined(tmp_path, replace(CARD, compiles=True))["device"]
+    able = examined(tmp_path, replace(GPU, compiles=True))["device"]
     assert able.state == "ok"
     assert "joined by torch.compile" in able.fact
 
@@ -77,7 +77,7 @@ def test_too_little_memory_and_space_are_warned_of(
     found = examined(tmp_path, small)
     assert found["workspace"].state == "warning"
     assert found["nano"].state == "warning"
-    assert found["nano"].fact.endswith("it may not suffice")
+    assert found["nano"].fact.endswith("it may run out of memory")
 
 
 def test_a_folder_that_cannot_be_written_is_a_fault(

@@ -28,8 +28,8 @@ def test_a_lora_changes_the_picture_and_leaves_no_trace(tmp_path: Path) -> None:
     assert engine.machine.device == "cuda"
 
     def paint(loras: str) -> np.ndarray:
-        wish = {"prompt": "a cat", "model": "tiny", "seed": 1, "steps": 3, "loras": loras}
-        request = complete(wish, catalog)
+        values = {"prompt": "a cat", "model": "tiny", "seed": 1, "steps": 3, "loras": loras}
+        request = complete(values, catalog)
         (picture,) = engine.generate(request, lambda progress: None, lambda: False)
         return np.asarray(picture.image, dtype=int)
 

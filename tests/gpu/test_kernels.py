@@ -17,7 +17,7 @@ pytestmark = [
 ]
 
 
-def test_attention_runs_in_the_fast_kernel_of_the_card() -> None:
+def test_attention_runs_in_the_fast_kernel_of_the_gpu() -> None:
     """cuDNN's on Hopper and data-centre Blackwell, FlashAttention elsewhere; never plain products.
 
     torch chooses (docs/decisions/0007); this says whether it chooses so.
@@ -32,7 +32,7 @@ def test_attention_runs_in_the_fast_kernel_of_the_card() -> None:
     assert wanted in names, names
 
 
-def test_no_step_waits_for_the_card() -> None:
+def test_no_step_waits_for_the_gpu() -> None:
     case = Case(name="256", side=256, precision="bfloat16", layers=2)
     with torch.inference_mode():
         net = benchmark.random_net(case, torch.device("cuda"))

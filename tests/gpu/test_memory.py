@@ -58,8 +58,8 @@ def test_a_picture_is_decoded(side: int) -> None:
         layers_per_block=2,
         latent_channels=4,
     )
-    wish = MemoryRequest(width=side, height=side, approximate=True)
-    alone = planning.plan(gpu(3), REAL, wish)
+    memory_request = MemoryRequest(width=side, height=side, approximate=True)
+    alone = planning.plan(gpu(3), REAL, memory_request)
     vae = vae.to("cuda", torch.bfloat16, memory_format=loader.memory_format(alone)).eval()
     latents.decode(vae, torch.randn(1, 4, side // 8, side // 8))
     expected = alone.peaks[2] - CONTEXT - (0 if alone.decodes_alone else 2 * REAL.transformer)

@@ -37,7 +37,7 @@ def test_every_sampler_paints_the_colour_that_was_asked_for(engine: Engine, samp
     assert border[2] > border[:2].max() + 20
 
 
-def test_the_card_paints_nearly_what_the_processor_paints(engine: Engine, tmp_path: Path) -> None:
+def test_the_gpu_paints_nearly_what_the_processor_paints(engine: Engine, tmp_path: Path) -> None:
     """The noise is the processor's; bf16 changes details, not the picture."""
     from tests.pipelines.conftest import CPU
 

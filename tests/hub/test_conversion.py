@@ -400,7 +400,7 @@ def test_a_child_that_dies_is_one_sentence(
         return followed(child, *arguments)
 
     monkeypatch.setattr(Child, "follow", killed)
-    with pytest.raises(WorkerError, match="killed by SIGKILL, perhaps for lack of memory"):
+    with pytest.raises(WorkerError, match="killed by SIGKILL, perhaps out of memory"):
         shelf.get(COCO)
     monkeypatch.undo()
     assert there(shelf) == {"download.json", PTH}

@@ -227,7 +227,7 @@ def test_a_stop_is_obeyed_within_a_second_and_can_be_gone_on_from(
         if reading.file == BIG and reading.file_done > 10_000:
             stop.set()
 
-    # The time from the wish on, not from the start.
+    # The time from the request on, not from the start.
     asked: list[float] = []
 
     def should_stop() -> bool:

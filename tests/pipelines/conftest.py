@@ -40,5 +40,5 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def engine(catalog: Catalog, inputs: Path) -> Engine:
-    # On the processor, also where there is a card: the references below run there in float32.
+    # On the processor, also where there is a GPU: the references below run there in float32.
     return Engine(catalog, inputs=inputs, machine=CPU)

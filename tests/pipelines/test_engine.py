@@ -71,8 +71,8 @@ def test_a_picture_says_what_it_took_and_what_had_been_forecast(
 
     monkeypatch.setattr(engine_module, "measured", measured)
     (picture,) = paint(engine, catalog, model="nano")
-    wish = planning.MemoryRequest(width=128, height=128)
-    assert picture.forecast == engine.plan("nano", wish).peak
+    memory_request = planning.MemoryRequest(width=128, height=128)
+    assert picture.forecast == engine.plan("nano", memory_request).peak
     assert picture.peak == 123_456
     # Counted from what the process held before its first model, and not from this picture on.
     assert begun == [engine._supply.empty]

@@ -42,7 +42,7 @@ class Place:
         return stages.walk(recipe, root=self.run, data=self.data, report=report, **options)
 
     def trains(self) -> bool:
-        """True behind the first update: a wish to stop in the middle."""
+        """True behind the first update: a request to stop in the middle."""
         return any(p.stage is Stage.TRAINING for _, p in self.seen)
 
 

@@ -66,13 +66,6 @@ class DataSource:
     problems: tuple[Problem, ...]
 
 
-def detect(source: Path) -> DataLayout:
-    """How the data at `source` is laid out. Raises RequestError."""
-    root = _root(source)
-    with _told(root):
-        return _by_place(root) or _by_names(_walk(root, []))
-
-
 def find(source: Path, layout: DataLayout | None = None) -> DataSource:
     """Every picture of the folder or list `source`, in the order of their paths.
 

@@ -1,4 +1,4 @@
-"""Where a training runs: one processor, one card, or several processes of a launcher."""
+"""Where a training runs: one processor, one GPU, or several processes of a launcher."""
 
 from __future__ import annotations
 
@@ -44,20 +44,20 @@ def make_accelerator(config: RunConfig) -> Accelerator:
 
 def check_precision(config: RunConfig) -> None:
     """Raises RequestError for a precision that this machine does not compute in."""
-    has_card = torch.cuda.is_available()
-    if config.precision == "fp16" and not has_card:
+    has_gpu = torch.cuda.is_available()
+    if config.precision == "fp16" and not has_gpu:
         raise RequestError(
             "precision", "fp16 needs an NVIDIA GPU.", "Choose bf16 or fp32 on this machine."
         )
     # Accelerate would take emulation for support, which is right and slow.
-    if config.precision != "bf16" or not has_card:
+    if config.precision != "bf16" or not has_gpu:
         return
     if has_bf16("cuda"):
         return
     no_fp16 = config.optimizer.name == "muon" or config.shard
     raise RequestError(
         "precision",
-        "This card does not compute in bf16.",
+        "This GPU does not compute in bf16.",
         "Choose fp32: fp16 goes neither with muon nor with shard."
         if no_fp16
         else "Choose fp16, or fp32 where fp16 does not learn.",

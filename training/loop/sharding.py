@@ -1,5 +1,5 @@
 """Weights, gradients and optimizer states spread over the processes (FSDP2), for nets that are
-too large for one card.
+too large for one GPU.
 
 Checkpoints and results are whole: they do not depend on how many processes wrote them.
 """

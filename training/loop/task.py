@@ -37,9 +37,10 @@ class Task:
 
     `net` is called as `net(batch, seed, timestep)`: `seed` keys everything random, `timestep` is
     None in training and a fixed one in validation. It returns tensors (B,), one of them "loss".
-    `parts` are the nets to keep, by the folder name of their result; `fixed_timesteps` False says
-    that validation has no timesteps. `preview` paints a sample sheet with the weights as they are;
-    `publish` writes the result and returns what is worth telling.
+    `samples` are learned from in the order of `plan`, and `collate` makes them a batch; the loss on
+    `held_out`, in batches of these indices, is the validation. `fixed_timesteps` False says that it
+    has no timesteps. `preview` paints a sample sheet with the weights as they are; `publish` writes
+    the result into a folder and returns what is worth telling, as `facts` tells of the data.
     """
 
     net: nn.Module

@@ -49,7 +49,7 @@ class _Type:
 
     def __init__(self, size: float, weight: int = _REGULAR) -> None:
         self.font = _font(size, weight)
-        self._lack = self._drawn(_NO_CHARACTER)
+        self._missing_glyph = self._drawn(_NO_CHARACTER)
         self._has: dict[str, bool] = {}
 
     def lines(self, text: str, width: float, count: int) -> tuple[str, ...]:
@@ -92,7 +92,7 @@ class _Type:
     def _shows(self, character: str) -> bool:
         if character not in self._has:
             is_text = unicodedata.category(character)[0] not in "CZ"
-            self._has[character] = is_text and self._drawn(character) != self._lack
+            self._has[character] = is_text and self._drawn(character) != self._missing_glyph
         return self._has[character]
 
     def _drawn(self, character: str) -> tuple[tuple[int, int], bytes]:

@@ -87,17 +87,17 @@ def _cards(rows: Sequence[ModelRow], view: Shelf) -> str:
 
 def _shared(rows: Sequence[ModelRow]) -> str:
     """What several models read and none has brought yet: said once."""
-    lacks = {
+    missing = {
         part.source.label: part.source
         for row in rows
         for part in row.parts
         if part.folder is None and part.shared_with and part.source.size > 10_000_000
     }
-    if not lacks:
+    if not missing:
         return "Sizes are what is still to be fetched."
     names = [
         f"the {label} ({plain_size(source.size, exact=source.exact)})"
-        for label, source in sorted(lacks.items(), key=lambda item: -item[1].size)
+        for label, source in sorted(missing.items(), key=lambda item: -item[1].size)
     ]
     listed = " and ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
     return (

@@ -118,7 +118,7 @@ def test_a_process_that_is_killed_is_said_and_leaves_nothing(
 ) -> None:
     # Of somebody else, who may be at work.
     (settings.models / ".net.1-0123abcd.part").mkdir()
-    with pytest.raises(WorkerError, match="killed by SIGKILL, perhaps for lack of memory"):
+    with pytest.raises(WorkerError, match="killed by SIGKILL, perhaps out of memory"):
         run(file, settings, should_stop=kill(lambda: len(names(settings)) > 2))
     assert names(settings) == [".net.1-0123abcd.part", "tiny"]
 

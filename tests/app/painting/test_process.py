@@ -1,4 +1,4 @@
-"""The painting process at its ends: a card that fails, and a page that goes away."""
+"""The painting process at its ends: a GPU that fails, and a page that goes away."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class AcceleratorError(RuntimeError):
     """As torch names it."""
 
 
-def _lose_the_card(pipe: ParentPipe, workspace: str, preload: str | None) -> None:
+def _lose_the_gpu(pipe: ParentPipe, workspace: str, preload: str | None) -> None:
     from pipelines.engine import Engine
 
     def generate(*_: Any, **__: Any) -> Iterator[Any]:
@@ -37,10 +37,10 @@ def _lose_the_card(pipe: ParentPipe, workspace: str, preload: str | None) -> Non
     real_main(pipe, workspace, preload)
 
 
-def test_a_process_that_lost_its_card_is_replaced(
+def test_a_process_that_lost_its_gpu_is_replaced(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(process, "main", _lose_the_card)
+    monkeypatch.setattr(process, "main", _lose_the_gpu)
     runner = WorkerRunner(Settings(workspace=tmp_path))
     runner.start()
     until(lambda: runner.state.phase == "ready")
@@ -50,13 +50,13 @@ def test_a_process_that_lost_its_card_is_replaced(
     runner.close()
 
 
-def test_only_a_failure_of_the_card_itself_ends_the_process() -> None:
+def test_only_a_failure_of_the_gpu_itself_ends_the_process() -> None:
     mapped = StudioError("its vae does not load")
     mapped.__cause__ = AcceleratorError("CUDA error: unspecified launch failure")
-    assert process._is_lost_card(mapped)
-    assert not process._is_lost_card(AcceleratorError("CUDA error: out of memory"))
-    assert not process._is_lost_card(StudioError("no such model"))
-    assert not process._is_lost_card(RuntimeError("shapes do not match"))
+    assert process._is_lost_gpu(mapped)
+    assert not process._is_lost_gpu(AcceleratorError("CUDA error: out of memory"))
+    assert not process._is_lost_gpu(StudioError("no such model"))
+    assert not process._is_lost_gpu(RuntimeError("shapes do not match"))
 
 
 def _save_slowly(pipe: ParentPipe, workspace: str, preload: str | None) -> None:

@@ -23,7 +23,7 @@ NVIDIA_LINUX = MachineFacts(system="Linux", nvidia=True, amd=False)
 
 @pytest.fixture
 def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A project that needs a torch which is nowhere, on a Linux machine without a card."""
+    """A project that needs a torch which is nowhere, on a Linux machine without a GPU."""
     (tmp_path / "requirements.txt").write_text("torch==99.0\n")
     (tmp_path / "requirements-dev.txt").write_text("tester==99.0\n")
     monkeypatch.setattr(torch_build, "probe_machine", lambda: BARE_LINUX)

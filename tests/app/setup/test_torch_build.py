@@ -20,7 +20,7 @@ def machine(system: str = "Linux", *gpus: str) -> MachineFacts:
 
 
 @pytest.mark.parametrize(
-    ("wish", "facts", "build"),
+    ("wanted_build", "facts", "build"),
     [
         ("auto", machine("Linux"), "cpu"),
         ("auto", machine("Linux", "nvidia"), "cuda"),
@@ -35,17 +35,17 @@ def machine(system: str = "Linux", *gpus: str) -> MachineFacts:
         ("rocm", machine("Linux"), "rocm"),
     ],
 )
-def test_wish_and_machine_decide_the_build(wish, facts, build):
-    assert torch_build.choose_build(wish, facts) == build
+def test_the_option_and_the_machine_decide_the_build(wanted_build, facts, build):
+    assert torch_build.choose_build(wanted_build, facts) == build
     assert torch_build.SPACE_GB[build] >= 3
 
 
 @pytest.mark.parametrize(
-    ("wish", "system"), [("cuda", "Darwin"), ("rocm", "Darwin"), ("rocm", "Windows")]
+    ("wanted_build", "system"), [("cuda", "Darwin"), ("rocm", "Darwin"), ("rocm", "Windows")]
 )
-def test_build_that_a_system_lacks_is_refused(wish, system):
-    with pytest.raises(SetupError, match=rf"{wish} build of torch .*: "):
-        torch_build.choose_build(wish, machine(system))
+def test_build_that_a_system_lacks_is_refused(wanted_build, system):
+    with pytest.raises(SetupError, match=rf"{wanted_build} build of torch .*: "):
+        torch_build.choose_build(wanted_build, machine(system))
 
 
 def test_probe_finds_a_driver_by_its_command(tmp_path, monkeypatch):
@@ -56,7 +56,7 @@ def test_probe_finds_a_driver_by_its_command(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("argv", "wish", "rest"),
+    ("argv", "wanted_build", "rest"),
     [
         ([], None, []),
         (["--torch", "cpu"], "cpu", []),
@@ -70,16 +70,16 @@ def test_probe_finds_a_driver_by_its_command(tmp_path, monkeypatch):
         (["--torch-like"], None, ["--torch-like"]),
     ],
 )
-def test_wish_is_taken_off_the_command_line(argv, wish, rest):
-    assert torch_build.take_wish(argv) == (wish, rest)
+def test_the_option_is_taken_off_the_command_line(argv, wanted_build, rest):
+    assert torch_build.take_option(argv) == (wanted_build, rest)
 
 
 @pytest.mark.parametrize(
     "argv", [["--torch"], ["--torch="], ["--torch", "CPU"], ["--torch", "--json"]]
 )
-def test_wish_must_be_one_of_the_known(argv):
+def test_option_must_be_one_of_the_known(argv):
     with pytest.raises(SetupError, match="--torch takes auto, cpu, cuda or rocm"):
-        torch_build.take_wish(argv)
+        torch_build.take_option(argv)
 
 
 @pytest.mark.parametrize(

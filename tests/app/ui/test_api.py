@@ -31,7 +31,7 @@ def http(studio: FakeStudio) -> Iterator[httpx.Client]:
         yield client
 
 
-def wish(count: int, prompt: str = "a cat") -> list[Any]:
+def arguments(count: int, prompt: str = "a cat") -> list[Any]:
     return [prompt, "", "", "", None, None, "96x160", "", count, "None"]
 
 
@@ -63,7 +63,7 @@ def test_the_job_of_a_client_that_has_gone_is_not_painted_to_its_end(
     http: httpx.Client, studio: FakeStudio, way: str
 ) -> None:
     prompt, session = f"gone by {way}", f"session-{way}"
-    event = post(http, "generate", wish(30, prompt), session)
+    event = post(http, "generate", arguments(30, prompt), session)
     path = {
         "call": f"/gradio_api/call/generate/{event}",
         "queue": f"/gradio_api/queue/data?session_hash={session}",
@@ -72,7 +72,7 @@ def test_the_job_of_a_client_that_has_gone_is_not_painted_to_its_end(
         with killed.stream("GET", path) as answer:
             assert answer.status_code == 200
             until(lambda: len(jobs(studio, prompt)[0].pictures) >= 3)
-            waits = post(http, "generate", wish(1, f"next to {way}"), f"next-{way}")
+            waits = post(http, "generate", arguments(1, f"next to {way}"), f"next-{way}")
             assert jobs(studio, prompt)[0].state is JobState.RUNNING
     assert "event: complete" in fetch(http, "generate", waits)
     (job,) = jobs(studio, prompt)
@@ -84,7 +84,7 @@ def test_a_client_that_never_listens_is_not_painted_for(
     http: httpx.Client, studio: FakeStudio, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(listener, "DEAF_SECONDS", 0.5)
-    post(http, "generate", wish(64, "for nobody"), "deaf")
+    post(http, "generate", arguments(64, "for nobody"), "deaf")
     until(lambda: jobs(studio, "for nobody") and not jobs(studio, "for nobody")[0].active)
     (job,) = jobs(studio, "for nobody")
     assert job.state is JobState.STOPPED
@@ -94,7 +94,7 @@ def test_a_client_that_never_listens_is_not_painted_for(
 def test_a_client_that_listens_late_gets_its_pictures(
     http: httpx.Client, studio: FakeStudio
 ) -> None:
-    event = post(http, "generate", wish(2, "late"), "late")
+    event = post(http, "generate", arguments(2, "late"), "late")
     until(lambda: jobs(studio, "late") and not jobs(studio, "late")[0].active)
     assert "event: complete" in fetch(http, "generate", event)
     assert jobs(studio, "late")[0].state is JobState.DONE
@@ -102,7 +102,7 @@ def test_a_client_that_listens_late_gets_its_pictures(
 
 def test_a_program_stops_all_of_its_own(http: httpx.Client, studio: FakeStudio) -> None:
     for number in range(4):
-        post(http, "generate", wish(30, "mine"), f"mine {number % 2}")
+        post(http, "generate", arguments(30, "mine"), f"mine {number % 2}")
     until(lambda: len(jobs(studio, "mine")) == 4)
     assert "data: [0]" in fetch(http, "stop_all", post(http, "stop_all", [], "a stranger"))
     assert sum(job.active for job in jobs(studio, "mine")) == 4
@@ -115,7 +115,7 @@ def test_a_program_stops_all_of_its_own(http: httpx.Client, studio: FakeStudio) 
 
 def test_gradios_own_client_stops_all_of_its_own(http: httpx.Client, studio: FakeStudio) -> None:
     client = Client(str(http.base_url), verbose=False)
-    painting = client.submit(*wish(30, "of a client"), api_name="/generate")
+    painting = client.submit(*arguments(30, "of a client"), api_name="/generate")
     until(lambda: jobs(studio, "of a client"))
     assert client.predict(api_name="/stop_all") == 1
     with pytest.raises(AppError, match="The job was stopped"):

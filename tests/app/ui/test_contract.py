@@ -50,7 +50,7 @@ def call(http: httpx.Client, name: str, data: list[Any]) -> tuple[str, Any]:
 GENERATE = ["a cat", "", "", "", None, None, "", "", 1, "None"]
 
 
-def wish(**changes: Any) -> list[Any]:
+def arguments(**changes: Any) -> list[Any]:
     names = "prompt negative model sampler steps guidance size seed count style".split()
     return list((dict(zip(names, GENERATE, strict=True)) | changes).values())
 
@@ -62,7 +62,7 @@ def test_two_endpoints_are_public(http: httpx.Client) -> None:
 
 
 def test_generate_paints(http: httpx.Client, studio: FakeStudio) -> None:
-    event, data = call(http, "generate", wish(count=2, seed="18446744073709551614"))
+    event, data = call(http, "generate", arguments(count=2, seed="18446744073709551614"))
     assert event == "complete"
     assert [p["seed"] for p in data[0]] == ["18446744073709551614", "18446744073709551615"]
     picture = http.get(data[0][0]["url"])
@@ -94,7 +94,7 @@ def test_generate_paints(http: httpx.Client, studio: FakeStudio) -> None:
 def test_generate_answers_bad_values_in_a_sentence(
     http: httpx.Client, changes: dict[str, Any], sentence: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    event, data = call(http, "generate", wish(**changes))
+    event, data = call(http, "generate", arguments(**changes))
     assert event == "error"
     assert sentence in json.dumps(data, ensure_ascii=False)
     assert "Traceback" not in "".join(capfd.readouterr())
@@ -133,7 +133,7 @@ def test_the_queue_cannot_be_passed_by(http: httpx.Client) -> None:
 
 
 def test_pictures_come_with_their_own_bytes(http: httpx.Client, studio: FakeStudio) -> None:
-    _, data = call(http, "generate", wish())
+    _, data = call(http, "generate", arguments())
     answer = http.get(data[0][0]["url"] + "?download=1")
     name = data[0][0]["url"].rpartition("/")[2]
     file = next(studio.settings.outputs.rglob(name))

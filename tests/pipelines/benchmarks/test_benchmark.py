@@ -80,7 +80,7 @@ def test_the_embedded_model_is_measured_whole() -> None:
     assert result.facts["text encoder runs for a known prompt"] == 0
 
 
-def test_cards_are_measured_at_full_depth() -> None:
+def test_gpus_are_measured_at_full_depth() -> None:
     assert {case.layers for case in benchmark.cases("cuda", bf16=False)} == {28}
     assert benchmark.cases("cuda", bf16=False)[0].precision == "float16"
     assert benchmark.cases("cuda", bf16=True)[0].precision == "bfloat16"

@@ -47,13 +47,13 @@ def test_speeds_and_peaks_are_measured(tmp_path: Path, monkeypatch: pytest.Monke
         assert result.facts["how"]
 
 
-def test_the_real_size_needs_a_card(tmp_path: Path) -> None:
+def test_the_real_size_needs_a_gpu(tmp_path: Path) -> None:
     with pytest.raises(RequestError, match="NVIDIA GPU"):
         list(benchmark_full.run(CPU, Timing(), tmp_path))
     assert list(tmp_path.iterdir()) == []
 
 
-def test_too_small_a_card_is_refused_before_anything_is_written(tmp_path: Path) -> None:
+def test_too_small_a_gpu_is_refused_before_anything_is_written(tmp_path: Path) -> None:
     gpu = Machine(device="cuda", name="Small", bf16=True, vram_total=24 * 10**9, vram_free=10**10)
     with pytest.raises(RequestError, match=r"30 GB of a GPU, and 10\.0 GB are free"):
         list(benchmark_full.run(gpu, Timing(), tmp_path))

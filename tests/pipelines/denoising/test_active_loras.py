@@ -59,8 +59,8 @@ def engine(home: Path, catalog: Catalog) -> Engine:
 @pytest.fixture
 def paint(engine: Engine, catalog: Catalog) -> Paint:
     def pixels(loras: str = "", **values: object) -> np.ndarray:
-        wish = {"prompt": "a cat", "model": "tiny", "seed": 1, "steps": 3, "loras": loras}
-        request = complete({**wish, **values}, catalog)
+        given = {"prompt": "a cat", "model": "tiny", "seed": 1, "steps": 3, "loras": loras}
+        request = complete({**given, **values}, catalog)
         (picture,) = engine.generate(request, lambda progress: None, lambda: False)
         return np.asarray(picture.image, dtype=int)
 
@@ -182,8 +182,8 @@ def test_the_hash_of_the_weights_tells_of_loras(home: Path, catalog: Catalog) ->
 
 
 def test_the_recipe_has_them(home: Path, engine: Engine, catalog: Catalog, tmp_path: Path) -> None:
-    wish = {"prompt": "a cat", "model": "tiny", "steps": 2, "loras": "ink:0.5, gold", "seed": 3}
-    request = complete(wish, catalog)
+    given = {"prompt": "a cat", "model": "tiny", "steps": 2, "loras": "ink:0.5, gold", "seed": 3}
+    request = complete(given, catalog)
     (picture,) = engine.generate(request, lambda progress: None, lambda: False)
     file = Gallery(tmp_path).add(picture)
     recipe = metadata.read(file.path)
@@ -240,15 +240,15 @@ def test_a_lora_that_distills_brings_its_sampler(home: Path, tmp_path: Path) -> 
     ink = home / "loras" / "ink.safetensors"
     catalog = Catalog(user_models=home / "models", loras=home / "loras")
     catalog.loras.use({"lcm-lora-1024": ink})
-    wish = {"prompt": "x", "model": "tiny"}
-    fast = complete({**wish, "loras": "lcm-lora-1024"}, catalog)
+    given = {"prompt": "x", "model": "tiny"}
+    fast = complete({**given, "loras": "lcm-lora-1024"}, catalog)
     assert (fast.sampler, fast.steps, fast.guidance) == ("lcm", 4, 0)
-    assert complete({**wish, "loras": "lcm-lora-1024", "sampler": "sa-solver"}, catalog).sampler
-    assert complete({**wish, "loras": "lcm-lora-1024:0"}, catalog).sampler != "lcm"
-    assert complete({**wish, "loras": "lcm-lora-1024:-0.1"}, catalog).sampler != "lcm"
-    assert complete({**wish, "loras": "ink"}, catalog).sampler != "lcm"
+    assert complete({**given, "loras": "lcm-lora-1024", "sampler": "sa-solver"}, catalog).sampler
+    assert complete({**given, "loras": "lcm-lora-1024:0"}, catalog).sampler != "lcm"
+    assert complete({**given, "loras": "lcm-lora-1024:-0.1"}, catalog).sampler != "lcm"
+    assert complete({**given, "loras": "ink"}, catalog).sampler != "lcm"
     own = shutil.copy(ink, home / "loras" / "lcm-lora-1024.safetensors")
-    assert complete({**wish, "loras": "lcm-lora-1024"}, catalog).sampler != "lcm"
+    assert complete({**given, "loras": "lcm-lora-1024"}, catalog).sampler != "lcm"
     Path(own).unlink()
 
 

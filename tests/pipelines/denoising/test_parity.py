@@ -36,9 +36,8 @@ def final_latents(
     )
     with torch.inference_mode():
         if features is None:
-            features = loaded.text.conditions(
-                request.prompt, request.negative if request.guided else None
-            )
+            texts = [request.negative, request.prompt] if request.guided else [request.prompt]
+            features = [loaded.text.features(text) for text in texts]
         height, width = start.shape[2:]
         predict = loaded.transformer.predictor(
             features, (height, width), variance=schedule.wants_variance
@@ -194,7 +193,7 @@ def test_iddpm_equals_the_learned_range_posterior(
     ours = final_latents(engine, request).numpy()
     loaded = engine.load("tiny", lambda progress: None)
     with torch.inference_mode():
-        features = batch(loaded.text.conditions(PROMPT, ""))
+        features = batch([loaded.text.features(text) for text in ("", PROMPT)])
     expected = learned_range_reference(loaded.transformer.net, features, request, request.guidance)
     assert np.abs(ours - expected).max() <= 1e-3 * np.abs(expected).max()
 
@@ -210,7 +209,7 @@ def test_iddpm_uses_the_variance_half(engine: Engine, catalog: Catalog) -> None:
         generator = torch.Generator("cpu").manual_seed(5)
         start = start_latents(schedule, (1, 4, 8, 8), generator, None)
         with torch.inference_mode():
-            features = loaded.text.conditions(PROMPT, "")
+            features = [loaded.text.features(text) for text in ("", PROMPT)]
             predict = loaded.transformer.predictor(features, (8, 8), variance=learned)
             for step in denoise(
                 predict, schedule, start, guidance=request.guidance, generator=generator
@@ -258,8 +257,8 @@ def test_a_picture_of_a_cleaned_prompt_is_that_of_the_stock_pipeline(
     engine: Engine, catalog: Catalog, cleaned: bool
 ) -> None:
     prompt, negative = "a (red) apple & a cat", "[blue] #3"
-    wish = {"prompt": prompt, "negative": negative, "model": "nano", "seed": 5, "steps": 6}
-    request = complete(wish | {"clean_caption": cleaned}, catalog)
+    values = {"prompt": prompt, "negative": negative, "model": "nano", "seed": 5, "steps": 6}
+    request = complete(values | {"clean_caption": cleaned}, catalog)
     (picture,) = engine.generate(request, lambda p: None, lambda: False)
     expected = stock(NANO)(
         prompt,

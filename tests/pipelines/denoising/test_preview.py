@@ -18,7 +18,7 @@ from pipelines.denoising.preview import MAX_SIDE, Preview, Previews
 from pipelines.memory.planning import DevicePlan
 from pipelines.models import loader
 
-CPU, CARD = torch.device("cpu"), torch.device("cuda")
+CPU, GPU = torch.device("cpu"), torch.device("cuda")
 PLAN = DevicePlan(device="cpu", precision="float32")
 
 
@@ -65,9 +65,9 @@ def test_previews_take_a_tenth_of_the_time_at_most() -> None:
     assert len(found) * 0.01 <= 0.1 * (41 * 0.03 + len(found) * 0.01) + 0.01
 
 
-def test_a_fast_card_has_painted_before_there_is_anything_to_show() -> None:
-    assert shown(CARD, cost=0.01, step=0.02, steps=4) == []
-    assert shown(CARD, cost=0.01, step=0.05, steps=8) == [2, 5, 8]
+def test_a_fast_gpu_has_painted_before_there_is_anything_to_show() -> None:
+    assert shown(GPU, cost=0.01, step=0.02, steps=4) == []
+    assert shown(GPU, cost=0.01, step=0.05, steps=8) == [2, 5, 8]
 
 
 @pytest.fixture(scope="module")

@@ -91,7 +91,7 @@ def test_a_compiler_that_fails_is_left_out(caplog: pytest.LogCaptureFixture) -> 
 
     def broken(graph: Any, inputs: Any) -> Any:
         calls.append(1)
-        raise RuntimeError("no Triton for this card")
+        raise RuntimeError("no Triton for this GPU")
 
     net, given, x = make(), texts(1, 6), latents()
     fast = Transformer(net, compiler=broken)
@@ -102,7 +102,7 @@ def test_a_compiler_that_fails_is_left_out(caplog: pytest.LogCaptureFixture) -> 
             predict(x, timestep), stock(net, given, x, timestep), rtol=0, atol=1e-5
         )
     assert len(calls) == 1
-    assert "no Triton for this card" in caplog.text
+    assert "no Triton for this GPU" in caplog.text
 
 
 def test_a_kernel_that_fails_when_it_runs_is_left_out() -> None:
@@ -164,11 +164,11 @@ def test_what_inductor_makes_is_no_further_from_the_truth(
 def test_only_who_asks_and_can_gets_joined_kernels(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    card = Machine(device="cuda", name="card", bf16=True)
-    wish = MemoryRequest(width=512, height=512)
-    assert not planning.plan(card, REAL, wish).compiled
-    able = Machine(device="cuda", name="card", bf16=True, compiles=True)
-    assert planning.plan(able, REAL, wish).compiled
+    gpu = Machine(device="cuda", name="GPU", bf16=True)
+    memory_request = MemoryRequest(width=512, height=512)
+    assert not planning.plan(gpu, REAL, memory_request).compiled
+    able = Machine(device="cuda", name="GPU", bf16=True, compiles=True)
+    assert planning.plan(able, REAL, memory_request).compiled
     for value, asked in (("1", True), ("0", False), ("", False), ("true", True)):
         monkeypatch.setenv(planning.COMPILE_VARIABLE, value)
         assert planning.wants_compiling() is asked
@@ -185,12 +185,12 @@ def test_only_who_asks_and_can_gets_joined_kernels(
 
 
 def probed(monkeypatch: pytest.MonkeyPatch, triton: bool, capability: tuple[int, int]) -> Machine:
-    """What is found where there is such a card."""
+    """What is found where there is such a GPU."""
     for name, told in {
         "is_available": True,
         "mem_get_info": (8 * 2**30, 8 * 2**30),
         "memory_reserved": 0,
-        "get_device_name": "card",
+        "get_device_name": "GPU",
         "is_bf16_supported": True,
         "get_device_capability": capability,
         "get_arch_list": ["sm_61", "sm_70", "sm_80"],

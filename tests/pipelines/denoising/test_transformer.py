@@ -162,7 +162,7 @@ def test_nothing_in_a_step_waits_for_a_number() -> None:
 
 
 def test_no_number_is_copied_to_the_device_in_a_step() -> None:
-    """A card would have to finish all that is queued before such a copy; also in a first step."""
+    """A GPU would have to finish all that is queued before such a copy; also in a first step."""
     predict = Transformer(make(conditions=True)).predictor(texts(1, 6), (16, 16))
     x = latents()
     with Seen() as seen:
@@ -230,7 +230,7 @@ def test_a_new_weight_at_an_old_address_is_seen() -> None:
 
 
 def test_joined_weights_of_an_owned_net_take_no_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As on a card, where nothing is packed; the numbers and a later change stay right."""
+    """As on a GPU, where nothing is packed; the numbers and a later change stay right."""
     monkeypatch.setattr(kernels, "_can_pack", lambda weight: False)
     net, given, x = make(), texts(1, 6), latents()
     expected = stock(net, given, x, 400.0)

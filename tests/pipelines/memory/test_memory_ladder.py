@@ -85,19 +85,19 @@ def paint(engine: Engine, wanted: GenerationRequest) -> tuple[list[Picture], lis
 def no_weights(engine: Engine) -> bool:
     """Nothing was read but configurations."""
     loaded = engine._loaded
-    return loaded is None or (loaded._transformer is loaded._vae and not loaded.text.is_loaded)
+    return loaded is None or (loaded._transformer is loaded._vae and loaded.text._encoder is None)
 
 
 def ladder(
     catalog: Catalog, wanted: GenerationRequest, stage: planning.PlanStage = "decoding"
 ) -> list[DevicePlan]:
     sizes = model_numbers.of(catalog.find(wanted.model))
-    wish = MemoryRequest(width=wanted.width, height=wanted.height, approximate=wanted.approximate)
-    way: DevicePlan | None = planning.plan(CPU, sizes, wish)
+    memory = MemoryRequest(width=wanted.width, height=wanted.height, approximate=wanted.approximate)
+    way: DevicePlan | None = planning.plan(CPU, sizes, memory)
     found = []
     while way is not None:
         found.append(way)
-        way = planning.cheaper(CPU, sizes, wish, way, stage)
+        way = planning.cheaper(CPU, sizes, memory, way, stage)
     return found
 
 
@@ -281,7 +281,7 @@ def test_a_probed_machine_begins_where_memory_sufficed(
     assert watched.tried == [rungs[2], rungs[2]]
 
 
-def test_a_card_does_not_pay_for_main_memory_that_was_short() -> None:
+def test_a_gpu_does_not_pay_for_main_memory_that_was_short() -> None:
     gpu = Machine(device="cuda", name="GPU", bf16=True, vram_free=8 * 2**30)
     supply = Supply(gpu)
     way = DevicePlan(device="cuda", precision="bfloat16", peaks=(1, 2, 3))
@@ -292,7 +292,7 @@ def test_a_card_does_not_pay_for_main_memory_that_was_short() -> None:
     assert supply.of("another") == gpu
 
 
-def test_a_card_that_ends_gives_way_to_the_processor(
+def test_a_gpu_that_ends_gives_way_to_the_processor(
     catalog: Catalog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     gpu = replace(CPU, device="cuda", name="GPU")
@@ -330,16 +330,19 @@ def test_memory_that_came_back_is_used_again(
 
 def test_the_forecast_says_what_an_approximation_would_need(catalog: Catalog) -> None:
     model = catalog.find("tiny")
-    sizes, wish = model_numbers.of(model), MemoryRequest(width=256, height=192, approximate=False)
+    sizes, memory = (
+        model_numbers.of(model),
+        MemoryRequest(width=256, height=192, approximate=False),
+    )
     exact = [rung for rung in ladder(catalog, request(catalog)) if rung.is_exact]
     small = replace(CPU, ram_free=min(rung.peak for rung in exact) - 1)
-    rough = forecast.approximation(small, sizes, wish)
+    rough = forecast.approximation(small, sizes, memory)
     assert rough is not None
-    told = Forecasts().of(small, model, wish)
-    assert "it may not suffice; approximately it fits: " + forecast.words(rough) in told
-    assert forecast.approximation(CPU, sizes, wish) is None
-    assert forecast.approximation(small, sizes, replace(wish, approximate=True)) is None
-    assert "approximately" not in Forecasts().of(small, model, replace(wish, approximate=True))
+    told = Forecasts().of(small, model, memory)
+    assert "it may run out of memory; approximately it fits: " + forecast.words(rough) in told
+    assert forecast.approximation(CPU, sizes, memory) is None
+    assert forecast.approximation(small, sizes, replace(memory, approximate=True)) is None
+    assert "approximately" not in Forecasts().of(small, model, replace(memory, approximate=True))
 
 
 def test_nothing_is_held_when_the_next_rung_begins(
@@ -428,10 +431,13 @@ def test_every_way_to_run_the_text_encoder_paints(
     """On a processor; what is quantised is kept and found again, what is exact changes nothing."""
     plan = planning.plan
 
-    def chosen(machine: Machine, sizes: planning.Numbers, wish: MemoryRequest) -> DevicePlan:
+    def chosen(machine: Machine, sizes: planning.Numbers, memory: MemoryRequest) -> DevicePlan:
         # The reference is T5 in bf16, as these ways compute.
         return replace(
-            plan(machine, sizes, wish), text=text, text_precision="bfloat16", keeps_text=False
+            plan(machine, sizes, memory),
+            text=text,
+            text_precision="bfloat16",
+            keeps_text=False,
         )
 
     wanted = request(catalog, model="nano")
@@ -451,8 +457,8 @@ def test_every_way_to_run_the_text_encoder_paints(
     monkeypatch.setattr(
         engines.planning,
         "plan",
-        lambda machine, sizes, wish: replace(
-            plan(machine, sizes, wish), text="resident", text_precision="bfloat16"
+        lambda machine, sizes, memory: replace(
+            plan(machine, sizes, memory), text="resident", text_precision="bfloat16"
         ),
     )
     (resident,), _ = paint(Engine(catalog, inputs=tmp_path, machine=CPU), wanted)

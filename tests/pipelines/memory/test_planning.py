@@ -70,7 +70,7 @@ def processor(ram: float, *, bf16: bool = True) -> Machine:
         (2, "streamed", 1.8, True, 512),
     ],
 )
-def test_the_table_of_cards(
+def test_the_table_of_gpus(
     gib: float, text: str, peak: float, alone: bool, tile: int | None
 ) -> None:
     found = planning.plan(gpu(gib), REAL, LARGE)
@@ -120,7 +120,7 @@ def test_unknown_memory_counts_as_enough() -> None:
     assert "free" not in forecast.sentence(unknown, planning.plan(unknown, REAL, LARGE))
 
 
-def test_cards_without_bf16_never_run_the_text_encoder_in_fp16() -> None:
+def test_gpus_without_bf16_never_run_the_text_encoder_in_fp16() -> None:
     old = replace(gpu(16), bf16=False)
     assert planning.plan(old, REAL, LARGE).precision == "float16"
     for text in ("resident", "streamed", "cpu", "int8", "nf4"):
@@ -129,17 +129,17 @@ def test_cards_without_bf16_never_run_the_text_encoder_in_fp16() -> None:
 
 def test_a_chosen_text_mode_is_kept() -> None:
     for text in ("resident", "streamed", "cpu", "int8", "nf4"):
-        wish = replace(LARGE, text=text)
-        assert planning.plan(gpu(80), REAL, wish).text == text
-        assert planning.plan(gpu(4), REAL, wish).text == text
+        memory = replace(LARGE, text=text)
+        assert planning.plan(gpu(80), REAL, memory).text == text
+        assert planning.plan(gpu(4), REAL, memory).text == text
 
 
-def rungs(machine: Machine, wish: MemoryRequest) -> list[DevicePlan]:
+def rungs(machine: Machine, memory: MemoryRequest) -> list[DevicePlan]:
     found: list[DevicePlan] = []
-    way: DevicePlan | None = planning.plan(machine, REAL, wish)
+    way: DevicePlan | None = planning.plan(machine, REAL, memory)
     while way is not None:
         found.append(way)
-        way = planning.cheaper(machine, REAL, wish, way)
+        way = planning.cheaper(machine, REAL, memory, way)
     return found
 
 
@@ -213,7 +213,7 @@ def test_the_forecast_is_a_sentence() -> None:
     told = forecast.sentence(gpu(8), planning.plan(gpu(8), REAL, LARGE))
     assert told == ("needs 3.5 GB, 8.2 GB are free; T5 streamed, about 1.6 s more for a new prompt")
     short = planning.plan(gpu(1), REAL, LARGE)
-    assert forecast.sentence(gpu(1), short).endswith("it may not suffice")
+    assert forecast.sentence(gpu(1), short).endswith("it may run out of memory")
 
 
 @given(
@@ -227,17 +227,17 @@ def test_every_machine_gets_a_plan(
     vram: float, ram: float, side: int, rows: int, device: Device
 ) -> None:
     machine = replace(gpu(vram, ram), device=device)
-    wish = MemoryRequest(width=side, height=side, rows=rows, approximate=True)
-    found = planning.plan(machine, REAL, wish)
+    memory = MemoryRequest(width=side, height=side, rows=rows, approximate=True)
+    found = planning.plan(machine, REAL, memory)
     assert all(peak > 0 for peak in found.peaks)
     assert forecast.sentence(machine, found)
     more = replace(machine, vram_free=machine.vram_free * 2, ram_free=machine.ram_free * 2)
-    richer = planning.plan(more, REAL, wish)
+    richer = planning.plan(more, REAL, memory)
     # More memory never makes the picture worse.
     assert richer.is_exact or not found.is_exact or not planning.fits(machine, found)
 
 
-def test_what_a_card_lacks_weighs_more_than_main_memory() -> None:
+def test_what_a_gpu_lacks_weighs_more_than_main_memory() -> None:
     """Nothing exact fits: T5 is streamed, which may do, and is not put on a GPU without room."""
     scarce = replace(gpu(8), ram_total=16 * 10**9, ram_free=8 * 10**9)
     way = planning.plan(scarce, REAL, replace(LARGE, approximate=False))
@@ -259,12 +259,12 @@ def test_what_a_card_lacks_weighs_more_than_main_memory() -> None:
 )
 def test_main_memory_that_others_use_is_seen(machine: Machine, free: int, lacks: bool) -> None:
     scarce = replace(machine, ram_free=free * GIB)
-    wish = replace(LARGE, approximate=False)
-    way = planning.plan(scarce, REAL, wish)
+    memory = replace(LARGE, approximate=False)
+    way = planning.plan(scarce, REAL, memory)
     assert planning.is_short_of_main_memory(scarce, way) is lacks
     told = forecast.sentence(scarce, way)
     assert ("of main memory 9.5 GB" in told) is (lacks and machine.device == "cuda")
-    assert told.endswith("it may not suffice") is lacks
+    assert told.endswith("it may run out of memory") is lacks
 
 
 @pytest.mark.parametrize("machine", [gpu(2), gpu(8), gpu(80), processor(4), processor(32)])
@@ -288,7 +288,7 @@ def test_apple_computers_have_one_memory() -> None:
     assert planning.plan(mac(64), REAL, LARGE).text == "resident"
 
 
-def test_little_main_memory_does_not_slow_down_what_the_card_can_hold() -> None:
+def test_little_main_memory_does_not_slow_down_what_the_gpu_can_hold() -> None:
     """T5 fits into 10 of 16 GB, though without room to spare: the GPU keeps its parts."""
     machine = replace(gpu(8, ram=16), ram_free=10 * GIB)
     way = planning.plan(machine, REAL, replace(LARGE, approximate=False))

@@ -55,7 +55,7 @@ def test_what_is_free_counts_what_comes_back(monkeypatch: pytest.MonkeyPatch) ->
         ((8, 0), [], True),
     ],
 )
-def test_a_card_without_kernels_is_left_alone(
+def test_a_gpu_without_kernels_is_left_alone(
     monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int], built: list[str], usable: bool
 ) -> None:
     found = probed(monkeypatch, get_device_capability=capability, get_arch_list=built)
@@ -64,6 +64,6 @@ def test_a_card_without_kernels_is_left_alone(
         assert found.name == "CPU (this build of torch has no kernels for the GTX)"
 
 
-def test_a_card_that_is_taken_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_gpu_that_is_taken_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     found = probed(monkeypatch, mem_get_info=RuntimeError("CUDA error: out of memory"))
     assert (found.device, found.name) == ("cpu", "CPU (CUDA error: out of memory)")

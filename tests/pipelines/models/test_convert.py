@@ -277,8 +277,8 @@ def test_other_folders(change: Callable[[Path], None], small: Path, tmp_path: Pa
     change(tmp_path / "b")
     for i, source in enumerate((tmp_path / "b", tmp_path / "b" / "transformer")):
         # What old configurations leave out cannot be known for pictures this small.
-        wish = ReadOptions(interpolation_scale=1 if change is old_config else None)
-        convert.convert(source, tmp_path / f"c{i}", wish)
+        options = ReadOptions(interpolation_scale=1 if change is old_config else None)
+        convert.convert(source, tmp_path / f"c{i}", options)
         for file in (f"transformer/{WEIGHTS}", "transformer/config.json", NULL_CAPTION_FILE):
             assert (tmp_path / f"c{i}" / file).read_bytes() == (tmp_path / "a" / file).read_bytes()
     assert transformer(tmp_path / "c0").config.interpolation_scale == 1
@@ -304,7 +304,7 @@ def test_a_scale_that_was_asked_for_mends_a_configuration(small: Path, tmp_path:
 
 
 @pytest.mark.parametrize(
-    ("wish", "words"),
+    ("options", "words"),
     [
         ({"image_size": -5}, "-5 is not the side"),
         ({"image_size": 0}, "0 is not the side"),
@@ -317,12 +317,12 @@ def test_a_scale_that_was_asked_for_mends_a_configuration(small: Path, tmp_path:
 )
 @pytest.mark.parametrize("kind", ["folder", "checkpoint"])
 def test_numbers_that_are_none_of_their_kind(
-    kind: str, wish: dict[str, Any], words: str, small: Path, tmp_path: Path
+    kind: str, options: dict[str, Any], words: str, small: Path, tmp_path: Path
 ) -> None:
     convert.convert(small, tmp_path / "a", WISH)
     source = small if kind == "checkpoint" else tmp_path / "a"
     with pytest.raises(RequestError, match=words):
-        convert.convert(source, tmp_path / "b", ReadOptions(**wish))
+        convert.convert(source, tmp_path / "b", ReadOptions(**options))
     assert not (tmp_path / "b").exists()
 
 

@@ -134,7 +134,7 @@ def test_features_equal_the_stock_encoder_without_its_padding(engine: Engine) ->
 def test_the_null_caption_has_its_own_mask(engine: Engine) -> None:
     text = engine.load("nano", lambda progress: None).text
     with torch.inference_mode():
-        features = text.conditions("a red apple", "")
+        features = [text.features(prompt) for prompt in ("", "a red apple")]
     # One token, its end; nothing is padded, so nothing needs a mask.
     assert len(features[0]) == 1 < len(features[1])
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from pipelines.errors import RequestError
 from training.data import tables
 from training.data.manifest import Problem
-from training.data.readers import DataLayout, DataSource, detect, find, read
+from training.data.readers import DataLayout, DataSource, find, read
 from training.data.tables import CaptionError, TableLine, Written
 
 
@@ -66,7 +66,7 @@ def test_captions_beside_pictures_in_any_depth(tmp_path: Path) -> None:
         },
     )
     source = find(root)
-    assert detect(root) is source.layout is DataLayout.FOLDER
+    assert source.layout is DataLayout.FOLDER
     assert captions(source) == {
         "a/deep/er/z.jpeg": (),
         "a/x.jpg": ("an axe", "one axe"),
@@ -184,7 +184,7 @@ def test_a_folder_for_each_class(tmp_path: Path) -> None:
     labels = {path: written.label for path, written in told(source).items()}
     assert labels == {"cat/a.png": "cat", "cat/b.png": "cat", "train/dog/a.png": "dog"}
     lay(tmp_path, {"loose.png": b""})
-    assert detect(root) is DataLayout.FOLDER
+    assert find(root).layout is DataLayout.FOLDER
     assert find(root, DataLayout.CLASSES).layout is DataLayout.CLASSES
 
 
@@ -204,7 +204,7 @@ LISTED = [{"file_name": "a.png", "text": "x"}, {"file": "s/b.png", "text": "y"}]
 def test_a_list_is_a_source_of_its_own(name: str, text: str, tmp_path: Path) -> None:
     root = lay(tmp_path, {"a.png": b"", "s/b.png": b"", "not listed.png": b"", name: text})
     source = find(root / name)
-    assert source.layout is detect(root / name) is DataLayout.LIST
+    assert source.layout is DataLayout.LIST
     assert source.root == root.resolve()
     assert captions(source) == {"a.png": ("x",), "s/b.png": ("y",)}
 
@@ -240,7 +240,7 @@ def test_intern_data(listed: str, images: str, tmp_path: Path) -> None:
         },
     )
     source = find(root)
-    assert source.layout is detect(root) is DataLayout.INTERN
+    assert source.layout is DataLayout.INTERN
     assert captions(source) == {
         f"{images}/1.png": ("short", "a long one"),
         f"{images}/d/0.png": ("short",),
@@ -260,7 +260,7 @@ def test_sam(base: str, tmp_path: Path) -> None:
             f"{base}captions/sa_2.txt": "two",
         },
     )
-    assert detect(root) is DataLayout.SAM
+    assert find(root).layout is DataLayout.SAM
     one, two, three = (f"{base}images/sa_{i}.jpg" for i in (1, 2, 3))
     assert captions(find(root)) == {one: ("one",), two: ("two",), three: ()}
     lay(
@@ -360,9 +360,8 @@ def test_folders_that_may_not_be_read(tmp_path: Path, monkeypatch: pytest.Monkey
     assert codes(find(root)) == [("closed", "unreadable")]
     assert list(told(find(root))) == ["a.png"]
     monkeypatch.setattr("os.scandir", lambda folder: refuse(folder, str(root)))
-    for looks in (find, detect):
-        with pytest.raises(RequestError, match="cannot be read"):
-            looks(root)
+    with pytest.raises(RequestError, match="cannot be read"):
+        find(root)
 
 
 def test_nothing_to_read_is_a_sentence(tmp_path: Path) -> None:

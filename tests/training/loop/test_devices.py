@@ -21,7 +21,7 @@ from training.recipes import resolve
 
 @pytest.fixture
 def turing(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A card that takes bf16, but only by emulation."""
+    """A GPU that takes bf16, but only by emulation."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(
         torch.cuda, "is_bf16_supported", lambda including_emulation=True: including_emulation
@@ -37,7 +37,7 @@ def turing(monkeypatch: pytest.MonkeyPatch) -> None:
     ],
 )
 def test_a_card_without_bf16_says_so(turing: None, changes: dict[str, Any], way_out: str) -> None:
-    with pytest.raises(RequestError, match="This card does not compute in bf16") as caught:
+    with pytest.raises(RequestError, match="This GPU does not compute in bf16") as caught:
         make_accelerator(toy.config(precision="bf16", **changes))
     assert caught.value.way_out.startswith(way_out)
 
@@ -46,7 +46,7 @@ def test_a_card_without_bf16_says_so_before_the_first_stage(turing: None, tmp_pa
     values = small.recipe()
     values["stage"][-1]["precision"] = "bf16"
     small.pictures(tmp_path / "data" / "pictures")
-    with pytest.raises(RequestError, match="This card does not compute in bf16"):
+    with pytest.raises(RequestError, match="This GPU does not compute in bf16"):
         stages.walk(
             resolve(values, name="small"),
             root=tmp_path / "run",

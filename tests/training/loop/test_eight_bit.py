@@ -55,7 +55,7 @@ def test_a_rollback_restores_the_states(tmp_path: Path) -> None:
 
 
 def test_a_table_within_a_state_comes_back() -> None:
-    """The form that bitsandbytes gives on a card, too."""
+    """The form that bitsandbytes gives on a GPU, too."""
     inner = {"state1": torch.arange(4, dtype=torch.uint8), "absmax1": torch.rand(2)}
     before = {"state": {0: {"step": 3, "quant": inner}}, "param_groups": [{"betas": (0.9, 0.99)}]}
     tensors, numbers = pack_states(before)

@@ -1,5 +1,5 @@
 """The gradient scaler of fp16, which torch has on processors, too: there it is tried without a
-card."""
+GPU."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Steep(toy.ToyNet):
 def _on_the_processor(monkeypatch: pytest.MonkeyPatch) -> None:
     def make(config: RunConfig) -> Accelerator:
         accelerator = make_accelerator(config.model_copy(update={"precision": "fp32"}))
-        # As accelerate sets itself up where it finds a card.
+        # As accelerate sets itself up where it finds a GPU.
         AcceleratorState._shared_state["_mixed_precision"] = "fp16"
         accelerator.native_amp = True
         accelerator.scaler = torch.amp.GradScaler("cpu")

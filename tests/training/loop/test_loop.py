@@ -394,7 +394,7 @@ def test_a_sample_sheet_without_memory_does_not_stop_the_training(tmp_path: Path
     run, outcome = toy.go(tmp_path / "run", config, toy=task, tell=told.append)
     assert outcome.reason == "finished"
     assert [event["step"] for event in run.events("unpainted")] == [0, 2, 4]
-    assert "update 0 was not painted, for lack of memory" in told[0]
+    assert "update 0 was not painted, the memory ran out" in told[0]
     assert list(run.previews.iterdir()) == []
 
     def fail() -> Any:

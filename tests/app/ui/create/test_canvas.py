@@ -38,14 +38,14 @@ def request(count: int = 1, prompt: str = "a red apple") -> GenerationRequest:
 
 
 def job(state: JobState, *, count: int = 1, done: int = 0, prompt: str = "a red apple") -> Job:
-    wish = request(count, prompt)
+    painted = request(count, prompt)
     files = tuple(
         PictureFile(
-            path=Path(f"/x/2026-01-02/101530-{i}-a1b2c3.png"), request=wish.single(i), seconds=1
+            path=Path(f"/x/2026-01-02/101530-{i}-a1b2c3.png"), request=painted.single(i), seconds=1
         )
         for i in range(done)
     )
-    return Job(id="j", owner="o", payload=wish, state=state, pictures=files)
+    return Job(id="j", owner="o", payload=painted, state=state, pictures=files)
 
 
 class Tags(HTMLParser):

@@ -22,10 +22,10 @@ from pipelines.models.loaded import Loaded
 from pipelines.picture_job import Picture
 from pipelines.progress import Progress, Stage
 from pipelines.request import complete
-from tests import pretend_card
-from tests.pretend_card import Card
+from tests import pretend_gpu
+from tests.pretend_gpu import PretendedGpu
 
-CARD = Machine(
+MACHINE = Machine(
     device="cuda",
     name="pretended",
     bf16=True,
@@ -40,24 +40,24 @@ _MAY_WAIT = ("preview.py", "torch_utils.py", "scheduling_unipc_multistep.py")
 
 
 @pytest.fixture
-def gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[Card]:
+def gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[PretendedGpu]:
     gc.collect()
-    with pretend_card.pretend(monkeypatch) as found:
+    with pretend_gpu.pretend(monkeypatch) as found:
         yield found
 
 
 class Steps:
     """Keeps what waited between the first step and the last."""
 
-    def __init__(self, gpu: Card) -> None:
-        self._card = gpu
+    def __init__(self, gpu: PretendedGpu) -> None:
+        self._gpu = gpu
         self.waits: list[str] = []
 
     def __call__(self, progress: Progress) -> None:
         if progress.stage is Stage.DENOISING:
             if progress.done:
-                self.waits += self._card.waits
-            self._card.waits.clear()
+                self.waits += self._gpu.waits
+            self._gpu.waits.clear()
 
 
 def paint(
@@ -71,9 +71,9 @@ def paint(
 @pytest.mark.parametrize("model", ["tiny", "tiny-1024"])
 @pytest.mark.parametrize("sampler", list(samplers.SAMPLERS))
 def test_every_sampler_paints_and_none_waits(
-    gpu: Card, catalog: Catalog, tmp_path: Path, sampler: str, model: str
+    gpu: PretendedGpu, catalog: Catalog, tmp_path: Path, sampler: str, model: str
 ) -> None:
-    engine = Engine(catalog, inputs=tmp_path, machine=CARD)
+    engine = Engine(catalog, inputs=tmp_path, machine=MACHINE)
     row = samplers.find(sampler)
     for guidance in (1.0, 4.0) if row.guided else (1.0,):
         steps = Steps(gpu)
@@ -82,7 +82,7 @@ def test_every_sampler_paints_and_none_waits(
         assert [line for line in steps.waits if not line.startswith(_MAY_WAIT)] == []
 
 
-def test_a_wait_in_the_loop_is_seen(gpu: Card) -> None:
+def test_a_wait_in_the_loop_is_seen(gpu: PretendedGpu) -> None:
     values = torch.ones(3, device="cuda")
     assert values.device.type == "cuda"
     gpu.waits.clear()
@@ -95,11 +95,13 @@ def test_a_wait_in_the_loop_is_seen(gpu: Card) -> None:
         values.numpy()
 
 
-def test_a_start_picture_comes_to_the_card(gpu: Card, catalog: Catalog, tmp_path: Path) -> None:
+def test_a_start_picture_comes_to_the_gpu(
+    gpu: PretendedGpu, catalog: Catalog, tmp_path: Path
+) -> None:
     Image.new("RGB", (90, 70), "red").save(tmp_path / "start.png")
     inputs = tmp_path / "inputs"
     name = pictures.keep(tmp_path / "start.png", inputs)
-    engine = Engine(catalog, inputs=inputs, machine=CARD)
+    engine = Engine(catalog, inputs=inputs, machine=MACHINE)
     assert paint(engine, catalog, init=name, strength=0.5, steps=4)
 
 
@@ -122,16 +124,18 @@ EXACT: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("way", list(EXACT))
 def test_every_exact_way_paints_the_same(
-    gpu: Card, catalog: Catalog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, way: str
+    gpu: PretendedGpu, catalog: Catalog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, way: str
 ) -> None:
-    expected = paint(Engine(catalog, inputs=tmp_path, machine=CARD), catalog, count=2)
+    expected = paint(Engine(catalog, inputs=tmp_path, machine=MACHINE), catalog, count=2)
     planned(monkeypatch, **EXACT[way])
-    found = paint(Engine(catalog, inputs=tmp_path, machine=CARD), catalog, count=2)
+    found = paint(Engine(catalog, inputs=tmp_path, machine=MACHINE), catalog, count=2)
     assert [one.image.tobytes() for one in found] == [one.image.tobytes() for one in expected]
 
 
-def test_cards_without_bf16_paint_in_fp16(gpu: Card, catalog: Catalog, tmp_path: Path) -> None:
-    engine = Engine(catalog, inputs=tmp_path, machine=replace(CARD, bf16=False))
+def test_gpus_without_bf16_paint_in_fp16(
+    gpu: PretendedGpu, catalog: Catalog, tmp_path: Path
+) -> None:
+    engine = Engine(catalog, inputs=tmp_path, machine=replace(MACHINE, bf16=False))
     assert paint(engine, catalog, size="128x64")
     assert engine._loaded is not None
     assert engine._loaded.transformer.net.dtype == torch.float16
@@ -139,50 +143,55 @@ def test_cards_without_bf16_paint_in_fp16(gpu: Card, catalog: Catalog, tmp_path:
 
 @pytest.mark.parametrize("way", ["", *EXACT])
 def test_the_peak_is_what_was_forecast(
-    gpu: Card, catalog: Catalog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, way: str
+    gpu: PretendedGpu, catalog: Catalog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, way: str
 ) -> None:
     """On the small model, of which the activations are a third at 256 px."""
     about = model_numbers.of(catalog.find("nano"))
-    wish = MemoryRequest(width=256, height=256)
+    memory = MemoryRequest(width=256, height=256)
     # The numbers of a plan in which this way was chosen.
     chosen = EXACT.get(way, {"keeps_text": True})
-    plans = (planning._plan(CARD, about, wish, **{"text": "resident", **chosen}),)
+    plans = (planning._plan(MACHINE, about, memory, **{"text": "resident", **chosen}),)
     monkeypatch.setattr(planning, "plan", lambda *_: plans[0])
-    engine = Engine(catalog, inputs=tmp_path, machine=CARD)
+    engine = Engine(catalog, inputs=tmp_path, machine=MACHINE)
     (picture,) = paint(engine, catalog, model="nano", size="256x256", guidance=4, steps=2)
     assert picture.forecast == plans[0].peak
     measured = picture.peak - CONTEXT
     assert measured == pytest.approx(plans[0].peak - CONTEXT, rel=0.15)
 
 
-def test_a_full_card_goes_down_the_ladder(gpu: Card, catalog: Catalog, tmp_path: Path) -> None:
+def test_a_full_gpu_goes_down_the_ladder(
+    gpu: PretendedGpu, catalog: Catalog, tmp_path: Path
+) -> None:
     """The GPU said that it had more than it has."""
     wanted = {"model": "nano", "size": "256x256", "guidance": 4, "steps": 2}
-    (expected,) = paint(Engine(catalog, inputs=tmp_path, machine=CARD), catalog, **wanted)
+    (expected,) = paint(Engine(catalog, inputs=tmp_path, machine=MACHINE), catalog, **wanted)
     gc.collect()
     about = model_numbers.of(catalog.find("nano"))
     ways: list[DevicePlan] = list(
-        planning._plans(CARD, about, MemoryRequest(width=256, height=256))
+        planning._plans(MACHINE, about, MemoryRequest(width=256, height=256))
     )
     alone = next(way for way in ways if way.decodes_alone)
     assert alone.peak < ways[0].peak
     gpu.memory = 1.15 * (alone.peak - CONTEXT)
-    (picture,) = paint(Engine(catalog, inputs=tmp_path, machine=CARD), catalog, **wanted)
+    (picture,) = paint(Engine(catalog, inputs=tmp_path, machine=MACHINE), catalog, **wanted)
     assert picture.image.tobytes() == expected.image.tobytes()
     assert picture.notes
     assert "transformer set aside" in picture.notes[-1]
 
 
-def test_every_exact_rung_of_the_text_encoder_is_tried_on_a_card(
-    gpu: Card, catalog: Catalog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_every_exact_rung_of_the_text_encoder_is_tried_on_a_gpu(
+    gpu: PretendedGpu, catalog: Catalog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (expected,) = paint(Engine(catalog, inputs=tmp_path, machine=CARD), catalog)
-    about, wish = model_numbers.of(catalog.find("tiny")), MemoryRequest(width=64, height=64)
-    way: DevicePlan | None = planning.plan(CARD, about, wish)
+    (expected,) = paint(Engine(catalog, inputs=tmp_path, machine=MACHINE), catalog)
+    about, memory = (
+        model_numbers.of(catalog.find("tiny")),
+        MemoryRequest(width=64, height=64),
+    )
+    way: DevicePlan | None = planning.plan(MACHINE, about, memory)
     rungs: list[DevicePlan] = []
     while way is not None:
         rungs.append(way)
-        way = planning.cheaper(CARD, about, wish, way, "text")
+        way = planning.cheaper(MACHINE, about, memory, way, "text")
     assert [rung.text for rung in rungs][:3] == ["resident", "streamed", "cpu"]
     before, tried = Loaded.before_text, []
 
@@ -193,6 +202,6 @@ def test_every_exact_rung_of_the_text_encoder_is_tried_on_a_card(
         before(loaded, plan)
 
     monkeypatch.setattr(Loaded, "before_text", check)
-    (picture,) = paint(Engine(catalog, inputs=tmp_path, machine=CARD), catalog)
+    (picture,) = paint(Engine(catalog, inputs=tmp_path, machine=MACHINE), catalog)
     assert tried == rungs
     assert picture.image.tobytes() == expected.image.tobytes()

@@ -1,6 +1,6 @@
-"""What a training does on a card besides learning, on one that is pretended: features, previews.
+"""What a training does on a GPU besides learning, on one that is pretended: features, previews.
 
-The pretended card has no backward pass; tests/gpu/test_train.py trains on a real one.
+The pretended GPU has no backward pass; tests/gpu/test_train.py trains on a real one.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from transformers import T5Config, T5EncoderModel
 from pipelines.models import loader
 from pipelines.sizes import Size
 from pipelines.text import text_loader
-from tests import pretend_card, tiny
-from tests.pretend_card import CARD
+from tests import pretend_gpu, tiny
+from tests.pretend_gpu import GPU
 from tests.training import small
 from tests.training.loop import toy
 from training import nets
@@ -63,8 +63,8 @@ def read(
     )
 
 
-def free_on_card(monkeypatch: pytest.MonkeyPatch, free: int) -> None:
-    monkeypatch.setattr(sources, "_device", lambda: CARD)
+def free_on_gpu(monkeypatch: pytest.MonkeyPatch, free: int) -> None:
+    monkeypatch.setattr(sources, "_device", lambda: GPU)
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda *_: (free, 10**12))
     monkeypatch.setattr(torch.cuda, "memory_reserved", lambda *_: 0)
     monkeypatch.setattr(torch.cuda, "memory_allocated", lambda *_: 0)
@@ -74,10 +74,10 @@ def test_the_net_of_the_tests_computes_there(monkeypatch: pytest.MonkeyPatch) ->
     net = toy.ToyNet()
     batch = {"values": torch.ones(3, toy.WIDTH)}
     wanted = net.eval()(batch, 7, None)["loss"].detach()
-    with pretend_card.pretend(monkeypatch), torch.no_grad():
-        net.to(CARD)
-        found = net({"values": batch["values"].to(CARD)}, 7, None)["loss"]
-        assert found.device == CARD
+    with pretend_gpu.pretend(monkeypatch), torch.no_grad():
+        net.to(GPU)
+        found = net({"values": batch["values"].to(GPU)}, 7, None)["loss"]
+        assert found.device == GPU
         assert torch.equal(found.cpu(), wanted)
 
 
@@ -89,11 +89,11 @@ def test_latents_are_the_same_and_leave_the_card_free(
     learning, _ = here.buckets()
     wanted = here.latents(vae, learning)
     there = read(config, model, tmp_path / "there")
-    with pretend_card.pretend(monkeypatch) as card:
-        free_on_card(monkeypatch, 10**12)
+    with pretend_gpu.pretend(monkeypatch) as gpu:
+        free_on_gpu(monkeypatch, 10**12)
         found = there.latents(vae, learning)
         assert next(vae.parameters()).device.type == "cpu"
-    assert card.peak > 0
+    assert gpu.peak > 0
     for bucket in learning:
         for sample in bucket.samples:
             name = features.latent_key(sample, bucket)
@@ -140,15 +140,15 @@ def test_the_text_encoder_goes_where_there_is_room(
     wanted = read(config, model, tmp_path / "here").texts(captions)
     told: list[str] = []
     there = read(config, model, tmp_path / "there", told.append)
-    # As it is loaded here: there is no card for the threads of the library that read weights.
+    # As it is loaded here: there is no GPU for the threads of the library that read weights.
     encoder: Any = there.text_encoder()
     monkeypatch.setattr(
         text_loader, "load", lambda _, plan, __: encoder.to(text_loader.device(plan))
     )
-    with pretend_card.pretend(monkeypatch) as card:
-        free_on_card(monkeypatch, free)
+    with pretend_gpu.pretend(monkeypatch) as gpu:
+        free_on_gpu(monkeypatch, free)
         found = there.texts(captions)
-    assert (card.peak > 0) == (free > 10_000)
+    assert (gpu.peak > 0) == (free > 10_000)
     assert len(told) == (free == 10_000)
     assert all("features of the captions on the processor" in sentence for sentence in told)
     for caption in captions:
@@ -171,10 +171,10 @@ def test_a_text_encoder_in_blocks_gives_the_same_features(
     whole = features.text_bytes(loader.unfilled(row, "text_encoder"), row.tokens)
     told: list[str] = []
     there = read(config, deep, tmp_path / "there", told.append)
-    with pretend_card.pretend(monkeypatch) as card:
-        free_on_card(monkeypatch, whole - 1)
+    with pretend_gpu.pretend(monkeypatch) as gpu:
+        free_on_gpu(monkeypatch, whole - 1)
         found = there.texts(captions)
-    assert 0 < card.peak < whole
+    assert 0 < gpu.peak < whole
     (sentence,) = told
     assert "its blocks come to the GPU one after another" in sentence
     for caption in captions:
@@ -194,10 +194,10 @@ def test_what_the_text_encoder_needs(tokens: int, monkeypatch: pytest.MonkeyPatc
     }
     config = T5Config(vocab_size=100, feed_forward_proj="gated-gelu", **shape)
     encoder: Any = T5EncoderModel(config).eval()
-    with pretend_card.pretend(monkeypatch) as card, torch.inference_mode():
-        encoder.to(CARD)
-        encoder(torch.ones(128, tokens, dtype=torch.long).to(CARD))
-    assert 0.8 < card.peak / features.text_bytes(encoder, tokens) <= 1
+    with pretend_gpu.pretend(monkeypatch) as gpu, torch.inference_mode():
+        encoder.to(GPU)
+        encoder(torch.ones(128, tokens, dtype=torch.long).to(GPU))
+    assert 0.8 < gpu.peak / features.text_bytes(encoder, tokens) <= 1
 
 
 def test_previews_are_the_same_and_leave_the_card_free(
@@ -216,11 +216,11 @@ def test_previews_of_classes_are_the_same(model: Path, monkeypatch: pytest.Monke
     vae = AutoencoderKL.from_pretrained(model / "vae").eval()
     torch.manual_seed(0)
     net = nets.dit(SHAPE, channels=4, sample_size=8, classes=3).eval()
-    wish = SamplingOptions(seed=1, steps=2, guidance=4.0, size=Size(64, 64))
+    options = SamplingOptions(seed=1, steps=2, guidance=4.0, size=Size(64, 64))
 
     def preview() -> Image.Image:
         with lent(vae, next(net.parameters()).device):
-            return sheet(paint_classes(net, vae, [0, 2], wish, LINEAR))
+            return sheet(paint_classes(net, vae, [0, 2], options, LINEAR))
 
     same(preview, net, vae, monkeypatch)
 
@@ -233,10 +233,10 @@ def same(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     wanted = preview().tobytes()
-    with pretend_card.pretend(monkeypatch) as card:
-        net.to(CARD)
-        before = card.held
+    with pretend_gpu.pretend(monkeypatch) as gpu:
+        net.to(GPU)
+        before = gpu.held
         assert preview().tobytes() == wanted
         assert next(vae.parameters()).device.type == "cpu"
-        assert next(net.parameters()).device == CARD
-        assert card.held == before
+        assert next(net.parameters()).device == GPU
+        assert gpu.held == before

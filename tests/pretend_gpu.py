@@ -1,6 +1,6 @@
-"""A card that is not there: tensors that lie in main memory and say that they are on `cuda:0`.
+"""A GPU that is not there: tensors that lie in main memory and say that they are on `cuda:0`.
 
-As on a card, an operation refuses tensors of two devices, a tensor of the card is no array of
+As on a GPU, an operation refuses tensors of two devices, a tensor of the GPU is no array of
 numpy's, and noise of the processor's generator is not drawn on it. What the processor would have to
 wait for is counted. The numbers are the processor's.
 """
@@ -22,7 +22,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
-CARD = torch.device("cuda", 0)
+GPU = torch.device("cuda", 0)
 _aten = torch.ops.aten
 # The operations that may read tensors of both devices.
 _BOTH = (
@@ -44,7 +44,7 @@ _WHOLE = torch._C.DispatchKey.CompositeImplicitAutograd
 
 
 class OnCard(Tensor):
-    """A tensor of the card; `there` holds its numbers."""
+    """A tensor of the GPU; `there` holds its numbers."""
 
     there: Tensor
 
@@ -57,7 +57,7 @@ class OnCard(Tensor):
             storage_offset=there.storage_offset(),
             dtype=there.dtype,
             layout=there.layout,
-            device=CARD,
+            device=GPU,
             requires_grad=there.requires_grad,
         )
         made.there = there
@@ -70,11 +70,11 @@ class OnCard(Tensor):
     def __torch_dispatch__(  # type: ignore[override]
         cls, function: Any, types: Any, args: Any = (), kwargs: Any = None
     ) -> Any:
-        raise AssertionError(f"{function} of a tensor of the card outside of `pretend`")
+        raise AssertionError(f"{function} of a tensor of the GPU outside of `pretend`")
 
 
-class Card(TorchDispatchMode):
-    """While it is on, there is a card with `memory` bytes.
+class PretendedGpu(TorchDispatchMode):
+    """While it is on, there is a GPU with `memory` bytes.
 
     `waits` names the lines that waited for it; `held` are the bytes of its tensors, and `peak`
     those at the highest since it was last set to 0.
@@ -95,9 +95,9 @@ class Card(TorchDispatchMode):
         given = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
         ours = [leaf for leaf in given if _is_ours(leaf)]
         wanted = kwargs.get("device")
-        to_card = wanted is not None and torch.device(wanted).type == "cuda"
+        to_gpu = wanted is not None and torch.device(wanted).type == "cuda"
         named = any(isinstance(one, torch.device) and one.type == "cuda" for one in args)
-        if not ours and not to_card and not named:
+        if not ours and not to_gpu and not named:
             return function(*args, **kwargs)
         if torch._C._dispatch_has_kernel_for_dispatch_key(function.name(), _WHOLE):
             # Under inference mode operations come whole: what they consist of is looked at.
@@ -107,13 +107,13 @@ class Card(TorchDispatchMode):
             kwargs["device"] = torch.device("cpu")
         kwargs.pop("pin_memory", None)
         generator = kwargs.get("generator")
-        if to_card and generator is not None and not isinstance(generator, _Generator):
+        if to_gpu and generator is not None and not isinstance(generator, _Generator):
             raise RuntimeError("Expected a 'cuda' device type for generator but found 'cpu'")
         strangers = [one for one in given if not _is_ours(one) and one.dim()]
         if ours and strangers and name not in _BOTH:
             raise RuntimeError(f"{function}: tensors on two devices, cuda:0 and cpu")
-        leaves = bool(ours) and wanted is not None and not to_card
-        arrives = not ours and to_card and bool(given)
+        leaves = bool(ours) and wanted is not None and not to_gpu
+        arrives = not ours and to_gpu and bool(given)
         if name in (_aten._local_scalar_dense, _aten.nonzero) or leaves or arrives or strangers:
             self.waits.append(_line())
         originals = {id(_there(one)): one for one in ours}
@@ -123,7 +123,7 @@ class Card(TorchDispatchMode):
         return tree_map(lambda one: self.wrapped(one, originals), result)
 
     def wrapped(self, one: Any, originals: dict[int, Any]) -> Any:
-        """What an operation gave, as a tensor of the card; `originals` are those it was given."""
+        """What an operation gave, as a tensor of the GPU; `originals` are those it was given."""
         if not isinstance(one, Tensor) or _is_ours(one):
             return one
         if id(one) in originals:
@@ -151,11 +151,11 @@ class Card(TorchDispatchMode):
 
 
 class _Driver(TorchFunctionMode):
-    """Answers where torch would ask the driver: which card, and which attention it has."""
+    """Answers where torch would ask the driver: which GPU, and which attention it has."""
 
-    def __init__(self, card: Card) -> None:
+    def __init__(self, gpu: PretendedGpu) -> None:
         super().__init__()
-        self._card = card
+        self._gpu = gpu
 
     def __torch_function__(
         self, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
@@ -171,9 +171,9 @@ class _Driver(TorchFunctionMode):
             return args[0].cpu().tolist()
         if function is functional.scaled_dot_product_attention and _is_ours(args[0]):
             result = function(*tree_map(_there, args), **tree_map(_there, kwargs))
-            return self._card.wrapped(result, {})
-        if function in (torch.tensor, torch.as_tensor) and kwargs.get("device") == CARD:
-            return function(*args, **{**kwargs, "device": "cpu"}).to(CARD)
+            return self._gpu.wrapped(result, {})
+        if function in (torch.tensor, torch.as_tensor) and kwargs.get("device") == GPU:
+            return function(*args, **{**kwargs, "device": "cpu"}).to(GPU)
         return function(*args, **kwargs)
 
 
@@ -187,19 +187,19 @@ def _set_data(tensor: Tensor, data: Tensor) -> None:
 
 
 def _indexed(one: Any) -> Any:
-    """Without an index it is the current card, which torch would ask for."""
+    """Without an index it is the current GPU, which torch would ask for."""
     if isinstance(one, torch.device):
-        return CARD if one.type == "cuda" else one
-    return CARD if isinstance(one, str) and one == "cuda" else one
+        return GPU if one.type == "cuda" else one
+    return GPU if isinstance(one, str) and one == "cuda" else one
 
 
 class _Generator(torch.Generator):
-    """The card's generator; its numbers are not those of a real one."""
+    """The GPU's generator; its numbers are not those of a real one."""
 
     def __new__(cls, device: Any = "cpu") -> Any:
         if torch.device(device).type != "cuda":
             return _TorchGenerator(device)
-        # What it draws with here; its kind says that it is the card's.
+        # What it draws with here; its kind says that it is the GPU's.
         return super().__new__(cls, "cpu")  # type: ignore[call-arg]
 
 
@@ -207,7 +207,7 @@ _TorchGenerator = torch.Generator
 
 
 class _Event:
-    """A moment of the card, or a queue of its work; it is always over."""
+    """A moment of the GPU, or a queue of its work; it is always over."""
 
     def __init__(self, *_: Any, **__: Any) -> None:
         pass
@@ -219,19 +219,19 @@ class _Event:
 
 
 @contextmanager
-def pretend(monkeypatch: pytest.MonkeyPatch, memory: float = inf) -> Iterator[Card]:
-    """There is a card inside."""
-    card = Card(memory)
+def pretend(monkeypatch: pytest.MonkeyPatch, memory: float = inf) -> Iterator[PretendedGpu]:
+    """There is a GPU inside."""
+    gpu = PretendedGpu(memory)
     none: Callable[..., Any] = lambda *_, **__: None  # noqa: E731
     # transformers reads weights in threads of its own, where no mode is on.
     monkeypatch.setenv("HF_DEACTIVATE_ASYNC_LOAD", "1")
     for name in ("_lazy_init", "empty_cache", "synchronize"):
         monkeypatch.setattr(torch.cuda, name, none)
     monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
-    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda *_: card.held)
-    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda *_: card.peak)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda *_: gpu.held)
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda *_: gpu.peak)
     monkeypatch.setattr(
-        torch.cuda, "reset_peak_memory_stats", lambda *_: setattr(card, "peak", card.held)
+        torch.cuda, "reset_peak_memory_stats", lambda *_: setattr(gpu, "peak", gpu.held)
     )
     for name in ("Event", "Stream", "current_stream"):
         monkeypatch.setattr(torch.cuda, name, _Event)
@@ -241,8 +241,8 @@ def pretend(monkeypatch: pytest.MonkeyPatch, memory: float = inf) -> Iterator[Ca
     monkeypatch.setattr(Tensor, "record_stream", none)
     # torch's own for tensors that only pretend: without it, views would ask the driver.
     torch._C._ensureCUDADeviceGuardSet()
-    with card, _Driver(card):
-        yield card
+    with gpu, _Driver(gpu):
+        yield gpu
 
 
 def _is_ours(one: Any) -> bool:
@@ -256,6 +256,6 @@ def _there(one: Any) -> Any:
 def _line() -> str:
     """The line of ours, or of a scheduler, that came here."""
     own = [f for f in traceback.extract_stack() if "/torch/" not in f.filename]
-    own = [f for f in own if not f.filename.endswith("pretend_card.py")]
+    own = [f for f in own if not f.filename.endswith("pretend_gpu.py")]
     last = own[-1]
     return f"{last.filename.rpartition('/')[2]}:{last.lineno} {last.line}"
