@@ -7,11 +7,11 @@ gr.HTML is called, never subclassed: a subclass would make gradio write a .pyi f
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from html import escape
 from typing import Any
 
 import gradio as gr
 
+from app.markup import render
 from app.ui.routes import STARTS
 from app.ui.shell import script
 from lora_manager import card
@@ -26,6 +26,9 @@ from pipelines.text.styles import NO_STYLE, all_styles
 # Shapes that nearly everybody wants, tallest last; the rest is one click away.
 _FIRST = ("1:1", "4:3", "3:2", "16:9", "2:1", "3:4", "2:3", "9:16", "1:2")
 _FEW = 10
+_SIDE = 26
+"""Pixels of the longest side of a drawn shape."""
+_MARKUP = "ui/choices.html"
 MAX_PROBLEMS = 3
 _PROBLEM = "Not every model can be used; the Models tab says why."
 _START = (
@@ -78,28 +81,18 @@ def lora_rows(library: LoraLibrary, chosen: str, width: int) -> str:
     except LoraError:
         asked = []
     rows = [_lora(name, cards.get(name), width) for name in dict.fromkeys([*cards, *asked])]
-    if not rows:
-        return ""
-    legend = '<legend class="field-label">LoRAs</legend>'
-    return f'<fieldset class="loras">{legend}{"".join(rows)}</fieldset>'
+    low, high = (f"{limit:g}" for limit in (card.MIN_WEIGHT, card.MAX_WEIGHT))
+    return render(_MARKUP, "loras", rows=rows, low=low, high=high)
 
 
-def _lora(name: str, found: LoraCard | None, width: int) -> str:
-    shown = escape(name)
+def _lora(name: str, found: LoraCard | None, width: int) -> dict[str, str]:
+    """The name, the title and what is said of a LoRA."""
     if found is None:
-        title, note = name, "Not here any more."
-    else:
-        title = found.title or name
-        note = f"Say “{found.trigger}” in the prompt." if found.trigger else ""
-        if width and found.width and found.width != width:
-            note = "Made for another model; it does not fit this one."
-    said = f"<small>{escape(note)}</small>" if note else ""
-    return (
-        f'<div class="lora" data-lora="{shown}"><label><input type="checkbox">'
-        f"<span>{escape(title)}{said}</span></label>"
-        f'<input type="number" inputmode="decimal" min="{card.MIN_WEIGHT:g}"'
-        f' max="{card.MAX_WEIGHT:g}" step="0.05" value="1" aria-label="Weight of {shown}"></div>'
-    )
+        return {"name": name, "title": name, "note": "Not here any more."}
+    note = f"Say “{found.trigger}” in the prompt." if found.trigger else ""
+    if width and found.width and found.width != width:
+        note = "Made for another model; it does not fit this one."
+    return {"name": name, "title": found.title or name, "note": note}
 
 
 def start(name: str) -> gr.HTML:
@@ -114,28 +107,32 @@ def start(name: str) -> gr.HTML:
     )
 
 
-def select(name: str, label: str, groups: Iterable[tuple[str, Sequence[Option]]], note: str) -> str:
+def select(
+    name: str,
+    label: str,
+    groups: Iterable[tuple[str, Sequence[Option]]],
+    note: str = "",
+    *,
+    licence: str = "",
+    problem: str = "",
+) -> str:
     """A labelled native select. `groups` are (title or "", options), options (value, label)."""
-    parts = []
-    for title, options in groups:
-        rows = "".join(
-            f'<option value="{escape(value)}">{escape(text)}</option>' for value, text in options
-        )
-        parts.append(f'<optgroup label="{escape(title)}">{rows}</optgroup>' if title else rows)
-    described = f' aria-describedby="{name}-note"' if note else ""
-    note_row = f'<p class="note" id="{name}-note">{note}</p>' if note else ""
-    return (
-        f'<label class="field-label" for="{name}-control">{escape(label)}</label>'
-        f'<div class="select"><select id="{name}-control"{described}>'
-        f"{''.join(parts)}</select></div>"
-        f"{note_row}"
+    return render(
+        _MARKUP,
+        "select",
+        name=name,
+        label=label,
+        groups=list(groups),
+        note=note,
+        licence=licence,
+        problem=problem,
     )
 
 
 def style_select() -> str:
     """The styles, "None" first."""
     rows = [(name, "No style" if name == NO_STYLE else name) for name in all_styles()]
-    return select("style", "Style", [("", rows)], "")
+    return select("style", "Style", [("", rows)])
 
 
 def model_select(catalog: Catalog, chosen: ModelSpec) -> str:
@@ -150,30 +147,36 @@ def model_select(catalog: Catalog, chosen: ModelSpec) -> str:
     named = [("Yours", own), ("Downloaded", downloaded), ("Shipped", shipped)]
     groups = [(name, group) for name, group in named if group]
     groups = groups if len(groups) > 1 else [("", shipped)]
-    note = (
-        f'{escape(chosen.summary)} <span class="licence">Licence: {escape(chosen.licence)}</span>'
+    return select(
+        "model",
+        "Model",
+        groups,
+        chosen.summary,
+        licence=chosen.licence,
+        # Why holds paths, and every visitor sees this.
+        problem=_PROBLEM if catalog.problems else "",
     )
-    # Why holds paths, and every visitor sees this.
-    problem = f'<span class="problem">{_PROBLEM}</span>' if catalog.problems else ""
-    return select("model", "Model", groups, note + problem)
 
 
 def sampler_select(note: str) -> str:
     """The samplers, the special ones in a group of their own."""
     main = [(row.id, row.label) for row in SAMPLERS.values() if not row.more]
     more = [(row.id, row.label) for row in SAMPLERS.values() if row.more]
-    return select("sampler", "Sampler", [("", main), ("More samplers", more)], escape(note))
+    return select("sampler", "Sampler", [("", main), ("More samplers", more)], note)
 
 
-def _shape(size: Size) -> str:
-    side = 26
+def _shape(size: Size) -> dict[str, Any]:
+    """A shape as it is drawn, in pixels."""
     longest = max(size.width, size.height)
-    width, height = (max(4, round(side * s / longest)) for s in (size.width, size.height))
-    return (
-        f'<label class="shape"><input type="radio" name="size" value="{size}">'
-        f'<span class="shape-box"><i style="width:{width}px;height:{height}px"></i></span>'
-        f"<b>{escape(size.ratio)}</b><small>{size.width}×{size.height}</small></label>"
-    )
+    across, down = (max(4, round(_SIDE * s / longest)) for s in (size.width, size.height))
+    return {
+        "size": str(size),
+        "ratio": size.ratio,
+        "width": size.width,
+        "height": size.height,
+        "across": across,
+        "down": down,
+    }
 
 
 def shapes(sizes: Sequence[Size], chosen: str, max_side: int) -> str:
@@ -192,43 +195,26 @@ def shapes(sizes: Sequence[Size], chosen: str, max_side: int) -> str:
             if size.ratio not in named or off < named[size.ratio][0]:
                 named[size.ratio] = (off, size)
         front = [named[ratio][1] for ratio in _FIRST if ratio in named]
-    odd = "" if any(str(s) == chosen for s in sizes) else _odd(chosen)
+    odd = [] if any(str(s) == chosen for s in sizes) else _odd(chosen)
     rest = [size for size in ranked if size not in front]
-    hidden = any(str(size) == chosen for size in rest)
-    more = (
-        f'<details class="more-shapes"{" open" if hidden else ""}><summary>More shapes</summary>'
-        f'<div class="shapes">{"".join(map(_shape, rest))}</div></details>'
-        if rest
-        else ""
-    )
-    only = " only" if len(sizes) == 1 and not odd else ""
-    note = '<p class="note">The one shape that this model was trained on.</p>' if only else ""
-    return (
-        '<fieldset class="shape-field"><legend class="field-label">Shape</legend>'
-        f'<div class="shapes{only}">{odd}{"".join(map(_shape, front))}{note}</div>'
-        f"{more}{_own(chosen, max_side)}</fieldset>"
-    )
-
-
-def _own(chosen: str, max_side: int) -> str:
-    """Two numbers for a size of one's own; they follow what is chosen."""
     width, _, height = chosen.partition("x")
-    sides = "".join(
-        f'<label>{name}<input type="number" inputmode="numeric" min="{MIN_SIDE}" max="{max_side}"'
-        f' step="{MULTIPLE}" value="{escape(value)}"></label>'
-        for name, value in (("Width", width), ("Height", height))
-    )
-    return (
-        '<details class="more-shapes"><summary>Own size</summary>'
-        f'<div class="own-size">{sides}</div>'
-        f'<p class="note">Multiples of {MULTIPLE} up to {max_side}, painted as they are: nothing is'
-        " cropped or scaled. The shapes above look best, the model learned from them.</p></details>"
+    return render(
+        _MARKUP,
+        "shapes",
+        front=[_shape(size) for size in (*odd, *front)],
+        rest=[_shape(size) for size in rest],
+        opened=any(str(size) == chosen for size in rest),
+        only=len(sizes) == 1 and not odd,
+        sides=[("Width", width), ("Height", height)],
+        low=MIN_SIDE,
+        high=max_side,
+        step=MULTIPLE,
     )
 
 
-def _odd(chosen: str) -> str:
+def _odd(chosen: str) -> list[Size]:
     """A size from a recipe that the model was not trained on, so that it can be painted again."""
     width, _, height = chosen.partition("x")
     if not (width.isdigit() and height.isdigit() and int(width) and int(height)):
-        return ""
-    return _shape(Size(int(width), int(height)))
+        return []
+    return [Size(int(width), int(height))]

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 
+from app.markup import render
 from app.ui import api, sessions
 from app.ui.create import canvas, watch
 from app.ui.create import tab as create
@@ -18,14 +19,6 @@ from app.ui.shell import logo
 
 if TYPE_CHECKING:
     from app.studio import Studio
-
-_BRAND = '<a class="skip" href="#prompt">Skip to the prompt</a>%s<h1>PixArt Studio</h1>'
-_THEME = (
-    '<button type="button" class="theme-toggle" data-theme-toggle aria-label="Light theme"'
-    ' aria-pressed="false" title="Dark or light"><svg viewBox="0 0 24 24" aria-hidden="true">'
-    '<circle cx="12" cy="12" r="8.5"/><path d="M12 3.5a8.5 8.5 0 0 1 0 17z"/></svg></button>'
-)
-
 
 _NO_USE = "This call has a value that the page would not send; it is refused."
 
@@ -71,7 +64,12 @@ def assemble(studio: Studio) -> gr.Blocks:
     """The page of one studio. Nothing is shared between two pages."""
     with _Page(title="PixArt Studio", fill_width=True, analytics_enabled=False) as demo:
         with gr.Row(elem_id="top"):
-            gr.HTML(_BRAND % logo(), elem_id="brand", apply_default_css=False, js_on_load=None)
+            gr.HTML(
+                render("ui/top.html", "brand", logo=logo()),
+                elem_id="brand",
+                apply_default_css=False,
+                js_on_load=None,
+            )
             engine = gr.HTML(
                 canvas.engine_chip(studio.engine()),
                 elem_id="engine",
@@ -84,7 +82,12 @@ def assemble(studio: Studio) -> gr.Blocks:
                 apply_default_css=False,
                 js_on_load=None,
             )
-            gr.HTML(_THEME, elem_id="theme", apply_default_css=False, js_on_load=None)
+            gr.HTML(
+                render("ui/top.html", "theme"),
+                elem_id="theme",
+                apply_default_css=False,
+                js_on_load=None,
+            )
         with gr.Tabs(elem_id="rail", overflow_behavior="wrap") as rail:
             with gr.Tab("Create", id="create", elem_id="tab-create") as create_tab:
                 tab = create.build(studio)

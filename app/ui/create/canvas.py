@@ -1,7 +1,6 @@
 """The canvas, the status line and the result bar as HTML: pure functions of what the studio says.
 
-gr.HTML changes only the nodes that differ, position by position, so the shape of the markup stays
-the same from the first preview to the result: nothing flickers, nothing jumps, focus stays.
+The markup stands in `canvas.html` and `words.html`; here is what it says.
 """
 
 from __future__ import annotations
@@ -9,11 +8,11 @@ from __future__ import annotations
 import base64
 from collections.abc import Sequence
 from dataclasses import dataclass
-from html import escape
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from app.gallery.pictures import PictureFile
 from app.jobs.job import Job, JobState
+from app.markup import render
 from app.ui.routes import PICTURES
 from lora_manager import card
 from pipelines.denoising import samplers
@@ -26,16 +25,8 @@ if TYPE_CHECKING:
 
 Tone = Literal["idle", "busy", "good", "bad"]
 
-_HINT = (
-    '<div class="canvas" data-state="hint"><div class="hint">'
-    '<svg viewBox="0 0 96 96" aria-hidden="true">'
-    '<rect x="12" y="12" width="72" height="72" rx="14"/>'
-    '<circle cx="34" cy="36" r="7"/><path d="M14 70l22-20 14 12 14-16 18 20"/></svg>'
-    "<p>Your pictures appear here</p>"
-    "<small>Describe one, then press Generate"
-    '<span class="keys"> or <kbd>Ctrl</kbd> <kbd>Enter</kbd></span></small>'
-    "</div></div>"
-)
+_PAGE = "ui/create/canvas.html"
+_WORDS = "ui/create/words.html"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,44 +45,36 @@ def columns(count: int) -> int:
 def canvas(job: Job | None, picked: str) -> str:
     """Hint, live preview or result, always in the same box."""
     if job is None or (not job.active and not job.pictures):
-        return _HINT
+        return render(_PAGE, "hint")
     request = job.request
     # A job that ended early shows what it finished; one that runs shows the places to come.
     cells = request.count if job.active else len(job.pictures)
     across = columns(cells)
-    down = -(-cells // across)
-    items = "".join(_cell(job, index, picked) for index in range(cells))
-    style = f"--w:{request.width};--h:{request.height};--across:{across};--down:{down}"
-    state = "painting" if job.active else "result"
-    return (
-        f'<div class="canvas" data-state="{state}" style="{style}">'
-        f'<ul class="grid" aria-label="Pictures">{items}</ul></div>'
+    return render(
+        _PAGE,
+        "pictures",
+        state="painting" if job.active else "result",
+        width=request.width,
+        height=request.height,
+        across=across,
+        down=-(-cells // across),
+        prompt=request.prompt,
+        address=PICTURES,
+        cells=[_cell(job, index, picked) for index in range(cells)],
     )
 
 
-def _cell(job: Job, index: int, picked: str) -> str:
-    prompt = escape(job.request.prompt)
+def _cell(job: Job, index: int, picked: str) -> dict[str, Any]:
+    """A picture, or the place of one that comes, with what is seen of it."""
     if index < len(job.pictures):
-        file = job.pictures[index]
-        name = escape(file.name)
-        chosen = file.name == picked
-        return (
-            f'<li><button type="button" class="picture" data-do="pick" data-name="{name}"'
-            f' aria-pressed="{str(chosen).lower()}" aria-label="Picture {index + 1}: {prompt}">'
-            f'<img src="{PICTURES}/{name}" alt="{prompt}" draggable="true"></button></li>'
-        )
+        name = job.pictures[index].name
+        return {"name": name, "chosen": name == picked}
     live = index == len(job.pictures) and job.state is JobState.RUNNING
     preview = job.progress.preview if live and job.progress else None
     if preview is None:
-        state, image = ("next" if live else "later"), ""
-    else:
-        data = base64.b64encode(preview).decode("ascii")
-        state = "live"
-        image = f'<img src="data:image/jpeg;base64,{data}" alt="Preview: {prompt}" class="preview">'
-    return (
-        f'<li><button type="button" class="picture" data-wait="{state}" disabled'
-        f' aria-label="Picture {index + 1}, not finished">{image}</button></li>'
-    )
+        return {"name": "", "wait": "next" if live else "later", "preview": ""}
+    data = base64.b64encode(preview).decode("ascii")
+    return {"name": "", "wait": "live", "preview": data}
 
 
 def fraction(job: Job) -> float | None:
@@ -111,19 +94,15 @@ def status(job: Job | None, engine: EngineState, notice: Notice | None) -> str:
     if notice is not None:
         tone, said, ticking = "bad", notice.text, ""
     done = fraction(job) if job is not None else None
-    running = job is not None and job.active
-    percent = round(100 * (done or 0))
-    value = f' aria-valuenow="{percent}"' if done is not None else ""
-    field = f' data-field="{escape(notice.field)}"' if notice is not None and notice.field else ""
-    unknown = " data-unknown" if running and done is None else ""
-    heard = ' class="unseen"' if ticking else ""
-    return (
-        f'<div class="status" data-tone="{tone}"{field}>'
-        f'<div class="bar" role="progressbar" aria-label="Progress of painting"'
-        f' aria-valuemin="0" aria-valuemax="100"{value}{unknown}>'
-        f'<i style="width:{percent}%"></i></div>'
-        f'<p class="line"><span role="status" aria-live="polite"{heard}>{escape(said)}</span>'
-        f'<span class="ticking" aria-hidden="true">{escape(ticking)}</span></p></div>'
+    return render(
+        _PAGE,
+        "status",
+        tone=tone,
+        said=said,
+        ticking=ticking,
+        field=notice.field if notice is not None else "",
+        running=job is not None and job.active,
+        percent=None if done is None else round(100 * done),
     )
 
 
@@ -183,10 +162,8 @@ def _kept(job: Job) -> str:
 def result(file: PictureFile | None, *, busy: bool, asks: bool = False) -> str:
     """What can be done with the picked picture, and its recipe; `asks` before it is deleted."""
     if file is None:
-        return '<div class="result" data-empty></div>'
-    name = escape(file.name)
+        return render(_PAGE, "no_result")
     request = file.request
-    off = " disabled" if busy else ""
     row = samplers.SAMPLERS.get(request.sampler)
     facts = [
         ("Seed", str(request.seed)),
@@ -202,41 +179,16 @@ def result(file: PictureFile | None, *, busy: bool, asks: bool = False) -> str:
         facts.append(("LoRAs", card.written(request.loras)))
     if file.peak:
         facts.append(("Memory", f"{file.peak / 1e9:.1f} GB, {file.forecast / 1e9:.1f} forecast"))
-    rows = "".join(f"<div><dt>{k}</dt><dd>{escape(v)}</dd></div>" for k, v in facts)
-    return (
-        f'<div class="result">{_question(name) if asks and not busy else _actions(file, off)}'
-        f'<p class="caption"><bdi>{escape(request.prompt)}</bdi></p>'
-        f'<dl class="facts">{rows}</dl></div>'
-    )
-
-
-def _actions(file: PictureFile, off: str) -> str:
-    name = escape(file.name)
-    wanted = (
-        ("again", "Same again", off),
-        ("more", "More like this", off),
-        ("start", "Use as start", ""),
-        ("ask-delete", "Delete…", off),
-    )
-    buttons = "".join(
-        f'<button type="button" class="action" data-do="{do}" data-name="{name}"{state}>'
-        f"{words}</button>"
-        for do, words, state in wanted
-    )
-    return (
-        f'<div class="actions"><a class="action" href="{PICTURES}/{name}?download=1"'
-        f' download="{escape(file.path.name)}">Download</a>{buttons}</div>'
-    )
-
-
-def _question(name: str) -> str:
-    return (
-        '<div class="actions asks" role="group" aria-label="Delete this picture?">'
-        "<p>Delete this picture from the disk, for good?</p>"
-        f'<button type="button" class="action danger" data-do="delete" data-name="{name}">'
-        "Delete</button>"
-        f'<button type="button" class="action" data-do="keep" data-name="{name}">'
-        "Keep it</button></div>"
+    return render(
+        _PAGE,
+        "result",
+        name=file.name,
+        file=file.path.name,
+        prompt=request.prompt,
+        facts=facts,
+        address=PICTURES,
+        busy=busy,
+        asks=asks and not busy,
     )
 
 
@@ -244,39 +196,31 @@ def token_count(tokens: Tokens, *, empty: bool, unseen: Sequence[str] = ()) -> s
     """How much of the prompt the model reads, with the rest struck through, and which words it has
     never seen."""
     if empty:
-        return f'<p class="count">The model reads up to {tokens.limit} tokens.</p>'
-    told = seen_words.sentence(unseen)
-    unknown = f'<p class="count" data-unseen>{escape(told)}</p>' if told else ""
-    count = f"<b>{tokens.used}</b> of {tokens.limit} tokens"
-    if tokens.used <= tokens.limit:
-        return f'<p class="count">{count}</p>{unknown}'
-    kept = tokens.kept[-60:]
-    lead = "…" if len(tokens.kept) > 60 else ""
-    return (
-        f'<p class="count" data-over>{count}. The end is not read:</p>'
-        f'<p class="cut">{lead}{escape(kept)}<del>{escape(tokens.cut[:600])}</del></p>{unknown}'
+        return render(_WORDS, "empty", limit=tokens.limit)
+    return render(
+        _WORDS,
+        "count",
+        used=tokens.used,
+        limit=tokens.limit,
+        kept=("…" if len(tokens.kept) > 60 else "") + tokens.kept[-60:],
+        cut=tokens.cut[:600],
+        unseen=seen_words.sentence(unseen),
     )
 
 
 def sentence(text: str) -> str:
     """A plain sentence where the token count stands otherwise."""
-    return f'<p class="count" data-over>{escape(text)}</p>'
+    return render(_WORDS, "sentence", text=text)
 
 
 def forecast(text: str) -> str:
     """What the next picture needs, in one line that keeps its place while it is not known."""
-    return f'<p class="forecast">{escape(text[:1].upper() + text[1:])}</p>'
+    return render(_WORDS, "forecast", text=text[:1].upper() + text[1:])
 
 
 def examples(prompts: tuple[str, ...]) -> str:
     """Example prompts as chips."""
-    if not prompts:
-        return ""
-    chips = "".join(
-        f'<button type="button" class="chip" data-example="{index}">{escape(text)}</button>'
-        for index, text in enumerate(prompts)
-    )
-    return f'<div class="examples" role="group" aria-label="Example prompts">{chips}</div>'
+    return render(_WORDS, "examples", prompts=prompts)
 
 
 def engine_chip(engine: EngineState) -> str:
@@ -289,14 +233,10 @@ def engine_chip(engine: EngineState) -> str:
     label = engine.device or "No device yet"
     text = f"{words} · {engine.device}" if words and engine.device else words or label
     state = {"ready": "ready", "painting": "painting"}.get(engine.phase, words or "")
-    title = escape(engine.message or f"{label}: {state}".strip(": "))
-    return (
-        f'<span class="badge" title="{title}">'
-        f'<i class="dot" data-phase="{escape(engine.phase)}"></i>'
-        f'<span class="unseen">Device: </span>{escape(text)}</span>'
-    )
+    title = engine.message or f"{label}: {state}".strip(": ")
+    return render("ui/top.html", "engine", phase=engine.phase, text=text, title=title)
 
 
 def model_chip(title: str) -> str:
     """The chosen model in the header."""
-    return f'<span class="badge model"><span class="unseen">Model: </span>{escape(title)}</span>'
+    return render("ui/top.html", "model", title=title)
