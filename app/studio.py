@@ -222,6 +222,35 @@ class Studio:
         """Blocks until the job has ended or `timeout` seconds are over."""
         return self._jobs.wait(job_id, owner, timeout)
 
+    def jobs(self, owner: str | None) -> list[Job]:
+        """Jobs of every kind: what runs, what waits in its order, what has ended, the last first.
+
+        With an `owner` theirs alone; None is for people at the computer, who see all.
+        """
+        return self._jobs.jobs(owner)
+
+    def obey(self, verb: str, job_id: str, owner: str | None, value: str | None = None) -> str:
+        """Stops, retries, duplicates or moves a job, or changes its priority; says what was done.
+
+        `verb`: stop, retry, duplicate, move (`value`: up, down, first, last) or priority (low,
+        normal, high). With an `owner` only their jobs are found, and priorities are refused: None
+        is for people at the computer. Raises RequestError, BusyError.
+        """
+        return self._jobs.obey(verb, job_id, value or "", owner)
+
+    @property
+    def paused(self) -> bool:
+        """True while no waiting job begins."""
+        return self._jobs.paused
+
+    def pause_jobs(self) -> None:
+        """Lets no waiting job begin; what runs goes on. For people at the computer."""
+        self._jobs.pause(True)
+
+    def resume_jobs(self) -> None:
+        """Lets waiting jobs begin again."""
+        self._jobs.pause(False)
+
     def keep_start(self, file: Path) -> Start:
         """Keeps a copy of a picture to start from. Raises RecipeError for what is no picture."""
         name = pictures.keep(file, self.settings.inputs)

@@ -51,6 +51,22 @@ class Progress:
     preview: bytes | None = None
     note: str = ""
 
+    @property
+    def fraction(self) -> float | None:
+        """How much of the whole job is done, 0 to 1; None while that is unknown."""
+        if self.stage is Stage.LOADING:
+            return None
+        share = self.done / self.total if self.total else 0.0
+        if self.stage is Stage.SAVING and self.total:
+            # An export: what it counts are the pictures.
+            return min(1.0, share)
+        if self.stage in _BYTES + _COUNTED and not self.total:
+            return None
+        within = {Stage.ENCODING: 0.0, Stage.DENOISING: 0.97 * share, Stage.DECODING: 0.97}
+        within[Stage.SAVING] = 1.0
+        done = max(0, self.picture - 1) + within.get(self.stage, share)
+        return min(1.0, done / max(1, self.pictures))
+
     def sentence(self) -> str:
         """The status line, e.g. "Picture 2 of 4: step 7 of 20, about 3 s left"."""
         if self.stage is Stage.DENOISING and self.total:

@@ -7,10 +7,12 @@ import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from app.gallery.pictures import PictureFile
 from app.jobs.job import Job, JobState
 from app.jobs.turns import Claim
+from pipelines.errors import StudioError
 from pipelines.progress import Progress
 
 MAX_INTERRUPTIONS = 2
@@ -82,7 +84,7 @@ class Entry:
         if self.job.state is JobState.WAITING:
             self.end(JobState.STOPPED)
 
-    def end(self, state: JobState, error: str | None = None) -> None:
+    def end(self, state: JobState, error: StudioError | None = None) -> None:
         """It has ended."""
         seconds = self.seconds() if self.job.state is JobState.RUNNING else self.job.seconds
         self.job = replace(
@@ -108,6 +110,10 @@ class Entry:
         # It gets on: the next death is a new story.
         self.interruptions = 0
         self.job = replace(self.job, pictures=(*self.job.pictures, picture))
+
+    def give(self, result: Any) -> None:
+        """What it has made, as it is told from now on."""
+        self.job = replace(self.job, result=result)
 
     def never_asked(self, pictures: Sequence[PictureFile]) -> None:
         """One picture was deleted: it counts as never asked for; `pictures` are left."""

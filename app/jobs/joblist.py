@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
-from app.gallery.pictures import Gallery, PictureFile
+from app.gallery.pictures import PictureFile
 from app.jobs import rows
 from app.jobs.entry import Entry
 from app.jobs.job import Job, JobState
@@ -26,9 +27,7 @@ class JobList:
     and written by `flush` after the lock is let go of, because the disk may be slow.
     """
 
-    def __init__(
-        self, kinds: Mapping[str, Kind], store: JobStore | None, gallery: Gallery | None
-    ) -> None:
+    def __init__(self, kinds: Mapping[str, Kind], store: JobStore | None) -> None:
         self.entries: OrderedDict[str, Entry] = OrderedDict()
         self.changed = threading.Condition()
         # What was painted for whom, and what was deleted: jobs are forgotten sooner than that.
@@ -36,9 +35,9 @@ class JobList:
         self.dropped: OrderedDict[str, None] = OrderedDict()
         # How many seconds what takes on this computer.
         self.timings: dict[str, float] = {}
-        self.closing = False
+        self.closing = self.paused = False
         self.turns = Turns()
-        self._kinds, self._store, self._gallery = kinds, store, gallery
+        self._kinds, self._store = kinds, store
         # Taken before `changed`, never inside it: what is written last is what was true last.
         self._saving = threading.Lock()
         self._dirty: dict[str, None] = {}
@@ -47,7 +46,7 @@ class JobList:
 
     def mark(self, entry: Entry) -> None:
         """The entry is new, or has changed. Lock held."""
-        if self._store is not None:
+        if self._store is not None and not self._kinds[entry.job.kind].fleeting:
             self._dirty[entry.job.id] = None
 
     def flush(self) -> None:
@@ -78,7 +77,7 @@ class JobList:
         with self.changed:
             self._loaded, self.timings = True, timings | self.timings
             for row in rows.worth_loading(found):
-                entry = rows.entry_of(row, self._kinds, self._gallery)
+                entry = rows.entry_of(row, self._kinds)
                 if entry is None:
                     self._store.refuse(row.id, rows.UNREADABLE)
                 elif row.id not in self.entries:
@@ -90,10 +89,10 @@ class JobList:
         self.flush()
         return True
 
-    def before_restart(self, owner: str) -> Entry | None:
-        """What the owner saw last, of whose jobs nothing is in memory any more."""
-        row = self._store.last(owner) if self._store is not None else None
-        return rows.entry_of(row, self._kinds, self._gallery) if row is not None else None
+    def before_restart(self, owner: str, kind: str) -> Entry | None:
+        """What the owner saw last of a kind, of which nothing is in memory any more."""
+        row = self._store.last(owner, kind) if self._store is not None else None
+        return rows.entry_of(row, self._kinds) if row is not None else None
 
     def forget_old(self) -> None:
         """Takes the oldest that have ended out of memory. Lock held."""
@@ -102,9 +101,21 @@ class JobList:
             ended = [i for i, entry in mine if not entry.job.active and i not in self._dirty]
             old = ended[: max(0, len(ended) - MAX_KEPT)]
             for job_id in old:
-                del self.entries[job_id]
+                entry = self.entries.pop(job_id)
+                self._kinds[entry.job.kind].forgotten(entry)
             if self._store is not None:
                 self._store.forget(old)
+
+    def forget(self, entry: Entry) -> None:
+        """Takes a job that has ended out of memory and out of the database."""
+        with self.changed:
+            if self.entries.pop(entry.job.id, None) is None:
+                return
+            self.changed.notify_all()
+        self._kinds[entry.job.kind].forgotten(entry)
+        if self._store is not None:
+            with self._saving:
+                self._store.forget([entry.job.id], everywhere=True)
 
     # --- the order; the lock is held
 
@@ -131,9 +142,9 @@ class JobList:
             for entry in self.turns.order(group, lambda one: one.claim)
         ]
 
-    def latest(self, owner: str) -> Entry | None:
-        """The owner's running job, else the first waiting one, else the last that ended."""
-        mine = [e for e in self.entries.values() if e.job.owner == owner]
+    def latest(self, owner: str, kind: str) -> Entry | None:
+        """The owner's running job of a kind, else the first waiting one, else the last to end."""
+        mine = [e for e in self.entries.values() if (e.job.owner, e.job.kind) == (owner, kind)]
         for state in (JobState.RUNNING, JobState.WAITING):
             for entry in mine:
                 if entry.job.state is state:
@@ -142,18 +153,42 @@ class JobList:
 
     def snapshot(self, entry: Entry) -> Job:
         """The job as it is told now."""
-        job = entry.job
-        if job.state is JobState.RUNNING:
-            return replace(job, seconds=entry.seconds(), seconds_left=self._left(entry))
-        if job.state is not JobState.WAITING or entry not in (turn := self.in_turn()):
-            return job
-        lane = self._kinds[job.kind].lane
+        return self.snapshots([entry])[0]
+
+    def snapshots(self, entries: Sequence[Entry]) -> list[Job]:
+        """The jobs as they are told now; the order is looked at once for all of them."""
+        places = self._places() if any(e.job.state is JobState.WAITING for e in entries) else {}
+        told = []
+        for entry in entries:
+            kind = self._kinds[entry.job.kind]
+            job = replace(entry.job, title=kind.title(entry.job.payload), started=entry.started)
+            if job.state is JobState.RUNNING:
+                seconds, left = entry.seconds(), self._left(entry)
+                stopping = entry.stop.is_set()
+                job = replace(job, seconds=seconds, seconds_left=left, stopping=stopping)
+            told.append(replace(job, **places.get(job.id, {})))
+        return told
+
+    def _places(self) -> dict[str, dict[str, Any]]:
+        """Of each job that waits: its place, how many are ahead, and how long that will take."""
+        ahead: dict[Lane, int] = {}
+        waiting: dict[Lane, int] = {}
+        left: dict[Lane, float | None] = {}
         running = [e for e in self.entries.values() if e.job.state is JobState.RUNNING]
-        before = [e for e in (*running, *turn[: turn.index(entry)]) if self._lane(e) is lane]
-        left = [self._left(one) for one in (*before, entry)]
-        known = [seconds for seconds in left if seconds is not None]
-        whole = sum(known) if len(known) == len(left) else None
-        return replace(job, ahead=len(before), seconds_left=whole)
+        places = {}
+        for entry in (*running, *self.in_turn()):
+            lane, mine = self._lane(entry), self._left(entry)
+            before = left.get(lane, 0.0)
+            left[lane] = before + mine if before is not None and mine is not None else None
+            if entry.job.state is JobState.WAITING:
+                waiting[lane] = waiting.get(lane, 0) + 1
+                places[entry.job.id] = {
+                    "place": waiting[lane],
+                    "ahead": ahead.get(lane, 0),
+                    "seconds_left": left[lane],
+                }
+            ahead[lane] = ahead.get(lane, 0) + 1
+        return places
 
     def _lane(self, entry: Entry) -> Lane:
         return self._kinds[entry.job.kind].lane
@@ -164,15 +199,22 @@ class JobList:
         if progress is not None and progress.seconds_left is not None:
             return progress.seconds_left
         kind = self._kinds[entry.job.kind]
-        each = self.timings.get(kind.timing(entry.job.payload))
-        return each * kind.units(entry) if each is not None else None
+        each, units = self.timings.get(kind.timing(entry.job.payload)), kind.units(entry)
+        if each is None or units is None:
+            return None
+        gone = entry.seconds() if entry.job.state is JobState.RUNNING and not kind.paints else 0.0
+        return max(0.0, each * units - gone)
+
+    def learn(self, key: str, seconds: float) -> None:
+        """So long did one unit take of what `key` names; "" names nothing. Lock held."""
+        if key:
+            self.timings[key] = rows.learned(self.timings.get(key), seconds)
+            if self._store is not None:
+                self._learned[key] = None
 
     def take(self, entry: Entry, file: PictureFile) -> None:
         """A picture of the entry was finished. Lock held."""
-        key = self._kinds[entry.job.kind].timing(entry.job.payload)
-        self.timings[key] = rows.learned(self.timings.get(key), file.seconds)
-        if self._store is not None:
-            self._learned[key] = None
+        self.learn(self._kinds[entry.job.kind].timing(entry.job.payload), file.seconds)
         entry.take(file)
         self.mark(entry)
         if file.name in self.dropped:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import platform
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime
@@ -20,32 +20,45 @@ from app.jobs.entry import Entry
 from app.jobs.job import PAINT
 from app.jobs.kinds import JobControl, Kind, Lane
 from app.painting.runner import Runner
-from pipelines.errors import RequestError, StudioError
+from pipelines.errors import RequestError, StudioError, printable
 from pipelines.progress import Progress
-from pipelines.request import GenerationRequest, from_mapping
+from pipelines.request import MAX_COUNT, GenerationRequest, from_mapping
 
 # Clocks of file systems are coarser than that of the processor.
 _SLACK_SECONDS = 2.0
+_MAX_TITLE = 200
 
 
 def kind(runner: Runner, gallery: Gallery | None, *, resumes: bool = True) -> Kind:
     """The row of the table."""
 
-    def run(control: JobControl) -> None:
+    def run(control: JobControl) -> bool:
         _run(control, runner)
+        # A picture that was deleted meanwhile counts as never asked for.
+        job = control.entry.job
+        return len(job.pictures) == job.request.count
 
     def recover(entry: Entry, known: Collection[str]) -> None:
         if gallery is not None:
             _recover(entry, gallery, set(known))
 
+    def restore(entry: Entry, kept: Mapping[str, Any]) -> Entry | None:
+        return _restore(entry, kept, gallery)
+
     return Kind(
         name=PAINT,
         lane=Lane.DEVICE,
+        paints=True,
         resumes=resumes,
         run=run,
         write=lambda request: request.recipe(),
         read=_read,
-        is_done=lambda entry: len(entry.job.pictures) == entry.job.request.count,
+        title=lambda request: printable(request.prompt, _MAX_TITLE),
+        interrupted=("The studio was restarted while it painted", "Press Generate again."),
+        keep=_kept,
+        restore=restore,
+        total=lambda request: request.count,
+        copied=lambda entry: entry.job.request.model_copy(update={"count": entry.total}),
         recover=recover,
         timing=_timing,
         units=lambda entry: entry.total - entry.painted,
@@ -120,16 +133,35 @@ def _painted(
                     )
 
 
-def pictures_of(entry: Entry) -> list[dict[str, Any]]:
-    """The pictures of a job as JSON."""
-    return [
+def _kept(entry: Entry) -> dict[str, Any]:
+    """What was painted, as JSON."""
+    pictures = [
         {"name": p.name, "seconds": p.seconds, "peak": p.peak, "forecast": p.forecast}
         for p in entry.job.pictures
     ]
+    return {"pictures": pictures, "total": entry.total, "painted": entry.painted}
 
 
-def restored(rows: Any, gallery: Gallery) -> tuple[list[PictureFile], int]:
-    """The pictures that `pictures_of` described, and how many were deleted since.
+def _restore(entry: Entry, kept: Mapping[str, Any], gallery: Gallery | None) -> Entry | None:
+    """The job with its pictures; None where it has ended and all of them were deleted."""
+    total, painted = int(kept.get("total", 1)), int(kept.get("painted", 0))
+    if not 0 <= painted <= total <= MAX_COUNT or total < 1:
+        raise ValueError(total)
+    entry.total, entry.painted = total, painted
+    if gallery is None:
+        return entry
+    pictures, deleted = _restored(kept.get("pictures", []), gallery)
+    if deleted and not pictures and not entry.job.active:
+        return None
+    # What was deleted since counts as never asked for, as in `JobQueue.drop`.
+    request = entry.job.request
+    request = request.model_copy(update={"count": max(1, request.count - deleted)})
+    entry.job = replace(entry.job, payload=request, pictures=tuple(pictures))
+    return entry
+
+
+def _restored(rows: Any, gallery: Gallery) -> tuple[list[PictureFile], int]:
+    """The pictures that `_kept` described, and how many were deleted since.
 
     One that is there and cannot be read is left out. Raises what damaged JSON raises.
     """

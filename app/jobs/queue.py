@@ -3,37 +3,37 @@
 from __future__ import annotations
 
 import contextvars
-import logging
 import threading
 import time
 import uuid
 from collections.abc import Collection, Sequence
+from contextlib import nullcontext
 from typing import Any
 
-from app.gallery.pictures import Gallery, PictureFile
-from app.jobs import orders, orphans, paint, turns
+from app.gallery.pictures import Gallery
+from app.jobs import orders, paint, turns
 from app.jobs.entry import Entry
 from app.jobs.job import PAINT, Job, JobState
 from app.jobs.joblist import JobList
-from app.jobs.kinds import JobControl, Kind, Lane
+from app.jobs.kinds import Kind
+from app.jobs.lanes import Lanes, Lend
 from app.jobs.store import JobStore
 from app.jobs.turns import Claim
 from app.painting.runner import Runner
-from pipelines.errors import BusyError, ProcessDeathError, StudioError, printable
-from pipelines.progress import Progress
+from pipelines.errors import BusyError, RequestError, StudioError
 from pipelines.request import GenerationRequest
 
 PAINTER, PAUSED = "painter", "paused"
-# How often orders of other processes are looked for, and how often progress is written.
-_TICK_SECONDS, _PROGRESS_SECONDS = 0.3, 2.0
-log = logging.getLogger(__name__)
+# How often orders of other processes are looked for.
+_TICK_SECONDS = 0.3
 
 
 class JobQueue:
     """Runs jobs, of each lane one after another. Every method may be called from any thread.
 
-    With a `store` jobs outlive the studio. `kinds` are rows of the table besides painting; with
-    `runs` False nothing is begun, for the command line.
+    With a `store` jobs outlive the studio. `kinds` are rows of the table besides painting. `lend`
+    gives the device to a job of another kind for a while. With `runs` False nothing is begun before
+    `start`.
     """
 
     def __init__(
@@ -43,6 +43,7 @@ class JobQueue:
         gallery: Gallery | None = None,
         *,
         kinds: Sequence[Kind] = (),
+        lend: Lend = nullcontext,
         resumes: bool = True,
         runs: bool = True,
     ) -> None:
@@ -50,22 +51,20 @@ class JobQueue:
         self._kinds = {kind.name: kind for kind in table}
         # A studio beside the one that holds the jobs of the workspace keeps its own in memory.
         self._store = store if store is not None and store.hold() else None
-        self._list = JobList(self._kinds, self._store, gallery)
+        self._list = JobList(self._kinds, self._store)
         self._entries, self._changed = self._list.entries, self._list.changed
-        self._closed = self._paused = False
         self._ended = threading.Event()
-        self._told = 0.0
+        self._ticker = threading.Thread(target=self._tick, name="jobs-orders", daemon=True)
+        self._lanes = Lanes(self._list, self._kinds, lend, self._last_painter)
         self._load()
-        lanes = {kind.lane for kind in table} if runs else set()
-        self._threads = [
-            threading.Thread(target=self._work, args=(lane,), name=f"jobs-{lane}", daemon=True)
-            for lane in sorted(lanes)
-        ]
-        if self._store is not None and runs:
-            ticker = threading.Thread(target=self._tick, name="jobs-orders", daemon=True)
-            self._threads.append(ticker)
-        for thread in self._threads:
-            thread.start()
+        if runs:
+            self.start()
+
+    def start(self) -> None:
+        """Begins to run jobs, and to hear of other processes; once."""
+        self._lanes.start()
+        if self._store is not None and self._ticker.ident is None:
+            self._ticker.start()
 
     # --- what others ask
 
@@ -96,21 +95,31 @@ class JobQueue:
     ) -> Job:
         """Queues a job of any kind; see `submit`."""
         with self._changed:
-            if self._closed:
-                raise BusyError("The studio is closing.")
-            waiting = [entry.claim for entry in self._list.in_turn()]
             claim = Claim(owner=owner, client=more.get("client", ""))
-            turns.check_room(waiting, claim, trusted=trusted)
+            self._check_room(kind, claim, trusted=trusted)
             entry = self._new(kind, payload, owner, **more)
             self._list.forget_old()
             self._changed.notify_all()
         self._list.flush()
         return entry.job
 
+    def _check_room(self, name: str, claim: Claim, *, trusted: bool) -> None:
+        """Raises BusyError where one more job of the kind cannot wait for its turn."""
+        if self._list.closing:
+            raise BusyError("The studio is closing.")
+        turns.check_room([entry.claim for entry in self._list.in_turn()], claim, trusted=trusted)
+        kind, jobs = self._kinds[name], [entry.job for entry in self._entries.values()]
+        mine = [job for job in jobs if job.active and (job.owner, job.kind) == (claim.owner, name)]
+        if kind.most_each < turns.MAX_WAITING_EACH and len(mine) >= kind.most_each:
+            title = kind.title(mine[0].payload)
+            raise BusyError(
+                f"“{title}” waits or runs already.", "Wait until it is done, or stop it."
+            )
+
     def _new(self, kind: str, payload: Any, owner: str, **more: Any) -> Entry:
         now = time.time()
         job = Job(id=uuid.uuid4().hex, kind=kind, owner=owner, payload=payload, created=now)
-        total = payload.count if kind == PAINT else 1
+        total = self._kinds[kind].total(payload)
         context = contextvars.copy_context()
         last = max((entry.position for entry in self._entries.values()), default=0.0)
         position = max(now, last + 0.001)
@@ -129,10 +138,10 @@ class JobQueue:
         self._list.flush()
 
     def stop_all(self, owner: str) -> int:
-        """Asks every job of the owner to stop; how many there were."""
+        """Asks every painting of the owner to stop; how many there were."""
         with self._changed:
-            entries = self._entries.values()
-            mine = [e for e in entries if e.job.owner == owner and e.job.active]
+            jobs = [(e, e.job) for e in self._entries.values() if e.job.owner == owner]
+            mine = [entry for entry, job in jobs if job.active and job.kind == PAINT]
             for entry in mine:
                 self._list.stop(entry)
         self._list.flush()
@@ -142,15 +151,19 @@ class JobQueue:
         """What can be asked of the queue by name: pause, resume, and for a job stop, retry,
         duplicate, move and priority. Says what was done.
 
-        With an `owner` only their jobs are found. Raises RequestError.
+        With an `owner` only their jobs are found, and what concerns others is refused. Raises
+        RequestError, and BusyError where that owner has too many jobs.
         """
+        if owner is not None and verb in ("pause", "resume", "priority"):
+            words = f"“{verb}” is for the whole queue, and not for the jobs of one visitor."
+            raise RequestError("job", words)
         if verb in ("pause", "resume"):
             self.pause(verb == "pause")
-            return (
-                "No waiting job begins any more." if self._paused else "Waiting jobs begin again."
-            )
+            return "No waiting job begins any more." if self.paused else "Waiting jobs begin again."
         with self._changed:
-            entry = orders.find(list(self._entries.values()), job_id, owner)
+            entry = orders.find(self._listed(owner), job_id, owner)
+            if verb in ("duplicate", "retry") and not (verb == "retry" and entry.job.active):
+                self._check_room(entry.job.kind, entry.claim, trusted=owner is None)
             if verb == "duplicate":
                 said = f"is queued once more as {self._copied(entry).job.id[:8]}"
             else:
@@ -160,22 +173,30 @@ class JobQueue:
         return f"Job {entry.job.id[:8]} {said}."
 
     def _copied(self, entry: Entry) -> Entry:
-        payload = entry.job.payload
-        if entry.job.kind == PAINT:
-            payload = payload.model_copy(update={"count": entry.total})
-        return self._new(
-            entry.job.kind, payload, entry.job.owner, client=entry.client, grace=entry.grace
-        )
+        job, payload = entry.job, self._kinds[entry.job.kind].copied(entry)
+        return self._new(job.kind, payload, job.owner, client=entry.client, grace=entry.grace)
+
+    def _listed(self, owner: str | None) -> list[Entry]:
+        """The jobs that `jobs` lists; questions that are answered are none. Lock held."""
+        found = [e for e in self._entries.values() if owner in (None, e.job.owner)]
+        return [e for e in found if e.job.active or not self._kinds[e.job.kind].fleeting]
+
+    def forget(self, job_id: str, owner: str) -> None:
+        """Takes a job of the owner that has ended out of the list; its pictures stay."""
+        with self._changed:
+            entry = self._entries.get(job_id)
+        if entry is not None and entry.job.owner == owner and not entry.job.active:
+            self._list.forget(entry)
 
     @property
     def paused(self) -> bool:
         """True while no waiting job begins."""
-        return self._paused
+        return self._list.paused
 
     def pause(self, on: bool) -> None:
         """Lets no waiting job begin, or lets them begin again; what runs goes on."""
         with self._changed:
-            self._paused = on
+            self._list.paused = on
             self._changed.notify_all()
         if self._store is not None:
             self._store.note(PAUSED, "yes" if on else "")
@@ -191,19 +212,19 @@ class JobQueue:
             entry.ask()
             return self._list.snapshot(entry)
 
-    def latest(self, owner: str) -> Job | None:
-        """The owner's running job, else the first waiting one, else the last that ended."""
+    def latest(self, owner: str, kind: str = PAINT) -> Job | None:
+        """The owner's running job of a kind, else the first waiting one, else the last to end."""
         with self._changed:
             for one in self._entries.values():
                 if one.job.owner == owner:
                     one.ask()
-            entry = self._list.latest(owner)
+            entry = self._list.latest(owner, kind)
             if entry is not None:
                 return self._list.snapshot(entry)
-        last = self._list.before_restart(owner)
+        last = self._list.before_restart(owner, kind)
         with self._changed:
             # Somebody else may have looked, or painted, meanwhile.
-            entry = self._list.latest(owner) or last
+            entry = self._list.latest(owner, kind) or last
             if entry is not None:
                 self._entries.setdefault(entry.job.id, entry)
             return self._list.snapshot(entry) if entry is not None else None
@@ -211,12 +232,14 @@ class JobQueue:
     def jobs(self, owner: str | None = None) -> list[Job]:
         """Snapshots: what runs, what waits in its order, then what has ended, the last first."""
         with self._changed:
-            mine = [e for e in self._entries.values() if owner in (None, e.job.owner)]
-            waiting = [entry for entry in self._list.in_turn() if entry in mine]
+            mine = self._listed(owner)
+            for entry in mine if owner is not None else ():
+                entry.ask()
+            waiting = [e for e in self._list.in_turn() if owner in (None, e.job.owner)]
             running = [entry for entry in mine if entry.job.state is JobState.RUNNING]
             ended = [entry for entry in mine if not entry.job.active]
             ended.sort(key=lambda entry: entry.job.ended or 0.0, reverse=True)
-            return [self._list.snapshot(entry) for entry in (*running, *waiting, *ended)]
+            return self._list.snapshots([*running, *waiting, *ended])
 
     def drop(self, name: str) -> None:
         """Takes a picture that was deleted out of the jobs, as if never asked for."""
@@ -265,124 +288,34 @@ class JobQueue:
     def close(self) -> None:
         """Stops what runs at its next step; with a store it goes on in the next studio."""
         with self._changed:
-            if self._closed:
+            if self._list.closing:
                 return
             for entry in self._entries.values():
                 if entry.job.active:
                     self._list.mark(entry)
-            self._closed = self._list.closing = True
+            self._list.closing = True
             self._ended.set()
             self._changed.notify_all()
-        for thread in self._threads:
-            thread.join(timeout=5)
+        self._lanes.join()
+        if self._ticker.ident is not None:
+            self._ticker.join(timeout=5)
         self._list.flush()
         with self._changed:
             for entry in self._entries.values():
                 if entry.job.active:
-                    entry.end(JobState.INTERRUPTED, "The studio was closed.")
+                    entry.end(JobState.INTERRUPTED, StudioError("The studio was closed."))
             self._changed.notify_all()
         if self._store is not None:
             self._store.close()
 
-    # --- the lanes
-
-    def _next(self, lane: Lane) -> Entry | None:
-        with self._changed:
-            while not self._closed:
-                for entry in [] if self._paused else self._list.in_turn(lane)[:1]:
-                    self._list.turns.had(entry.claim)
-                    entry.begin()
-                    self._list.mark(entry)
-                    return entry
-                self._changed.wait()
-        return None
-
-    def _work(self, lane: Lane) -> None:
-        if lane is Lane.DEVICE and self._store is not None:
-            # It may still write a picture of the job that goes on here.
-            orphans.wait_for(self._store.noted(PAINTER), lambda: self._closed)
-        while (entry := self._next(lane)) is not None:
-            self._list.flush()
-            self._run(entry)
-
-    def _run(self, entry: Entry) -> None:
-        # Let go of with the job: it holds the whole request of the page.
-        context, entry.context = entry.context or contextvars.copy_context(), None
-        kind, error, done = self._kinds[entry.job.kind], None, False
-        while True:
-            try:
-                if entry.again:
-                    self._recover(entry, kind)
-                context.run(kind.run, self._control(entry))
-            except ProcessDeathError as death:
-                if kind.resumes and not self._unwanted(entry) and entry.interrupted():
-                    continue
-                error = str(death)
-            except StudioError as failure:
-                error = str(failure)
-            # One of the few outermost seams: a fault of ours must end this job and not the queue.
-            except Exception as failure:
-                log.exception("job %s failed", entry.job.id)
-                what = "Painting" if kind.name == PAINT else f"The {kind.name}"
-                said = printable(repr(failure), 200)
-                error = f"{what} failed through a fault of the studio ({said})."
-            break
-        with self._changed:
-            done = error is None and kind.is_done(entry)
-            if self._closed and not done and not entry.stop.is_set():
-                # The next studio goes on with it.
-                return
-            state = JobState.FAILED if error else JobState.DONE if done else JobState.STOPPED
-            entry.end(state, error)
-            self._list.mark(entry)
-            self._changed.notify_all()
-        self._list.flush()
-
-    def _control(self, entry: Entry) -> JobControl:
-        return JobControl(
-            entry=entry,
-            report=lambda progress: self._report(entry, progress),
-            keep=lambda file: self._keep(entry, file),
-            should_stop=lambda: self._unwanted(entry),
-            upcoming=lambda: self._upcoming(entry.job.kind),
-        )
-
-    def _unwanted(self, entry: Entry) -> bool:
-        return self._closed or entry.is_unwanted()
-
-    def _upcoming(self, kind: str) -> list[Any]:
-        with self._changed:
-            return [entry.job.payload for entry in self._list.in_turn() if entry.job.kind == kind]
-
-    def _recover(self, entry: Entry, kind: Kind) -> None:
-        with self._changed:
-            known = {p.name for e in self._entries.values() for p in e.job.pictures}
-            kind.recover(entry, known | set(self._list.dropped))
-            self._list.mark(entry)
-        self._list.flush()
-
-    def _report(self, entry: Entry, progress: Progress) -> None:
-        now = time.monotonic()
-        with self._changed:
-            entry.tell(progress)
-            self._changed.notify_all()
-            due = now - self._told > _PROGRESS_SECONDS
-            if due:
-                self._told = now
-                self._list.mark(entry)
-        if due:
-            self._list.flush()
-
-    def _keep(self, entry: Entry, file: PictureFile) -> None:
-        with self._changed:
-            self._list.take(entry, file)
-            self._changed.notify_all()
-        self._list.flush()
-
     def _load(self) -> None:
         """Takes in the jobs of the last studio, once they can be read."""
         if self._list.load() and self._store is not None:
-            self._paused = self._paused or bool(self._store.noted(PAUSED))
+            self._list.paused = self.paused or bool(self._store.noted(PAUSED))
+
+    def _last_painter(self) -> str:
+        """The painting process of the studio before this one, "" where that is not known."""
+        return self._store.noted(PAINTER) if self._store is not None else ""
 
     def _tick(self) -> None:
         while not self._ended.wait(_TICK_SECONDS):

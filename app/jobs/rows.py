@@ -9,22 +9,19 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
-from app.gallery.pictures import Gallery
-from app.jobs import paint
 from app.jobs.entry import Entry
 from app.jobs.job import ACTIVE, PAINT, Job, JobState
 from app.jobs.kinds import Kind
 from pipelines.errors import StudioError, printable
-from pipelines.request import MAX_COUNT
+from pipelines.processes.wire import error_fields, error_of
 
 MAX_PRIORITY = 9
 UNREADABLE = "What this job was to do cannot be read any more."
 MAX_TEXT = 200_000
-_MAX_NAME = 200
+_MAX_NAME, _MAX_ERROR = 200, 600
 # More of those that have ended are read when somebody asks for them.
 _LOADED_ENDED = 20
 _TOLD = ("stage", "done", "total", "picture", "pictures", "seconds_left")
-_RESTARTED = "The studio was restarted while it painted"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,18 +59,21 @@ def row_of(entry: Entry, kind: Kind, *, closing: bool = False) -> JobRow:
     """`entry` as it should be found by the next studio.
 
     Where it was asked to stop it is stopped, though its last step may not be over. Where the studio
-    is `closing`, what runs waits for the next one.
+    is `closing`, what runs and can go on waits for the next one.
     """
     job, progress = entry.job, entry.job.progress
     state, resumed = job.state, entry.resumed
     if job.active and entry.stop.is_set():
         state = JobState.STOPPED
-    elif closing and state is JobState.RUNNING:
+    elif closing and state is JobState.RUNNING and kind.resumes:
         state, resumed = JobState.WAITING, True
     told: dict[str, object] = {}
     if progress is not None:
         told = {name: getattr(progress, name) for name in _TOLD}
-    result = {"pictures": paint.pictures_of(entry), "total": entry.total, "painted": entry.painted}
+    # What a list shows is there without its kind.
+    beside = {"seconds": job.seconds, "title": kind.title(job.payload)}
+    if job.error is not None:
+        beside["error"] = error_fields(job.error)
     return JobRow(
         id=job.id,
         kind=job.kind,
@@ -87,8 +87,8 @@ def row_of(entry: Entry, kind: Kind, *, closing: bool = False) -> JobRow:
         started=entry.started,
         ended=None if state in ACTIVE else job.ended or time.time(),
         progress=json.dumps(told),
-        result=json.dumps(result | {"seconds": job.seconds}),
-        error=job.error,
+        result=json.dumps(kind.keep(entry) | beside),
+        error=str(job.error) if job.error is not None else None,
         grace=entry.grace,
         passing=entry.passing,
         interruptions=entry.interruptions,
@@ -96,10 +96,10 @@ def row_of(entry: Entry, kind: Kind, *, closing: bool = False) -> JobRow:
     )
 
 
-def entry_of(row: JobRow, kinds: Mapping[str, Kind], gallery: Gallery | None) -> Entry | None:
-    """The job of a row; None where the row is no job, or all of its pictures were deleted."""
+def entry_of(row: JobRow, kinds: Mapping[str, Kind]) -> Entry | None:
+    """The job of a row; None where the row is no job, or nothing is left of what it made."""
     try:
-        return _entry_of(row, kinds[row.kind], gallery)
+        return _entry_of(row, kinds[row.kind])
     except (
         StudioError,
         ArithmeticError,
@@ -112,36 +112,32 @@ def entry_of(row: JobRow, kinds: Mapping[str, Kind], gallery: Gallery | None) ->
         return None
 
 
-def _entry_of(row: JobRow, kind: Kind, gallery: Gallery | None) -> Entry | None:
+def _entry_of(row: JobRow, kind: Kind) -> Entry | None:
     for text in (row.id, row.owner, row.client):
         if len(text) > _MAX_NAME:
             raise ValueError(text[:_MAX_NAME])
     numbers = [row.position, row.created, row.started, row.ended, row.grace]
     if not all(math.isfinite(n) for n in numbers if n is not None):
         raise ValueError(row.id)
-    payload, state, result = kind.read(json_of(row.payload)), JobState(row.state), {}
-    if row.kind == PAINT:
-        result = json_of(row.result)
-    total, painted = int(result.get("total", 1)), int(result.get("painted", 0))
-    if not 0 <= painted <= total <= MAX_COUNT or total < 1:
-        raise ValueError(total)
+    payload, kept = kind.read(json_of(row.payload)), json_of(row.result)
+    if not isinstance(kept, dict):
+        raise ValueError(row.id)
     job = Job(
         id=row.id,
         owner=row.owner,
         kind=row.kind,
         payload=payload,
-        state=state,
+        state=JobState(row.state),
         priority=max(-MAX_PRIORITY, min(MAX_PRIORITY, int(row.priority))),
-        error=printable(row.error, 600) if row.error else None,
+        error=_error(row.error, kept.get("error")),
         created=row.created,
         ended=row.ended,
-        seconds=_seconds(result.get("seconds", 0.0)),
+        seconds=_seconds(kept.get("seconds", 0.0)),
     )
     entry = Entry(
         job=job,
         position=row.position,
-        total=total,
-        painted=painted,
+        total=kind.total(payload),
         client=row.client,
         grace=row.grace,
         passing=row.passing,
@@ -149,20 +145,17 @@ def _entry_of(row: JobRow, kind: Kind, gallery: Gallery | None) -> Entry | None:
         interruptions=max(0, int(row.interruptions)),
         resumed=row.resumed,
     )
-    return _with_pictures(entry, result, gallery) if gallery is not None else entry
+    return kind.restore(entry, kept)
 
 
-def _with_pictures(entry: Entry, result: Mapping[str, object], gallery: Gallery) -> Entry | None:
-    if entry.job.kind != PAINT:
-        return entry
-    pictures, deleted = paint.restored(result.get("pictures", []), gallery)
-    if deleted and not pictures and not entry.job.active:
+def _error(text: str | None, fields: object) -> StudioError | None:
+    """Why a job failed, with class and field where they are known."""
+    if not text:
         return None
-    # What was deleted since counts as never asked for, as in `JobQueue.drop`.
-    request = entry.job.request
-    request = request.model_copy(update={"count": max(1, request.count - deleted)})
-    entry.job = replace(entry.job, payload=request, pictures=tuple(pictures))
-    return entry
+    if not isinstance(fields, dict):
+        return StudioError(printable(text, _MAX_ERROR))
+    said = {name: printable(str(value), _MAX_ERROR) for name, value in fields.items()}
+    return error_of(said)
 
 
 def _seconds(value: object) -> float:
@@ -177,23 +170,25 @@ def go_on(entry: Entry, kind: Kind) -> bool:
     was_running = entry.job.state is JobState.RUNNING
     if not entry.job.active:
         return False
-    none = "" if entry.job.pictures else "; none was finished"
+    said, way_out = kind.interrupted
     if entry.passing or (was_running and not kind.resumes):
         # Nobody can come back for what a call of the API has asked for.
-        entry.job = replace(entry.job, ended=time.time(), state=JobState.INTERRUPTED)
-        entry.job = replace(entry.job, error=f"{_RESTARTED}{none}. Press Generate again.")
+        _interrupt(entry, said, way_out)
         return False
     if was_running:
         if not entry.interrupted():
-            times = f"more than {entry.interruptions - 1} times"
-            words = f"{_RESTARTED} {times}{none}. Press Generate again."
-            entry.job = replace(
-                entry.job, ended=time.time(), state=JobState.INTERRUPTED, error=words
-            )
+            times = entry.interruptions - 1
+            _interrupt(entry, f"{said.rstrip('.')} more than {times} times", way_out)
             return False
         entry.resumed = True
     entry.job = replace(entry.job, state=JobState.WAITING)
     return True
+
+
+def _interrupt(entry: Entry, said: str, way_out: str) -> None:
+    none = "; none was finished" if entry.job.kind == PAINT and not entry.job.pictures else ""
+    error = StudioError(f"{said.rstrip('.')}{none}.", way_out)
+    entry.job = replace(entry.job, ended=time.time(), state=JobState.INTERRUPTED, error=error)
 
 
 def worth_loading(found: Sequence[JobRow]) -> list[JobRow]:

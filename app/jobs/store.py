@@ -61,7 +61,7 @@ DELETE FROM jobs WHERE {_ENDED}
     AND id NOT IN (SELECT id FROM jobs WHERE {_ENDED} AND passing
                    ORDER BY ended DESC LIMIT {MAX_KEPT_PASSING})
     AND id NOT IN (SELECT id FROM (SELECT id, max(ended) AS last FROM jobs
-                                   WHERE {_ENDED} AND NOT passing GROUP BY owner
+                                   WHERE {_ENDED} AND NOT passing GROUP BY owner, kind
                                    ORDER BY last DESC LIMIT {MAX_OWNERS}))
 """
 
@@ -168,13 +168,13 @@ class JobStore:
         select = f"SELECT {', '.join(COLUMNS)} FROM jobs ORDER BY created LIMIT {_MAX_ROWS}"
         return self._use(lambda db: list(sound(db.execute(select))))
 
-    def last(self, owner: str) -> JobRow | None:
-        """The job of `owner` that ended last."""
+    def last(self, owner: str, kind: str) -> JobRow | None:
+        """The job of `owner` of that kind that ended last."""
         select = (
-            f"SELECT {', '.join(COLUMNS)} FROM jobs WHERE owner = ? AND {_ENDED} AND NOT passing"
-            " ORDER BY ended DESC LIMIT 1"
+            f"SELECT {', '.join(COLUMNS)} FROM jobs WHERE owner = ? AND kind = ? AND {_ENDED}"
+            " AND NOT passing ORDER BY ended DESC LIMIT 1"
         )
-        rows = self._use(lambda db: list(sound(db.execute(select, (owner,)))))
+        rows = self._use(lambda db: list(sound(db.execute(select, (owner, kind)))))
         return rows[0] if rows else None
 
     # --- what is noted beside them

@@ -134,7 +134,7 @@ def _base(request: gr.Request | None) -> str:
 def _told(job: Job, base: str) -> list[dict[str, Any]]:
     if job.state is not JobState.DONE:
         sentence = job.error or "The job was stopped before its pictures were finished."
-        raise gr.Error(sentence, print_exception=False)
+        raise gr.Error(str(sentence), print_exception=False)
     return [
         {
             "url": f"{base}{PICTURES}/{file.name}",

@@ -77,23 +77,12 @@ def _cell(job: Job, index: int, picked: str) -> dict[str, Any]:
     return {"name": "", "wait": "live", "preview": data}
 
 
-def fraction(job: Job) -> float | None:
-    """How much of the job is done, 0 to 1; None while that is unknown."""
-    progress = job.progress
-    if job.state is not JobState.RUNNING or progress is None or progress.stage is Stage.LOADING:
-        return None
-    within = {Stage.ENCODING: 0.0, Stage.DECODING: 0.97, Stage.SAVING: 1.0}.get(progress.stage)
-    if within is None:
-        within = 0.97 * progress.done / progress.total if progress.total else 0.0
-    return min(1.0, (max(0, progress.picture - 1) + within) / max(1, progress.pictures))
-
-
 def status(job: Job | None, engine: EngineState, notice: Notice | None) -> str:
     """The status line with its bar. Screen readers hear each stage once, not each step."""
     tone, said, ticking = _words(job, engine)
     if notice is not None:
         tone, said, ticking = "bad", notice.text, ""
-    done = fraction(job) if job is not None else None
+    done = job.fraction if job is not None else None
     return render(
         _PAGE,
         "status",

@@ -17,7 +17,7 @@ from app.jobs.store import JobStore
 from app.jobs.turns import MAX_WAITING, MAX_WAITING_EACH
 from app.painting.runner import Keep
 from pipelines.catalog import Catalog
-from pipelines.errors import BusyError, SaveError
+from pipelines.errors import BusyError, RequestError, SaveError
 from pipelines.progress import Progress, Report, ShouldStop, Stage
 from pipelines.request import GenerationRequest, complete
 
@@ -114,9 +114,10 @@ def test_failures_are_sentences_and_the_queue_goes_on(jobs: JobQueue, runner: St
         runner.go.release()
     done = [ended(jobs, job) for job in made]
     assert [job.state for job in done] == [JobState.FAILED, JobState.FAILED, JobState.DONE]
-    assert done[0].error == "No space left."
+    assert str(done[0].error) == "No space left."
+    assert isinstance(done[0].error, SaveError)
     assert done[1].error is not None
-    assert "fault of the studio" in done[1].error
+    assert "fault of the studio" in str(done[1].error)
 
 
 def test_another_owner_sees_and_stops_nothing(jobs: JobQueue, runner: StepRunner) -> None:
@@ -264,3 +265,46 @@ def test_pictures_are_remembered_longer_than_their_jobs(jobs: JobQueue, runner: 
     assert jobs.pictures("me") == {"d/0.png"}
     assert jobs.pictures("nobody") == set()
     assert jobs.paints(["d/0.png"]) is False
+
+
+def test_a_snapshot_tells_what_a_list_of_jobs_shows(jobs: JobQueue, runner: StepRunner) -> None:
+    made = [jobs.submit(request(f"a {name}\ncat"), "me") for name in ("red", "blue", "green")]
+    while not (now := jobs.get(made[0].id, "me")) or now.progress is None:
+        time.sleep(0.01)
+    running, second, third = jobs.jobs("me")
+    assert (running.title, running.kind, running.state) == ("a red cat", "paint", "running")
+    assert (running.place, second.place, third.place) == (None, 1, 2)
+    assert (running.ahead, second.ahead, third.ahead) == (0, 1, 2)
+    assert running.started is not None
+    assert running.fraction == 0.0
+    assert [job.fraction for job in (second, third)] == [None, None]
+    flags = [(job.may_stop, job.may_retry, job.may_move) for job in (running, second)]
+    assert flags == [(True, False, False), (True, False, True)]
+    jobs.stop(third.id, "me")
+    stopped = jobs.jobs("me")[-1]
+    assert (stopped.may_stop, stopped.may_retry, stopped.may_move) == (False, True, False)
+    runner.go.release(2)
+    assert not ended(jobs, second).may_retry, "it is done"
+
+
+def test_what_one_visitor_asks_changes_nothing_for_others(jobs: JobQueue) -> None:
+    mine = [jobs.submit(request(), "me") for _ in range(3)]
+    theirs = jobs.submit(request(), "you")
+    assert {job.owner for job in jobs.jobs("me")} == {"me"}
+    assert {job.owner for job in jobs.jobs(None)} == {"me", "you"}
+    for verb in ("stop", "move", "retry", "duplicate"):
+        with pytest.raises(RequestError, match="There is no job"):
+            jobs.obey(verb, theirs.id, "first", owner="me")
+    for verb in ("pause", "resume", "priority"):
+        with pytest.raises(RequestError, match="whole queue"):
+            jobs.obey(verb, mine[-1].id, "high", owner="me")
+    assert not jobs.paused
+
+
+def test_copies_of_a_visitor_count_as_their_jobs(jobs: JobQueue) -> None:
+    first = jobs.submit(request(), "me")
+    with pytest.raises(BusyError, match="waiting already"):
+        for _ in range(MAX_WAITING_EACH + 3):
+            jobs.obey("duplicate", first.id, owner="me")
+    # Whoever sits at the computer may fill the queue for a night.
+    assert "is queued once more" in jobs.obey("duplicate", first.id)
