@@ -14,6 +14,7 @@ from app.ui.create.handlers import Session
 from app.ui.create.watch import BrowserSession
 from app.ui.gallery import tab as gallery
 from app.ui.guards.refusals import Refusals
+from app.ui.jobs import panel as jobs
 from app.ui.models import tab as models
 from app.ui.shell import logo
 
@@ -60,34 +61,41 @@ class _Page(gr.Blocks):
             )
 
 
+def _header(studio: Studio) -> tuple[gr.HTML, gr.HTML, gr.HTML]:
+    """Draws the header; what of it changes: the device, the model, the button of the jobs."""
+    with gr.Row(elem_id="top"):
+        gr.HTML(
+            render("ui/top.html", "brand", logo=logo()),
+            elem_id="brand",
+            apply_default_css=False,
+            js_on_load=None,
+        )
+        engine = gr.HTML(
+            canvas.engine_chip(studio.engine()),
+            elem_id="engine",
+            apply_default_css=False,
+            js_on_load=None,
+        )
+        model = gr.HTML(
+            canvas.model_chip(studio.catalog.default.title),
+            elem_id="model-badge",
+            apply_default_css=False,
+            js_on_load=None,
+        )
+        button = jobs.chip()
+        gr.HTML(
+            render("ui/top.html", "theme"),
+            elem_id="theme",
+            apply_default_css=False,
+            js_on_load=None,
+        )
+    return engine, model, button
+
+
 def assemble(studio: Studio) -> gr.Blocks:
     """The page of one studio. Nothing is shared between two pages."""
     with _Page(title="PixArt Studio", fill_width=True, analytics_enabled=False) as demo:
-        with gr.Row(elem_id="top"):
-            gr.HTML(
-                render("ui/top.html", "brand", logo=logo()),
-                elem_id="brand",
-                apply_default_css=False,
-                js_on_load=None,
-            )
-            engine = gr.HTML(
-                canvas.engine_chip(studio.engine()),
-                elem_id="engine",
-                apply_default_css=False,
-                js_on_load=None,
-            )
-            model = gr.HTML(
-                canvas.model_chip(studio.catalog.default.title),
-                elem_id="model-badge",
-                apply_default_css=False,
-                js_on_load=None,
-            )
-            gr.HTML(
-                render("ui/top.html", "theme"),
-                elem_id="theme",
-                apply_default_css=False,
-                js_on_load=None,
-            )
+        engine, model, button = _header(studio)
         with gr.Tabs(elem_id="rail", overflow_behavior="wrap") as rail:
             with gr.Tab("Create", id="create", elem_id="tab-create") as create_tab:
                 tab = create.build(studio)
@@ -95,6 +103,7 @@ def assemble(studio: Studio) -> gr.Blocks:
                 pictures = gallery.build()
             with gr.Tab("Models", id="models", elem_id="tab-models") as models_tab:
                 shelf = models.build(studio)
+        listed = jobs.build(button)
         session = Session(
             rail=rail,
             # Copied for each browser tab.
@@ -122,6 +131,7 @@ def assemble(studio: Studio) -> gr.Blocks:
             others=[create_tab, models_tab],
             create=(tab, on_create),
         )
+        jobs.wire(demo, studio, listed, session)
         api.publish(studio)
     demo.queue(api_open=False, max_size=128, default_concurrency_limit=8)
     sessions.bound(demo)

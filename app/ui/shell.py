@@ -26,10 +26,11 @@ STATIC = "studio/static"
 _SERVED = {
     "studio.css": ("css/studio.css", "text/css; charset=utf-8"),
     "studio.js": ("js/studio.js", "text/javascript; charset=utf-8"),
+    "jobs.js": ("js/jobs.js", "text/javascript; charset=utf-8"),
     "inter.woff2": ("fonts/inter.woff2", "font/woff2"),
     "logo.svg": ("logo.svg", "image/svg+xml"),
 }
-_SHEETS = ("base", "controls", "create", "canvas", "models", "gallery")
+_SHEETS = ("base", "controls", "create", "canvas", "models", "gallery", "jobs")
 _INLINE_SCRIPT = re.compile(rb"<script((?: (?!src)[a-z-]+(?:=\"[^\"]*\")?)*)>")
 NO_SNIFF = {"X-Content-Type-Options": "nosniff"}
 
@@ -45,6 +46,19 @@ def asset(name: str) -> bytes:
 def script(name: str) -> str:
     """The text of assets/js/`name`."""
     return asset(f"js/{name}").decode("utf-8")
+
+
+def call(module: str, function: str) -> str:
+    """The script of an element that is left to `function` of the served ES module `module`.
+
+    It gets the element, a function that sends data to the studio, and gradio's `watch`.
+    """
+    where = json.dumps(address(module))
+    return (
+        f"import(new URL({where}, document.baseURI))"
+        # gradio looks for the names of events in the text of scripts.
+        f'.then((module) => module.{function}(element, (data) => trigger("act", data), watch));'
+    )
 
 
 def logo() -> str:

@@ -15,6 +15,7 @@ from app.jobs.job import Job, JobState
 from app.painting.worker import EngineState
 from app.ui.create import canvas
 from app.ui.create.canvas import Notice
+from pipelines.errors import StudioError
 from pipelines.progress import Progress, Stage
 from pipelines.request import GenerationRequest
 from pipelines.text.tokens import Tokens
@@ -84,7 +85,7 @@ def test_the_grid_is_near_a_square(count: int, across: int) -> None:
 
 
 def test_pictures_that_were_finished_before_a_failure_stay() -> None:
-    failed = replace(job(JobState.FAILED, count=4, done=2), error="The process ended.")
+    failed = replace(job(JobState.FAILED, count=4, done=2), error=StudioError("The process ended."))
     html = canvas.canvas(failed, "")
     assert html.count("<img") == 2
     said = canvas.status(failed, READY, None)
@@ -137,7 +138,9 @@ def everything(text: str) -> str:
     return "".join(
         (
             canvas.canvas(shown, ""),
-            canvas.status(replace(shown, state=JobState.FAILED, error=text), engine, None),
+            canvas.status(
+                replace(shown, state=JobState.FAILED, error=StudioError(text)), engine, None
+            ),
             canvas.status(None, engine, Notice(text=text, field=text)),
             canvas.result(shown.pictures[0], busy=False),
             canvas.token_count(tokens, empty=False, unseen=(text, text)),

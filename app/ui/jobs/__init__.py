@@ -1,0 +1,1 @@
+"""The Jobs panel: what runs, waits and has ended, from every tab."""

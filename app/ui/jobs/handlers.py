@@ -1,0 +1,129 @@
+"""What the Jobs panel answers to each event. Thin: the queue has the rules.
+
+Who may administer the studio sees the jobs of everybody, a visitor their own.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import gradio as gr
+
+from app.jobs.job import JobState
+from app.ui.create.handlers import told
+from app.ui.create.watch import BrowserSession
+from app.ui.guards import access
+from app.ui.jobs import view
+from pipelines.errors import StudioError
+
+if TYPE_CHECKING:
+    from app.studio import Studio
+
+BUSY_SECONDS = 0.5
+IDLE_SECONDS = 2.0
+_FOR_ALL = "The queue is paused and given priorities"
+_ADMINISTERED = ("pause", "resume", "priority", "move")
+_FOR_A_JOB = ("stop", "retry", "duplicate", "move", "priority")
+_MAX_WORD = 64
+
+
+@dataclass(frozen=True, kw_only=True)
+class JobsPanel:
+    """The components of the panel."""
+
+    chip: gr.HTML
+    panel: gr.HTML
+    timer: gr.Timer
+
+
+@dataclass
+class PanelState:
+    """The panel of one browser tab: whether it is open, and what it was told."""
+
+    is_open: bool = False
+    notice: str = ""
+    sent: dict[str, Any] = field(default_factory=dict)
+
+
+class JobsHandlers:
+    """The handlers of the panel."""
+
+    def __init__(self, studio: Studio, parts: JobsPanel) -> None:
+        self._studio = studio
+        self._parts = parts
+
+    def begin_jobs(
+        self, state: PanelState, seat: BrowserSession, owner: Any, request: gr.Request
+    ) -> Any:
+        """The page was loaded, with the panel closed."""
+        seat.sit(owner)
+        state.is_open = False
+        state.sent.clear()
+        return told(self._news(state, seat, request))
+
+    def tick_jobs(
+        self, state: PanelState, seat: BrowserSession, owner: Any, request: gr.Request
+    ) -> Any:
+        """The timer asked what is new."""
+        seat.sit(owner)
+        return told(self._news(state, seat, request))
+
+    def act_jobs(
+        self,
+        state: PanelState,
+        seat: BrowserSession,
+        owner: Any,
+        request: gr.Request,
+        event: gr.EventData,
+    ) -> Any:
+        """The panel was opened or closed, or a button in it was pressed."""
+        seat.sit(owner)
+        data = event._data if isinstance(event._data, dict) else {}
+        do, name, value = (str(data.get(key) or "")[:_MAX_WORD] for key in ("do", "name", "value"))
+        state.notice = ""
+        if do in ("open", "close"):
+            state.is_open = do == "open"
+        else:
+            try:
+                state.notice = self._do(seat, request, do, name, value)
+            except StudioError as error:
+                state.notice = str(error)
+        return told(self._news(state, seat, request))
+
+    def _do(self, seat: BrowserSession, request: gr.Request, do: str, name: str, value: str) -> str:
+        """Does what was pressed; what there is to say of it. Raises StudioError."""
+        only = self._only(seat, request)
+        if do in _ADMINISTERED and only is not None:
+            return access.refusal(_FOR_ALL, request)
+        match do:
+            case "pause":
+                self._studio.pause_jobs()
+                return "The queue is paused: what runs goes on, nothing else begins."
+            case "resume":
+                self._studio.resume_jobs()
+                return "The queue goes on."
+            case _ if do in _FOR_A_JOB:
+                return self._studio.obey(do, name, only, value)
+        return ""
+
+    def _only(self, seat: BrowserSession, request: gr.Request) -> str | None:
+        return None if access.may_administer(request) else seat.owner
+
+    def _news(self, state: PanelState, seat: BrowserSession, request: gr.Request) -> dict[Any, Any]:
+        only = self._only(seat, request)
+        jobs, paused = self._studio.jobs(only), self._studio.paused
+        shown = view.Panel(jobs=jobs, paused=paused, all_jobs=only is None, notice=state.notice)
+        moves = state.is_open and any(job.state is JobState.RUNNING for job in jobs)
+        seconds = BUSY_SECONDS if moves else IDLE_SECONDS
+        parts: dict[str, tuple[Any, Any]] = {
+            "chip": (self._parts.chip, view.chip(jobs, paused=paused)),
+            "panel": (self._parts.panel, view.panel(shown) if state.is_open else ""),
+            "timer": (self._parts.timer, seconds),
+        }
+        fresh: dict[Any, Any] = {}
+        for name, (place, value) in parts.items():
+            if state.sent.get(name) != hash(value):
+                state.sent[name] = hash(value)
+                fresh[place] = gr.Timer(seconds, active=True) if name == "timer" else value
+        return fresh
