@@ -36,7 +36,7 @@ def build() -> GalleryTab:
                 max_lines=1,
                 elem_id="gallery-search",
             )
-            _html("gallery-chips", "gallery-find.js", value=cards.FIND)
+            _html("gallery-chips", "gallery-find.js", value=cards.find())
         bar = _html("gallery-bar", "gallery-bar.js")
         with gr.Row(elem_id="gallery-split", equal_height=False):
             grid = _html("shots", "gallery.js")
