@@ -12,7 +12,8 @@ from pathlib import Path
 from types import ModuleType
 
 from pipelines.errors import RequestError
-from pipelines.request import MAX_COUNT, GenerationRequest
+from pipelines.request import GenerationRequest
+from pipelines.request_values import MAX_COUNT
 
 SPACE = "SPACE_ID"
 SPACE_HOSTS = "SPACE_HOST"

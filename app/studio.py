@@ -39,7 +39,8 @@ from pipelines.errors import (
 )
 from pipelines.memory.planning import MemoryRequest
 from pipelines.models import hub_rows
-from pipelines.request import MAX_PROMPT, GenerationRequest, complete
+from pipelines.request import GenerationRequest, complete
+from pipelines.request_values import MAX_PROMPT
 from pipelines.text import prompt_files, seen_words, styles, tokens
 from pipelines.text.tokens import Tokens
 

@@ -9,49 +9,30 @@ from __future__ import annotations
 import secrets
 import unicodedata
 from collections.abc import Mapping
-from typing import Annotated, Any, Self
+from typing import Any, Self
 
-from pydantic import (
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    TypeAdapter,
-    ValidationError,
-    model_validator,
-)
+from pydantic import ValidationError, model_validator
 
-from lora_manager import card
 from lora_manager.card import LoraUse
 from lora_manager.errors import LoraError
 from pipelines import sizes
 from pipelines.catalog import Catalog, Cleaning, ModelSpec
 from pipelines.denoising import samplers
 from pipelines.errors import RequestError, printable
+from pipelines.field_spec import RequestField, fields_of
 from pipelines.memory import model_numbers
+from pipelines.request_fields import RequestFields
+from pipelines.request_values import (
+    MAX_ORIGINAL,
+    MAX_PROMPT,
+    MAX_SEED,
+    MIN_ORIGINAL,
+    lora_uses,
+)
 from pipelines.text import styles
 
-MAX_PROMPT = 10_000
-"""Characters. Far above any token limit; keeps hostile input from costing time."""
-MAX_LORAS = 2000
-"""Characters that name LoRAs."""
-MAX_COUNT = 64
-MAX_GUIDANCE = 30.0
-MAX_SEED = 2**64 - 1
-"""The largest seed of a torch generator."""
-MIN_ORIGINAL, MAX_ORIGINAL = 16, 16_384
-"""Pixels that an original picture may be said to have per side."""
-_ETA = 1.0
 NEW_SEED_BITS = 32
 """New seeds are drawn from this range: short enough to read aloud."""
-
-
-def _text(value: Any) -> Any:
-    """Control characters and lone surrogates, which no PNG chunk can carry, become spaces."""
-    if not isinstance(value, str) or len(value) > MAX_PROMPT:
-        return value
-    kept = (c if c in "\n\t" or unicodedata.category(c) not in ("Cc", "Cs") else " " for c in value)
-    return "".join(kept).strip()
 
 
 def is_visible(text: str) -> bool:
@@ -59,21 +40,7 @@ def is_visible(text: str) -> bool:
     return any(unicodedata.category(c)[0] not in "CZ" for c in text)
 
 
-_LISTED = TypeAdapter(tuple[LoraUse, ...])
-
-
-def _uses(value: Any) -> Any:
-    """LoRAs as they are written ("a:0.8, b") or as a recipe lists them, checked alike."""
-    if isinstance(value, str) and len(value) <= MAX_LORAS:
-        return card.parse(value)
-    return card.parse(card.written(_LISTED.validate_python(value)))
-
-
-Text = Annotated[str, BeforeValidator(_text), Field(max_length=MAX_PROMPT)]
-Name = Annotated[str, BeforeValidator(_text), Field(max_length=200)]
-
-
-class GenerationRequest(BaseModel):
+class GenerationRequest(RequestFields):
     """Everything that decides the pixels. Picture i of `count` is painted with `seed` + i.
 
     Build it with `complete`, which fills the defaults of model and sampler and checks the limits
@@ -86,30 +53,6 @@ class GenerationRequest(BaseModel):
     step begins, as diffusers does, instead of where it ends, as the authors do. A recipe that does
     not say was painted by a studio that could do neither as the authors.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    prompt: Text
-    negative: Text = ""
-    style: Name = styles.NO_STYLE
-    model: Name
-    sampler: Name
-    steps: int = Field(ge=1, le=1000)
-    guidance: float = Field(ge=0, le=MAX_GUIDANCE, allow_inf_nan=False)
-    width: int = Field(ge=sizes.MIN_SIDE, le=sizes.MAX_SIDE)
-    height: int = Field(ge=sizes.MIN_SIDE, le=sizes.MAX_SIDE)
-    seed: int = Field(ge=0, le=MAX_SEED)
-    count: int = Field(default=1, ge=1, le=MAX_COUNT)
-    predictor_order: int = Field(default=2, ge=1, le=samplers.MAX_ORDER)
-    corrector_order: int = Field(default=2, ge=1, le=samplers.MAX_ORDER)
-    eta: float = Field(default=_ETA, ge=0, le=1, allow_inf_nan=False)
-    tau_at_start: bool = False
-    clean_caption: bool = False
-    init: str | None = Field(default=None, pattern=r"^[0-9a-f]{16}\.png$")
-    strength: float = Field(default=0.6, gt=0, le=1, allow_inf_nan=False)
-    approximate: bool = False
-    loras: Annotated[tuple[LoraUse, ...], BeforeValidator(_uses)] = ()
-    original_size: str | None = Field(default=None, pattern=r"^[1-9]\d{1,4}x[1-9]\d{1,4}$")
 
     @model_validator(mode="before")
     @classmethod
@@ -151,10 +94,10 @@ class GenerationRequest(BaseModel):
     def recipe(self) -> dict[str, Any]:
         """The request as JSON that earlier versions read, too, where they can paint it."""
         values = self.model_dump(mode="json")
-        if not self.loras:
-            del values["loras"]
-        if not self.clean_caption:
-            del values["clean_caption"]
+        for row in FIELDS.values():
+            silent = not row.required and not row.spec.always_written
+            if silent and getattr(self, row.names[0]) == row.default:
+                del values[row.names[0]]
         if self.tau_at_start == _tau_matters(values):
             del values["tau_at_start"]
         return values
@@ -164,10 +107,15 @@ class GenerationRequest(BaseModel):
         return self.model_copy(update={"seed": self.seed + index, "count": 1})
 
 
+FIELDS: dict[str, RequestField] = fields_of(GenerationRequest)
+"""The fields by the names that the doors use, in the order of the command line."""
+_BY_NAME = {name: row for row in FIELDS.values() for name in row.names}
+
+
 def _tau_matters(values: Mapping[str, Any]) -> bool:
     """Whether SA-Solver adds noise, so that the pixels depend on where tau is read."""
     row = samplers.SAMPLERS.get(str(values.get("sampler")))
-    return row is not None and row.orders and values.get("eta", _ETA) != 0
+    return row is not None and row.orders and values.get("eta", FIELDS["eta"].default) != 0
 
 
 def new_seed() -> int:
@@ -237,7 +185,7 @@ def _check_prompt(prompt: Any, negative: Any) -> None:
 def _found_loras(value: Any, catalog: Catalog, model: ModelSpec) -> tuple[LoraUse, ...]:
     """The LoRAs that are asked for, all of which are there and fit. Raises RequestError."""
     try:
-        uses: tuple[LoraUse, ...] = _uses(value)
+        uses: tuple[LoraUse, ...] = lora_uses(value)
         widths = {use.name: catalog.loras.find(use.name).width for use in uses}
         wide = model_numbers.width(model) if widths else 0
         for name, width in widths.items():
@@ -271,9 +219,9 @@ def _original_size(value: Any, model: ModelSpec) -> str | None:
     try:
         told = sizes.parse(str(value))
     except RequestError:
-        raise RequestError("original_size", _no_original_size(value)) from None
+        raise RequestError("original_size", _unfit(FIELDS["original_size"], value)) from None
     if not all(MIN_ORIGINAL <= side <= MAX_ORIGINAL for side in (told.width, told.height)):
-        raise RequestError("original_size", _no_original_size(value))
+        raise RequestError("original_size", _unfit(FIELDS["original_size"], value))
     if not model_numbers.knows_sizes(model):
         raise RequestError(
             "original_size",
@@ -283,53 +231,32 @@ def _original_size(value: Any, model: ModelSpec) -> str | None:
     return str(told)
 
 
-def _no_original_size(value: Any) -> str:
-    return (
-        f"“{printable(value, 40)}” is not an original size: write width x height,"
-        f" each from {MIN_ORIGINAL} to {MAX_ORIGINAL}."
-    )
+def _unfit(row: RequestField, value: Any) -> str:
+    """The field's own sentence for a value that it cannot have."""
+    return row.spec.fault.format(value=printable(value, 40))
 
 
 def _sentence(field: str, fault: Mapping[str, Any], values: Mapping[str, Any]) -> str:
     """The pydantic fault as one sentence with the value and the limits."""
-    name = _NAMES.get(field, field.replace("_", " "))
-    shown = printable(values.get(field), 40)
-    limits = fault.get("ctx") or {}
-    if field == "seed" and fault["type"] == "value_error":
-        return f"{str(fault['msg']).removeprefix('Value error, ').capitalize()} ({MAX_SEED})."
-    kind = fault["type"]
-    if kind == "extra_forbidden":
+    row = _BY_NAME.get(field)
+    if row is None:
         return f"“{printable(field, 40)}” is not a setting of a picture."
+    kind, limits = fault["type"], fault.get("ctx") or {}
+    # A side of the size is named by itself.
+    name = row.noun if len(row.names) == 1 else field
+    shown = printable(values.get(field), 40)
+    if field == "seed" and kind == "value_error":
+        return f"{str(fault['msg']).removeprefix('Value error, ').capitalize()} ({MAX_SEED})."
     if kind == "missing":
         return f"The {name} is missing."
-    if field == "original_size":
-        return _no_original_size(values.get(field))
-    if kind == "string_pattern_mismatch":
-        return f"“{shown}” is not the name of a kept picture."
-    bounds = _BOUNDS.get(field)
-    row = samplers.SAMPLERS.get(str(values.get("sampler")))
-    if field == "steps" and row is not None:
+    if row.spec.fault:
+        return _unfit(row, values.get(field))
+    bounds = row.bounds
+    sampler = samplers.SAMPLERS.get(str(values.get("sampler")))
+    if field == "steps" and sampler is not None:
         # The limits that the sampler sets are the ones that matter.
-        bounds = (row.min_steps, row.max_steps)
+        bounds = (str(sampler.min_steps), str(sampler.max_steps))
     if bounds and (limits or kind.startswith(("int", "float", "finite"))):
-        what = "a whole number" if field in _WHOLE else "a number"
+        what = "a whole number" if row.type is int else "a number"
         return f"The {name} must be {what} from {bounds[0]} to {bounds[1]}, not “{shown}”."
     return f"“{shown}” is not a valid {name}."
-
-
-_NAMES = {"count": "number of pictures", "guidance": "guidance", "negative": "negative prompt"}
-_WHOLE = frozenset(
-    ("steps", "width", "height", "seed", "count", "predictor_order", "corrector_order")
-)
-_BOUNDS: dict[str, tuple[Any, Any]] = {
-    "steps": (1, 1000),
-    "guidance": (0, f"{MAX_GUIDANCE:g}"),
-    "width": (sizes.MIN_SIDE, sizes.MAX_SIDE),
-    "height": (sizes.MIN_SIDE, sizes.MAX_SIDE),
-    "seed": (0, MAX_SEED),
-    "count": (1, MAX_COUNT),
-    "predictor_order": (1, samplers.MAX_ORDER),
-    "corrector_order": (1, samplers.MAX_ORDER),
-    "eta": (0, 1),
-    "strength": ("just above 0", 1),
-}

@@ -7,6 +7,7 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator
+from inspect import Parameter
 from typing import Annotated, Any
 
 import typer
@@ -18,6 +19,7 @@ from app.gallery import metadata
 from app.gallery.pictures import Gallery, PictureFile
 from app.painting.runner import LocalRunner
 from app.settings import Settings, make_folder, real_path, user_path
+from app.signatures import with_parameters
 from pipelines import pictures
 from pipelines.catalog import Catalog
 from pipelines.denoising import samplers
@@ -25,7 +27,7 @@ from pipelines.errors import RequestError
 from pipelines.memory import forecast
 from pipelines.memory.planning import before_torch
 from pipelines.progress import Progress, Stage
-from pipelines.request import GenerationRequest, complete
+from pipelines.request import FIELDS, GenerationRequest, complete
 from pipelines.streams import say
 from pipelines.text import seen_words
 
@@ -36,60 +38,29 @@ class PaintingStopped(Exception):
 
 # Every value arrives as text and is checked by the request itself, so that the command line, the
 # form and the API have the same limits and say the same sentences.
+def _parameters() -> Iterator[Parameter]:
+    """The options that the table of fields makes."""
+    for row in FIELDS.values():
+        kind: Any = str
+        name = row.option.replace("_", "-")
+        declared: Any = typer.Option(help=row.spec.help, metavar=row.spec.option.metavar or None)
+        if row.spec.option.argument:
+            declared = typer.Argument(help=row.spec.help)
+        elif row.type is bool:
+            kind, declared = bool, typer.Option(f"--{name}/--no-{name}", help=row.spec.help)
+        elif row.spec.option.several:
+            kind = list[str]
+        yield Parameter(
+            row.option,
+            Parameter.KEYWORD_ONLY,
+            default=None,
+            annotation=Annotated[kind | None, declared],
+        )
+
+
 def generate(
     context: typer.Context,
-    prompt: Annotated[str | None, typer.Argument(help="What the picture shows.")] = None,
-    negative: Annotated[str | None, typer.Option(help="What it must not show.")] = None,
-    model: Annotated[str | None, typer.Option(help="Model, by id.", metavar="ID")] = None,
-    sampler: Annotated[str | None, typer.Option(help="Sampler, by id.", metavar="ID")] = None,
-    steps: Annotated[str | None, typer.Option(help="Denoising steps.", metavar="N")] = None,
-    guidance: Annotated[
-        str | None, typer.Option(help="How closely to follow the prompt; 0 = off.", metavar="F")
-    ] = None,
-    size: Annotated[str | None, typer.Option(help="In pixels.", metavar="WxH")] = None,
-    seed: Annotated[str | None, typer.Option(help="Default: a new one.", metavar="N")] = None,
-    count: Annotated[
-        str | None, typer.Option(help="Pictures; seeds count up.", metavar="N")
-    ] = None,
-    style: Annotated[str | None, typer.Option(help="Prompt template.", metavar="NAME")] = None,
-    init: Annotated[
-        str | None, typer.Option(help="Picture to start from.", metavar="IMAGE")
-    ] = None,
-    strength: Annotated[
-        str | None, typer.Option(help="How far to leave it: 0 to 1.", metavar="F")
-    ] = None,
-    predictor_order: Annotated[
-        str | None, typer.Option(help="SA-Solver: 1 to 4.", metavar="N")
-    ] = None,
-    corrector_order: Annotated[
-        str | None, typer.Option(help="SA-Solver: 1 to 4.", metavar="N")
-    ] = None,
-    eta: Annotated[
-        str | None, typer.Option(help="SA-Solver: 0 (no noise) to 1.", metavar="F")
-    ] = None,
-    tau_at_start: Annotated[
-        bool | None,
-        typer.Option("--tau-at-start/--no-tau-at-start", help="SA-Solver: noise as diffusers."),
-    ] = None,
-    lora: Annotated[
-        list[str] | None,
-        typer.Option(help="LoRA to add, by name, with its weight.", metavar="NAME[:WEIGHT]"),
-    ] = None,
-    clean_caption: Annotated[
-        bool | None,
-        typer.Option("--clean-caption/--no-clean-caption", help="Clean as in training."),
-    ] = None,
-    original_size: Annotated[
-        str | None,
-        typer.Option(help="Told to models with size conditions; default: --size.", metavar="WxH"),
-    ] = None,
-    approximate: Annotated[
-        bool | None,
-        typer.Option(
-            "--approximate/--no-approximate",
-            help="Where memory is short, T5 in 8 bits or tiles are allowed.",
-        ),
-    ] = None,
+    *,
     like: Annotated[
         str | None, typer.Option(help="Paint this picture again.", metavar="PICTURE")
     ] = None,
@@ -98,23 +69,21 @@ def generate(
         bool, typer.Option("--json", help="One JSON object per picture on stdout.")
     ] = False,
     workspace: WorkspaceOption = None,
+    **options: Any,
 ) -> int:
     """Paints pictures and prints their paths."""
-    options = dict(locals())
-    values = {name: options[name] for name in _REQUEST_OPTIONS if options[name] is not None}
-    if lora:
-        values["loras"] = ",".join(lora)
+    values = _given(options)
+    given = set(values)
     settings = sweeping.writer(workspace or context.obj)
     catalog = Catalog(user_models=settings.models, loras=settings.loras)
     recipe = metadata.read(user_path(like)) if like is not None else None
     if recipe is not None:
         values = _like(recipe.request, values)
-    elif prompt is None:
+    elif "prompt" not in values:
         raise RequestError("prompt", 'Say what to paint, e.g. generate "a red apple".')
-    if init is not None:
-        values["init"] = pictures.keep(user_path(init), settings.inputs)
+    if "init" in given:
+        values["init"] = pictures.keep(user_path(options["init"]), settings.inputs)
     request = complete(values, catalog)
-    given = {name for name in _REQUEST_OPTIONS if options[name] is not None}
     # Of models, too: some LoRAs lie among them.
     for sentence in catalog.loras.unlisted():
         say(sentence, 0)
@@ -135,59 +104,56 @@ def generate(
     return 0
 
 
+with_parameters(generate, _parameters())
+
+
+def _given(options: dict[str, Any]) -> dict[str, Any]:
+    """What was said on the command line, by the names of the request."""
+    said = {name: options[row.option] for name, row in FIELDS.items()}
+    return {
+        name: ",".join(value) if isinstance(value, list) else value
+        for name, value in said.items()
+        # An option that can be given several times is an empty list where it was not.
+        if value is not None and value != []
+    }
+
+
 def _same_weights(one: GenerationRequest, other: GenerationRequest) -> bool:
     return (one.model, one.loras) == (other.model, other.loras)
 
 
 def _like(request: GenerationRequest, values: dict[str, Any]) -> dict[str, Any]:
     """The recipe with the options that were given; what belongs to a replaced one is dropped."""
-    dropped: set[str] = set()
-    if "size" in values:
-        dropped |= {"width", "height"}
+    dropped = {
+        name
+        for row in FIELDS.values()
+        if row.name in values or set(row.spec.follows) & set(values)
+        for name in row.names
+    }
     if {"sampler", "model"} & set(values):
-        dropped |= {"steps", "guidance", "tau_at_start"}
-    if "model" in values:
-        dropped |= {"width", "height", "sampler", "original_size", "clean_caption"}
+        # It says how an older studio painted, with that sampler.
+        dropped.add("tau_at_start")
     return {k: v for k, v in request.model_dump().items() if k not in dropped} | values
 
 
 def _without_effect(request: GenerationRequest, given: set[str], catalog: Catalog) -> Iterator[str]:
     """A sentence for each option that changes nothing, or hardly what the user expects."""
     row, model = samplers.find(request.sampler), catalog.find(request.model)
-    if "negative" in given and not request.guided:
-        yield "The negative prompt has no effect: guidance is off."
-    if "strength" in given and request.init is None:
-        yield "--strength has no effect without --init."
-    if {"predictor_order", "corrector_order", "eta", "tau_at_start"} & given and not row.orders:
-        yield (
-            "--predictor-order, --corrector-order, --eta and --tau-at-start have no effect on"
-            f" {row.label}."
-        )
+    idle = [FIELDS[name].spec for name in FIELDS if name in given and _is_idle(name, request)]
+    yield from dict.fromkeys(spec.no_effect.format(sampler=row.label) for spec in idle)
     distilled = model.distilled or catalog.distilled_by(request.loras)
     if row.distilled != distilled and row.distilled:
         yield f"{row.label} is made for models distilled to it, which “{model.id}” is not."
 
 
-_REQUEST_OPTIONS = (
-    "prompt",
-    "negative",
-    "model",
-    "sampler",
-    "steps",
-    "guidance",
-    "size",
-    "seed",
-    "count",
-    "style",
-    "strength",
-    "predictor_order",
-    "corrector_order",
-    "eta",
-    "tau_at_start",
-    "clean_caption",
-    "original_size",
-    "approximate",
-)
+def _is_idle(name: str, request: GenerationRequest) -> bool:
+    """Whether the field changes nothing in this picture."""
+    spec = FIELDS[name].spec
+    if name == "negative":
+        return not request.guided
+    if spec.needs and getattr(request, spec.needs) is None:
+        return True
+    return spec.only_for is not None and not spec.only_for(samplers.find(request.sampler))
 
 
 def _paint(

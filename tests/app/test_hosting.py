@@ -12,7 +12,8 @@ from app.settings import workspace_path
 from app.ui.guards.origins import Authority, Names
 from pipelines.catalog import Catalog
 from pipelines.errors import RequestError
-from pipelines.request import MAX_COUNT, GenerationRequest, complete
+from pipelines.request import GenerationRequest, complete
+from pipelines.request_values import MAX_COUNT
 
 
 @pytest.fixture(autouse=True)

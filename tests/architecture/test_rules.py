@@ -25,13 +25,11 @@ MAX_POSITIONAL = 6
 # Functions over a limit, each with the reason.
 LONG_FUNCTIONS = {
     "app/cli/convert.py:import_": "its parameters are the options of the command, one line each",
-    "app/cli/generate.py:generate": "its parameters are the options of the command, one line each",
 }
 MANY_POSITIONAL = {
     "app/cli/convert.py:convert": "typer makes each parameter an option",
     "app/cli/convert.py:import_": "typer makes each parameter an option",
     "app/cli/main.py:studio": "typer makes each parameter an option",
-    "app/cli/generate.py:generate": "typer makes each parameter an option",
     "app/cli/loras.py:import_": "typer makes each parameter an option",
     "app/cli/gallery.py:export": "typer makes each parameter an option",
     "app/cli/models.py:download": "typer makes each parameter an option",

@@ -14,14 +14,8 @@ from pipelines.catalog import Catalog, ModelSpec
 from pipelines.denoising import samplers
 from pipelines.errors import RequestError, StudioError, UnknownNameError
 from pipelines.models import hub_rows
-from pipelines.request import (
-    MAX_COUNT,
-    MAX_PROMPT,
-    MAX_SEED,
-    GenerationRequest,
-    complete,
-    from_mapping,
-)
+from pipelines.request import GenerationRequest, complete, from_mapping
+from pipelines.request_values import MAX_COUNT, MAX_PROMPT, MAX_SEED
 from pipelines.text import styles
 
 CATALOG = Catalog()

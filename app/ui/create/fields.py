@@ -17,7 +17,8 @@ from pipelines.denoising import samplers
 from pipelines.errors import StudioError
 from pipelines.memory import model_numbers
 from pipelines.memory.planning import MemoryRequest
-from pipelines.request import MAX_PROMPT, GenerationRequest
+from pipelines.request import GenerationRequest
+from pipelines.request_values import MAX_PROMPT
 from pipelines.text import styles
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from app.ui.create import canvas, fields
 from app.ui.create.fields import FIELDS, Form
 from app.ui.create.handlers import FORECAST, CreateHandlers, CreateTab, Session, filled
 from app.ui.shell import script
-from pipelines import request as limits
+from pipelines import request_values as limits
 from pipelines.denoising import samplers
 from pipelines.errors import StudioError
 

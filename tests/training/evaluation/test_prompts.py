@@ -8,7 +8,7 @@ from collections import Counter
 
 import pytest
 
-from pipelines.request import MAX_PROMPT
+from pipelines.request_values import MAX_PROMPT
 from training.evaluation.prompts import (
     BARE,
     BINDING,

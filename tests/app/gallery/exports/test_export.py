@@ -30,7 +30,8 @@ from app.gallery.pictures import Gallery
 from pipelines import files, pictures
 from pipelines.errors import RequestError, SaveError, UnknownNameError
 from pipelines.progress import Progress, Stage
-from pipelines.request import MAX_PROMPT, MAX_SEED, GenerationRequest, from_mapping
+from pipelines.request import GenerationRequest, from_mapping
+from pipelines.request_values import MAX_PROMPT, MAX_SEED
 from tests.app.ui.fake_studio import FakePicture, gradient
 from training.data import archives, lint, readers
 

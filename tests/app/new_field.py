@@ -1,0 +1,63 @@
+"""A studio with one more field, declared where the others are and nowhere else.
+
+Run as a process of its own: the tables are read when the modules are imported. Prints as JSON what
+every door of the studio says of the field.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import sys
+from typing import Annotated, Any
+
+from pydantic import Field
+
+from pipelines import request_fields
+from pipelines.field_spec import Column, CommandOption, FieldSpec, Infotext, Widget
+from pipelines.request_fields import RequestFields
+
+
+class _Wider(RequestFields):
+    grain: Annotated[
+        float,
+        Field(ge=0, le=2, allow_inf_nan=False),
+        FieldSpec(
+            label="Film grain",
+            help="How much grain is added.",
+            option=CommandOption(metavar="F"),
+            widget=Widget(kind="number", place="method", step=0.25, info="As in old films."),
+            infotext=Infotext(key="Film grain"),
+            column=Column(kind="number", term="grain"),
+        ),
+    ] = 0.5
+
+
+def doors() -> dict[str, Any]:
+    """What each door says of the new field."""
+    from app import field_docs
+    from app.cli import main
+    from pipelines.catalog import Catalog
+    from pipelines.errors import RequestError
+    from pipelines.request import FIELDS, complete, from_mapping
+
+    told: dict[str, Any] = {}
+    with contextlib.redirect_stdout(io.StringIO()) as out:
+        main.main(["generate", "--help"])
+    told["help"] = " ".join(out.getvalue().split())
+    told["docs"] = field_docs.option_table(FIELDS)
+    request = complete({"prompt": "x", "seed": 1, "grain": "1.25"}, Catalog())
+    told["recipe"] = request.recipe()
+    told["again"] = from_mapping(request.recipe()) == request
+    told["silent"] = complete({"prompt": "x"}, Catalog()).recipe()
+    try:
+        complete({"prompt": "x", "grain": 3}, Catalog())
+    except RequestError as error:
+        told["error"] = [error.field, str(error)]
+    return told
+
+
+if __name__ == "__main__":
+    vars(request_fields)["RequestFields"] = _Wider
+    json.dump(doors(), sys.stdout)

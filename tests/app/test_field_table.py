@@ -1,0 +1,65 @@
+"""A field of a request is declared once: every door of the studio has it from there."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from app import field_docs
+from pipelines.request import FIELDS, GenerationRequest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="module")
+def new() -> dict[str, Any]:
+    """What the doors say of a field that only its declaration adds."""
+    out = subprocess.run(
+        [sys.executable, "-m", "tests.app.new_field"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert out.returncode == 0, out.stderr
+    told: dict[str, Any] = json.loads(out.stdout)
+    return told
+
+
+def test_a_new_field_is_an_option_of_the_command_line(new: dict[str, Any]) -> None:
+    assert "--grain F How much grain is added." in new["help"]
+
+
+def test_a_new_field_is_in_the_docs(new: dict[str, Any]) -> None:
+    assert "| `--grain F` | how much grain is added | 0 to 2 | 0.5 |" in new["docs"]
+
+
+def test_a_new_field_is_in_the_recipe_where_it_says_something(new: dict[str, Any]) -> None:
+    assert new["recipe"]["grain"] == 1.25
+    assert new["again"]
+    # Earlier versions read the recipes of pictures that do not use it.
+    assert "grain" not in new["silent"]
+
+
+def test_a_new_field_has_its_limits(new: dict[str, Any]) -> None:
+    field, sentence = new["error"]
+    assert field == "grain"
+    assert sentence == "The grain must be a number from 0 to 2, not “3”."
+
+
+@pytest.mark.parametrize("name", field_docs.TABLES)
+def test_the_tables_of_the_docs_are_those_of_the_fields(name: str) -> None:
+    text = (field_docs.DOCS / field_docs.TABLES[name][0]).read_text("utf-8")
+    assert field_docs.written(text, name, FIELDS) == text, "run: python -m app.field_docs"
+
+
+def test_every_field_is_declared_for_every_door() -> None:
+    assert {name for row in FIELDS.values() for name in row.names} == set(
+        GenerationRequest.model_fields
+    )
+    assert len({row.option for row in FIELDS.values()}) == len(FIELDS)
