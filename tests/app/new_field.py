@@ -10,6 +10,7 @@ import contextlib
 import io
 import json
 import sys
+from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import Field
@@ -32,6 +33,27 @@ class _Wider(RequestFields):
             column=Column(kind="number", term="grain"),
         ),
     ] = 0.5
+
+
+def page(workspace: Path) -> dict[str, Any]:
+    """What the page and its API say of it."""
+    from app.ui.build import build
+    from app.ui.create import fields
+    from tests.app.ui.fake_studio import FakeStudio
+
+    studio = FakeStudio(workspace)
+    config = build(studio).get_config_file()
+    (control,) = (c for c in config["components"] if c["props"].get("elem_id") == "grain")
+    form = fields.first(studio) | {"prompt": "x", "grain": 1.5}
+    painted = studio.request(fields.request_values(form))
+    back = fields.from_request(painted)
+    kept = fields.restored(form | {"grain": 9}, studio)
+    studio.close()
+    return {
+        "control": {"type": control["type"], **control["props"]},
+        "painted": painted.recipe(),
+        "form": [back["grain"], fields.restored(back, studio)["grain"], kept["grain"]],
+    }
 
 
 def doors() -> dict[str, Any]:
@@ -60,4 +82,5 @@ def doors() -> dict[str, Any]:
 
 if __name__ == "__main__":
     vars(request_fields)["RequestFields"] = _Wider
-    json.dump(doors(), sys.stdout)
+    told = doors() | page(Path(sys.argv[1]))
+    json.dump(told, sys.stdout, default=str)

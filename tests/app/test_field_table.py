@@ -17,10 +17,10 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope="module")
-def new() -> dict[str, Any]:
+def new(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """What the doors say of a field that only its declaration adds."""
     out = subprocess.run(
-        [sys.executable, "-m", "tests.app.new_field"],
+        [sys.executable, "-m", "tests.app.new_field", str(tmp_path_factory.mktemp("new"))],
         cwd=ROOT,
         capture_output=True,
         text=True,
@@ -44,6 +44,22 @@ def test_a_new_field_is_in_the_recipe_where_it_says_something(new: dict[str, Any
     assert new["again"]
     # Earlier versions read the recipes of pictures that do not use it.
     assert "grain" not in new["silent"]
+
+
+def test_a_new_field_is_a_control_of_the_form(new: dict[str, Any]) -> None:
+    shown = {
+        "type": "slider",
+        "label": "Film grain",
+        "info": "As in old films.",
+        "minimum": 0,
+        "maximum": 2,
+        "step": 0.25,
+        "value": 0.5,
+    }
+    assert {name: new["control"][name] for name in shown} == shown
+    assert new["painted"]["grain"] == 1.5
+    # Shown again, kept by the browser, and not where the browser keeps what cannot be.
+    assert new["form"] == [1.5, 1.5, 0.5]
 
 
 def test_a_new_field_has_its_limits(new: dict[str, Any]) -> None:

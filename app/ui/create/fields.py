@@ -1,20 +1,23 @@
-"""The form and the request: one table of fields, and the ways between the two.
+"""The form and the request: the ways between the two.
 
-A form is a plain mapping from the names in `FIELDS` to what the widgets hold. Limits and defaults
-come from `studio.request` and the tables behind it; nothing here knows a number of its own.
+A form is a plain mapping from the names in `FIELDS` to what the widgets hold. What the fields are,
+their limits and defaults come from `pipelines.request` and the tables behind it; nothing here knows
+a number of its own.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal, TypeGuard
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 from lora_manager import card
 from lora_manager.errors import LoraError
-from pipelines import sizes
+from pipelines import request, sizes
 from pipelines.denoising import samplers
+from pipelines.denoising.samplers import Sampler
 from pipelines.errors import StudioError
+from pipelines.field_spec import RequestField, WidgetKind
 from pipelines.memory import model_numbers
 from pipelines.memory.planning import MemoryRequest
 from pipelines.request import GenerationRequest
@@ -25,36 +28,24 @@ if TYPE_CHECKING:
     from app.studio import Studio
 
 Form = dict[str, Any]
-FieldKind = Literal["text", "choice", "number", "switch", "start"]
-
-FIELDS: dict[str, FieldKind] = {
-    "prompt": "text",
-    "negative": "text",
-    "style": "choice",
-    "model": "choice",
-    "sampler": "choice",
-    "steps": "number",
-    "guidance": "number",
-    "predictor_order": "number",
-    "corrector_order": "number",
-    "eta": "number",
-    "tau_at_start": "switch",
-    "size": "choice",
-    "count": "number",
-    "seed": "text",
+FIELDS: dict[str, WidgetKind] = {
+    **{name: row.spec.widget.kind for name, row in request.FIELDS.items()},
     "new_seed": "switch",
-    "init": "start",
-    "strength": "number",
-    "clean_caption": "switch",
-    "original_size": "text",
-    "approximate": "switch",
-    "loras": "choice",
 }
 """Every widget of the form; each name but `new_seed` is a field of the request."""
 
 _NAMED = ("choice", "start")
-_ORDERS = ("predictor_order", "corrector_order", "eta", "tau_at_start")
-_OF_MODEL = ("sampler", "size", "steps", "guidance", "clean_caption", "original_size")
+
+
+def _following(name: str) -> tuple[str, ...]:
+    """The fields whose defaults change with the field `name`."""
+    return tuple(one for one, row in request.FIELDS.items() if name in row.spec.follows)
+
+
+def _unread(row: Sampler) -> tuple[str, ...]:
+    """The fields that this sampler does not read."""
+    limited = {name: one.spec.only_for for name, one in request.FIELDS.items()}
+    return tuple(name for name, reads in limited.items() if reads is not None and not reads(row))
 
 
 def form(raw: Sequence[Any]) -> Form:
@@ -73,12 +64,11 @@ def request_values(values: Form) -> dict[str, Any]:
     elif given.get("seed") is None:
         given["seed"] = ""
     row = samplers.SAMPLERS.get(str(given.get("sampler")))
-    if row is not None and not row.orders:
-        for name in _ORDERS:
+    for name in _unread(row) if row is not None else ():
+        given.pop(name, None)
+    for name, one in request.FIELDS.items():
+        if one.spec.needs and not given.get(one.spec.needs):
             given.pop(name, None)
-    if not given.get("init"):
-        given.pop("init", None)
-        given.pop("strength", None)
     # An empty choice is one that nobody made.
     return {k: v for k, v in given.items() if v != "" or FIELDS[k] == "text"}
 
@@ -89,26 +79,31 @@ def first(studio: Studio) -> Form:
     return values | {"prompt": "", "seed": "", "new_seed": True}
 
 
-def from_request(request: GenerationRequest) -> Form:
-    """The form that paints `request` again."""
-    values: Form = request.model_dump(include=set(FIELDS))
-    return values | {
-        "size": f"{request.width}x{request.height}",
-        "seed": str(request.seed),
-        "new_seed": False,
-        "init": request.init or "",
-        "original_size": request.original_size or "",
-        "loras": card.written(request.loras),
-    }
+def from_request(painted: GenerationRequest) -> Form:
+    """The form that paints the same again."""
+    shown = {name: _shown(row, painted) for name, row in request.FIELDS.items()}
+    return shown | {"new_seed": False}
 
 
-def repeated(request: GenerationRequest, studio: Studio) -> Form:
-    """The form that paints `request` again, as far as that can be: where its model is gone, its
+def _shown(row: RequestField, painted: GenerationRequest) -> Any:
+    """What the widget of a field holds."""
+    if row.name == "size":
+        return f"{painted.width}x{painted.height}"
+    value = getattr(painted, row.names[0])
+    if row.name == "loras":
+        return card.written(value)
+    if row.spec.widget.kind in ("number", "switch"):
+        return value
+    return "" if value is None else str(value)
+
+
+def repeated(painted: GenerationRequest, studio: Studio) -> Form:
+    """The form that paints the same again, as far as that can be: where its model is gone, its
     words and its seed with a model that is here. Raises StudioError."""
-    values = from_request(request)
-    if request.style not in styles.all_styles():
+    values = from_request(painted)
+    if painted.style not in styles.all_styles():
         values["style"] = styles.NO_STYLE
-    if all(spec.id != request.model for spec in studio.catalog):
+    if all(spec.id != painted.model for spec in studio.catalog):
         kept = ("prompt", "negative", "style", "seed", "new_seed")
         values = first(studio) | {name: values[name] for name in kept}
     if values["init"]:
@@ -119,15 +114,14 @@ def repeated(request: GenerationRequest, studio: Studio) -> Form:
 def tuned(values: Form, studio: Studio) -> Form:
     """Steps and guidance as the chosen model and sampler like them. Raises StudioError."""
     wanted = {"prompt": "x", "model": values.get("model"), "sampler": values.get("sampler")}
-    request = studio.request(wanted)
-    return {"steps": request.steps, "guidance": request.guidance}
+    chosen = from_request(studio.request(wanted))
+    return {name: chosen[name] for name in _following("sampler")}
 
 
 def for_model(values: Form, studio: Studio) -> Form:
     """Sampler, sizes, steps and guidance as the chosen model likes them. Raises StudioError."""
-    request = studio.request({"prompt": "x", "model": values.get("model")})
-    chosen = from_request(request)
-    return {name: chosen[name] for name in _OF_MODEL}
+    chosen = from_request(studio.request({"prompt": "x", "model": values.get("model")}))
+    return {name: chosen[name] for name in _following("model")}
 
 
 def restored(kept: Any, studio: Studio) -> Form:
@@ -263,8 +257,8 @@ def limits(values: Form) -> dict[str, dict[str, Any]]:
     """What a widget allows and shows, as the chosen sampler needs it: arguments of the widgets."""
     row = samplers.SAMPLERS.get(str(values.get("sampler")), samplers.SAMPLERS["dpm-solver++"])
     fixed = row.min_steps == row.max_steps
-    off = guidance_off(values)
-    shown: bool | Literal["hidden"] = True if row.orders else "hidden"
+    off, info = guidance_off(values), request.FIELDS["negative"].spec.widget.info
+    unread = _unread(row)
     return {
         # A slider needs two different ends; with one possible value it is shown but locked.
         "steps": {
@@ -273,9 +267,10 @@ def limits(values: Form) -> dict[str, dict[str, Any]]:
             "interactive": not fixed,
         },
         "guidance": {"interactive": row.guided},
-        "negative": {"interactive": not off, "info": off or NEGATIVE_INFO},
-        **{name: {"visible": shown} for name in _ORDERS},
+        "negative": {"interactive": not off, "info": off or info},
+        **{
+            name: {"visible": "hidden" if name in unread else True}
+            for name, one in request.FIELDS.items()
+            if one.spec.only_for is not None
+        },
     }
-
-
-NEGATIVE_INFO = "What should stay out of the picture."

@@ -12,9 +12,9 @@ from app.ui.create import canvas, fields
 from app.ui.create.fields import FIELDS, Form
 from app.ui.create.handlers import FORECAST, CreateHandlers, CreateTab, Session, filled
 from app.ui.shell import script
-from pipelines import request_values as limits
-from pipelines.denoising import samplers
 from pipelines.errors import StudioError
+from pipelines.field_spec import Place
+from pipelines.request import FIELDS as DECLARED
 
 if TYPE_CHECKING:
     from app.studio import Studio
@@ -46,52 +46,125 @@ def build(studio: Studio) -> CreateTab:
     return CreateTab(**parts, **stage)
 
 
+class _Form:
+    """Draws the controls of the fields: most from their declarations alone.
+
+    What stands around them has a place of its own in the form; a field that is new is drawn with
+    the `rest` of the place that it names.
+    """
+
+    def __init__(self, studio: Studio, start: Form) -> None:
+        self.studio, self.start = studio, start
+        self.model = studio.model(start["model"])
+        self.drawn: dict[str, Any] = {}
+        # What the chosen model and sampler, and a Space, allow.
+        self._allowed = fields.limits(start)
+        self._allowed["count"] = {"maximum": hosting.most_pictures()}
+        example = f"For example: {self.model.examples[0]}" if self.model.examples else ""
+        self._allowed["prompt"] = {"placeholder": example}
+        shown: Any = True if fields.knows_sizes(start, studio) else "hidden"
+        self._allowed["original_size"] = {"visible": shown}
+
+    def draw(self, name: str) -> None:
+        """The control of one field."""
+        widget = DECLARED[name].spec.widget
+        match widget.kind:
+            case "text":
+                drawn = self._text(name)
+            case "number":
+                drawn = self._slider(name)
+            case "switch":
+                drawn = self._switch(name)
+            case "start":
+                drawn = choices.start(name)
+            case "choice":
+                drawn = self._choice(name)
+        self.drawn[name] = drawn
+
+    def rest(self, place: Place) -> None:
+        """The controls that belong there and are not drawn yet."""
+        for name, row in DECLARED.items():
+            if row.spec.widget.place == place and name not in self.drawn:
+                self.draw(name)
+
+    def _common(self, name: str) -> dict[str, Any]:
+        spec = DECLARED[name].spec
+        info = {"info": spec.widget.info} if spec.widget.info else {}
+        return {"label": spec.label, "elem_id": name, "value": self.start[name], **info}
+
+    def _text(self, name: str) -> gr.Textbox:
+        widget = DECLARED[name].spec.widget
+        arguments = self._common(name) | {
+            "lines": widget.lines,
+            "max_lines": widget.most_lines,
+            "placeholder": widget.placeholder or None,
+        }
+        return gr.Textbox(**arguments | self._allowed.get(name, {}))
+
+    def _slider(self, name: str) -> gr.Slider:
+        row = DECLARED[name]
+        arguments = self._common(name) | {
+            "minimum": row.low if row.spec.widget.low is None else row.spec.widget.low,
+            "maximum": row.high,
+            "step": row.spec.widget.step,
+            "interactive": True,
+        }
+        return gr.Slider(buttons=[], **arguments | self._allowed.get(name, {}))
+
+    def _switch(self, name: str) -> gr.Checkbox:
+        return gr.Checkbox(**self._common(name) | self._allowed.get(name, {}))
+
+    def _choice(self, name: str) -> gr.HTML:
+        """What gradio has no control for."""
+        start, model = self.start, self.model
+        markup = {
+            "style": choices.style_select,
+            "size": lambda: choices.shapes(model.shapes, start["size"], model.max_side),
+            "model": lambda: choices.model_select(self.studio.catalog, model),
+            "sampler": lambda: choices.sampler_select(fields.sampler_note(start, self.studio)),
+        }
+        return (
+            choices.loras(name)
+            if name == "loras"
+            else choices.choice(name, start[name], markup[name]())
+        )
+
+
 def _form(studio: Studio, start: Form) -> dict[str, Any]:
-    form: dict[str, Any] = {}
-    model = studio.model(start["model"])
-    allowed = fields.limits(start)
+    form = _Form(studio, start)
     with gr.Column(elem_classes="card", elem_id="words"):
-        form["prompt"] = gr.Textbox(
-            label="Prompt",
-            lines=3,
-            max_lines=8,
-            placeholder=f"For example: {model.examples[0]}" if model.examples else "",
-            elem_id="prompt",
-        )
-        count = _html("token-count", _count(studio, model.id))
-        examples = _html("examples", canvas.examples(model.examples), script("examples.js"))
-        form["negative"] = gr.Textbox(
-            label="Negative prompt", lines=1, max_lines=4, elem_id="negative", **allowed["negative"]
-        )
-        form["style"] = choices.choice("style", start["style"], choices.style_select())
+        form.rest("prompt")
+        count = _html("token-count", _count(studio, form.model.id))
+        examples = _html("examples", canvas.examples(form.model.examples), script("examples.js"))
+        form.rest("words")
     with gr.Column(elem_classes="card", elem_id="frame"):
-        form["size"] = choices.choice(
-            "size", start["size"], choices.shapes(model.shapes, start["size"], model.max_side)
-        )
+        form.draw("size")
         forecast = _html("forecast", canvas.forecast(""))
-        form["count"] = _slider("count", "Pictures", 1, hosting.most_pictures(), 1, start)
+        form.rest("frame")
     with gr.Column(elem_classes="card", elem_id="start-card"):
-        form["init"] = choices.start("init")
+        form.draw("init")
         upload = gr.UploadButton(
-            "Start from a picture", file_types=["image"], size="sm", elem_id="upload"
+            DECLARED["init"].spec.label, file_types=["image"], size="sm", elem_id="upload"
         )
-        form["strength"] = _slider(
-            "strength", "Strength", 0.05, 1, 0.05, start, info="How much is painted anew."
-        )
-    _method(form, studio, start)
+        form.rest("start")
+    with gr.Column(elem_classes="card", elem_id="method"):
+        form.rest("model")
+        with gr.Row(elem_classes="pair"):
+            form.rest("pace")
+        form.draw("original_size")
+        form.rest("method")
+        with gr.Row(elem_classes="pair", elem_id="orders"):
+            form.rest("orders")
     with gr.Column(elem_classes="card", elem_id="lora-card"):
-        form["loras"] = choices.loras("loras")
+        form.rest("loras")
     with gr.Column(elem_classes="card", elem_id="chance"), gr.Row(elem_classes="pair"):
-        form["seed"] = gr.Textbox(
-            label="Seed", max_lines=1, placeholder="new each time", elem_id="seed", value=""
-        )
-        form["new_seed"] = gr.Checkbox(label="New each time", value=True, elem_id="new_seed")
+        form.rest("chance")
+        form.drawn["new_seed"] = gr.Checkbox(label="New each time", value=True, elem_id="new_seed")
     with gr.Row(elem_id="go"):
         generate = gr.Button("Generate", variant="primary", elem_id="generate")
         stop = gr.Button("Stop", elem_id="stop", interactive=False)
-    ordered = {name: form[name] for name in FIELDS}
     return {
-        "form": ordered,
+        "form": {name: form.drawn[name] for name in FIELDS},
         "count": count,
         "forecast": forecast,
         "examples": examples,
@@ -107,67 +180,6 @@ def _count(studio: Studio, model_id: str) -> str:
         return canvas.token_count(studio.count(model_id, ""), empty=True)
     except StudioError as error:
         return canvas.sentence(str(error))
-
-
-def _method(form: dict[str, Any], studio: Studio, start: Form) -> None:
-    """The model, the sampler and what the sampler can be told."""
-    model = studio.model(start["model"])
-    allowed = fields.limits(start)
-    with gr.Column(elem_classes="card", elem_id="method"):
-        form["model"] = choices.choice(
-            "model", start["model"], choices.model_select(studio.catalog, model)
-        )
-        form["sampler"] = choices.choice(
-            "sampler", start["sampler"], choices.sampler_select(fields.sampler_note(start, studio))
-        )
-        with gr.Row(elem_classes="pair"):
-            form["steps"] = _slider("steps", "Steps", 1, 2, 1, start, **allowed["steps"])
-            form["guidance"] = _slider(
-                "guidance", "Guidance", 0, limits.MAX_GUIDANCE, 0.1, start, **allowed["guidance"]
-            )
-        form["original_size"] = gr.Textbox(
-            label="Original size",
-            max_lines=1,
-            placeholder="as painted",
-            info="What the model imagines, e.g. 2048x2048: larger is crisper, smaller is softer.",
-            visible=True if fields.knows_sizes(start, studio) else "hidden",
-            elem_id="original_size",
-        )
-        form["clean_caption"] = gr.Checkbox(
-            label="Clean the prompt as in training",
-            info="Drops brackets, &, #, web addresses and Chinese characters, as PixArt-α learned.",
-            value=start["clean_caption"],
-            elem_id="clean_caption",
-        )
-        form["approximate"] = gr.Checkbox(
-            label="Approximate where memory is short",
-            info="T5 in 8 bits or decoding in tiles: the picture may change a little.",
-            value=False,
-            elem_id="approximate",
-        )
-        with gr.Row(elem_classes="pair", elem_id="orders"):
-            for name, label, low, high, step in (
-                ("predictor_order", "Predictor order", 1, samplers.MAX_ORDER, 1),
-                ("corrector_order", "Corrector order", 1, samplers.MAX_ORDER, 1),
-                ("eta", "Eta", 0, 1, 0.05),
-            ):
-                form[name] = _slider(name, label, low, high, step, start, **allowed[name])
-            form["tau_at_start"] = gr.Checkbox(
-                label="Tau where a step begins",
-                info="As diffusers does, and as older pictures were painted.",
-                value=start["tau_at_start"],
-                elem_id="tau_at_start",
-                **allowed["tau_at_start"],
-            )
-
-
-def _slider(
-    name: str, label: str, low: float, high: float, step: float, start: Form, **more: Any
-) -> gr.Slider:
-    arguments = {"minimum": low, "maximum": high, "interactive": True} | more
-    return gr.Slider(
-        step=step, value=start[name], label=label, elem_id=name, buttons=[], **arguments
-    )
 
 
 def wire(demo: gr.Blocks, studio: Studio, tab: CreateTab, session: Session) -> CreateHandlers:
