@@ -280,7 +280,7 @@ def documentation() -> str:
     return "\n".join(f.read_text("utf-8") for f in files)
 
 
-def test_every_name_is_documented() -> None:
+def test_every_name_is_documented(capsys: pytest.CaptureFixture[str]) -> None:
     import app.cli.main
     from pipelines import errors
     from pipelines.catalog import Catalog
@@ -311,20 +311,8 @@ def test_every_name_is_documented() -> None:
         names = [name or callback.__name__ for name, callback in commands if callback]
         verbs += [[sub], *([sub, name] for name in names)]
     for verb in verbs:
-        out = subprocess.run(
-            [
-                sys.executable,
-                "-c",
-                "import sys, app.cli.main; app.cli.main.main(sys.argv[1:])",
-                *verb,
-                "-h",
-            ],
-            cwd=ROOT,
-            capture_output=True,
-            text=True,
-            check=True,
-        )
-        help_text += out.stdout
+        assert app.cli.main.main([*verb, "-h"]) == 0
+        help_text += capsys.readouterr().out
     wanted |= set(re.findall(r"(--[a-z-]+)", help_text)) - {"--help", "--no-browser"}
     wanted |= {c.callback.__name__ for c in app.cli.main.app.registered_commands if c.callback}
     wanted |= {word for verb in verbs for word in verb}

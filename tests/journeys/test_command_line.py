@@ -16,17 +16,13 @@ import pytest
 from PIL import Image
 
 from app.gallery import metadata
+from app.gallery.pictures import Gallery, Painted, PictureFile
 from tests import tiny
+from tests.warm import launch
 
 ROOT = Path(__file__).resolve().parents[2]
 LAUNCH = [sys.executable, str(ROOT / "launch.py")]
 pytestmark = pytest.mark.usefixtures("workspace")
-
-
-def launch(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [*LAUNCH, *arguments], capture_output=True, text=True, cwd=cwd, timeout=200, check=False
-    )
 
 
 def sentence(done: subprocess.CompletedProcess[str]) -> str:
@@ -46,7 +42,13 @@ def pixels(path: Path | str) -> np.ndarray:
 
 def test_a_prompt_becomes_pictures_and_each_paints_itself_again(workspace: Path) -> None:
     prompt = "a red apple on a light blue background"
-    done = launch("generate", prompt, "--seed", "3", "--count", "2", "--json")
+    done = subprocess.run(
+        [*LAUNCH, "generate", prompt, "--seed", "3", "--count", "2", "--json"],
+        capture_output=True,
+        text=True,
+        timeout=200,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr
     rows = [json.loads(line) for line in done.stdout.splitlines()]
     assert [row["seed"] for row in rows] == [3, 4]
@@ -82,17 +84,11 @@ def test_a_terminal_is_told_the_memory_before_and_after() -> None:
     import pty
 
     terminal, other_end = pty.openpty()
-    done = subprocess.run(
-        [*LAUNCH, "generate", "a red apple", "--steps", "2"],
-        stdout=subprocess.PIPE,
-        stderr=other_end,
-        timeout=200,
-        check=True,
-    )
+    done = launch("generate", "a red apple", "--steps", "2", terminal=os.ttyname(other_end))
     os.close(other_end)
     said = os.read(terminal, 100_000).decode()
     os.close(terminal)
-    assert Path(done.stdout.decode().strip()).is_file()
+    assert Path(done.stdout.strip()).is_file()
     assert re.search(r"“nano” needs [\d.]+ GB, [\d.]+ GB are free\.\r\n", said)
     assert re.search(r"[\d.]+ s, [\d.]+ GB at most\.\r\n", said)
 
@@ -169,23 +165,24 @@ def test_a_broken_model_is_one_sentence_and_paints_nothing(workspace: Path) -> N
     assert not list((workspace / "outputs").rglob("*.png"))
 
 
-def test_a_full_disk_fails_the_job_and_keeps_earlier_pictures(workspace: Path) -> None:
+def fill_after_the_first() -> None:
     """A file size limit of the process is the nearest thing to a full disk that needs no root."""
-    script = (
-        "import resource, signal, sys\n"
-        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
-        "from app.gallery import pictures as gallery\n"
-        "from app.cli.main import main\n"
-        "real = gallery.Gallery.add\n"
-        "def add(self, picture):\n"
-        "    file = real(self, picture)\n"
-        "    resource.setrlimit(resource.RLIMIT_FSIZE, (500, 500))\n"
-        "    return file\n"
-        "gallery.Gallery.add = add\n"
-        "sys.exit(main(['generate', 'a red apple', '--count', '3', '--steps', '4']))"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=False
+    import resource
+
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    real = Gallery.add
+
+    def add(self: Gallery, picture: Painted) -> PictureFile:
+        file = real(self, picture)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (500, 500))
+        return file
+
+    Gallery.add = add  # type: ignore[method-assign]
+
+
+def test_a_full_disk_fails_the_job_and_keeps_earlier_pictures(workspace: Path) -> None:
+    done = launch(
+        "generate", "a red apple", "--count", "3", "--steps", "4", before=fill_after_the_first
     )
     assert done.returncode == 2
     assert "cannot be written" in done.stderr

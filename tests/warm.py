@@ -1,0 +1,108 @@
+"""The command line in a process of its own that need not load torch first.
+
+`launch.py generate` spends eight seconds of processor time on imports before it paints the first
+step, and two on taking them apart. One process that has imported everything stays for all tests of
+a session (the fork server of `multiprocessing`), and each command runs in a fork of it: with its
+own standard streams, environment, working folder, exit code and death. Tests whose subject is the
+start itself (what Python and the libraries read from the environment, signals in the middle of an
+import, limits of the address space) start a process in the ordinary way.
+"""
+
+from __future__ import annotations
+
+import functools
+import multiprocessing
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import launch as launcher
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def launch(
+    *arguments: str,
+    cwd: Path | None = None,
+    env: Mapping[str, str] | None = None,
+    timeout: float = 240.0,
+    terminal: str | None = None,
+    before: Callable[[], object] = int,
+) -> subprocess.CompletedProcess[str]:
+    """`python launch.py arguments...` to its end, as `subprocess.run` would.
+
+    Standard error goes to `terminal`, the path of one, instead of being returned. `before`, a
+    function at the top of a module, is called in the fork first.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        out, err = Path(folder, "out"), Path(folder, "err")
+        where = _Where(
+            cwd=str(cwd or Path.cwd()),
+            env=dict(os.environ if env is None else env),
+            out=str(out),
+            err=terminal or str(err),
+        )
+        process = _context().Process(target=_command, args=(arguments, where, before))
+        process.start()
+        process.join(timeout)
+        if process.exitcode is None:
+            process.kill()
+            process.join()
+            raise subprocess.TimeoutExpired(["launch.py", *arguments], timeout)
+        said = [file.read_text("utf-8") if file.exists() else "" for file in (out, err)]
+    return subprocess.CompletedProcess(["launch.py", *arguments], process.exitcode, *said)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Where:
+    """What a start gives to a process."""
+
+    cwd: str
+    env: dict[str, str]
+    out: str
+    err: str
+
+
+@functools.cache
+def _context() -> Any:
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["tests.warmed"])
+    from multiprocessing import forkserver
+
+    # Where it looks for that module; it has none of the search path of this process.
+    before = os.environ.get("PYTHONPATH")
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(ROOT), before)))
+    try:
+        forkserver.ensure_running()
+    finally:
+        if before is None:
+            del os.environ["PYTHONPATH"]
+        else:
+            os.environ["PYTHONPATH"] = before
+    return context
+
+
+def _command(arguments: tuple[str, ...], where: _Where, before: Callable[[], object]) -> None:
+    """What the fork runs."""
+    for target, file in enumerate((where.out, where.err), 1):
+        stream = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_NOCTTY)
+        os.dup2(stream, target)
+        os.close(stream)
+    # As a start makes them: those that were made before know nothing of a terminal.
+    sys.stdout = open(1, "w", encoding="utf-8", closefd=False)
+    sys.stderr = open(
+        2, "w", encoding="utf-8", closefd=False, errors="backslashreplace", buffering=1
+    )
+    os.environ.clear()
+    os.environ.update(where.env)
+    os.chdir(where.cwd)
+    sys.argv = [str(launcher.__file__), *arguments]
+    # What a process that it starts by "spawn" imports once more.
+    sys.modules["__main__"] = launcher
+    before()
+    sys.exit(launcher.main(list(arguments)))
