@@ -14,7 +14,6 @@ from app.jobs.job import ACTIVE, PAINT, Job, JobState
 from app.jobs.kinds import Kind
 from pipelines.errors import StudioError, printable
 from pipelines.processes.wire import error_fields, error_of
-from pipelines.request_values import MAX_COUNT
 
 MAX_PRIORITY = 9
 UNREADABLE = "What this job was to do cannot be read any more."
