@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,23 +12,15 @@ from typing import Any
 from app import doctor, hardware, hosting, sweeping
 from app.doctor import Finding
 from app.gallery import metadata, thumbnails
-from app.gallery.exports.export_jobs import ExportJobs
-from app.gallery.index import GalleryIndex, IndexedPicture, SearchResult
-from app.gallery.pictures import Gallery
-from app.hardware import Forecasts, Hardware
+from app.gallery.index import IndexedPicture, SearchResult
+from app.hardware import Hardware
 from app.jobs.job import Job
-from app.jobs.queue import PAINTER, JobQueue
-from app.jobs.store import JobStore
 from app.models import own_models
-from app.models.download_jobs import ModelJobs
-from app.models.import_jobs import ImportJobs
-from app.models.store import ModelStore
-from app.painting.worker import EngineState, WorkerRunner
-from app.painting.zero import ZeroRunner
+from app.painting.worker import EngineState
+from app.parts import StudioParts, assemble
 from app.settings import Settings
-from lora_manager import drafts
 from pipelines import pictures
-from pipelines.catalog import Catalog, ModelSpec
+from pipelines.catalog import ModelSpec
 from pipelines.errors import (
     BusyError,
     RecipeError,
@@ -63,38 +55,35 @@ class Start:
 class Studio:
     """The studio behind the page: models, jobs, files and the painting process."""
 
-    def __init__(self, settings: Settings) -> None:
-        self.settings = settings
-        self.catalog = Catalog(user_models=settings.models, loras=settings.loras)
-        self.gallery = Gallery(settings.outputs)
-        self.models = ModelJobs(ModelStore(settings), self.catalog.reload)
-        self.imports = ImportJobs(settings, self.models_changed)
-        self.index = GalleryIndex(settings.outputs, settings.index, self.forget_thumbs)
-        self.exports = ExportJobs(settings.exports)
-        self.forecasts = Forecasts()
-        self.store = JobStore(settings.jobs)
-        self._worker = _runner(settings, self._remember_painter)
-        # On ZeroGPU a job needs the visitor who has asked for it: whose time it is.
-        resumes = isinstance(self._worker, WorkerRunner)
-        self._jobs = JobQueue(self._worker, self.store, self.gallery, resumes=resumes)
+    def __init__(self, parts: StudioParts) -> None:
+        self.settings = parts.settings
+        self.catalog = parts.catalog
+        self.gallery = parts.gallery
+        self.index = parts.index
+        self.forecasts = parts.forecasts
+        self.store = parts.store
+        self.models = parts.models
+        self.imports = parts.imports
+        self.exports = parts.exports
+        self._worker = parts.worker
+        self._jobs = parts.jobs
+
+    @classmethod
+    def of(cls, settings: Settings) -> Studio:
+        """The studio of a workspace, with a painting process, or on ZeroGPU what stands for it."""
+        return cls(assemble(settings))
 
     def start(self) -> None:
-        """Starts the painting process behind the page; drafts of dead processes go."""
+        """Starts the painting process and the jobs; drafts of dead processes go."""
         self._worker.start(preload=self.catalog.default.id)
         sweeping.sweep(self.settings)
+        self._jobs.start()
 
     def close(self) -> None:
         """Stops what runs for the page, and ends the painting process."""
-        self.exports.close()
-        self.imports.close()
-        self.models.close()
         self._jobs.close()
+        self.exports.close()
         self._worker.close()
-
-    def _remember_painter(self, process: int) -> None:
-        """Should this studio be killed, the next one waits for the end of its painting process."""
-        if self.store.held:
-            self.store.note(PAINTER, drafts.writer(process))
 
     def engine(self) -> EngineState:
         """What the painting process does: starting, ready, painting, lost, and on which device."""
@@ -126,9 +115,8 @@ class Studio:
         return prompt_files.clear(self.settings.prompts)
 
     def models_changed(self) -> None:
-        """Models came or went: both lists are read again."""
-        self.catalog.reload()
-        self.models.rows(fresh=True)
+        """Models came or went: the list and the catalog are read again."""
+        self.models.refresh()
 
     def remove_model(self, model_id: str) -> int:
         """Deletes a model, downloaded or one's own; the bytes freed. Raises StudioError."""
@@ -377,11 +365,3 @@ class Studio:
 def _read_texts(request: GenerationRequest) -> set[str]:
     """What a model reads of it, as far as models agree on that. Raises UnknownNameError."""
     return {tokens.clean(text, request.cleaning) for text in request.texts}
-
-
-def _runner(
-    settings: Settings, born: Callable[[int], None] = lambda pid: None
-) -> WorkerRunner | ZeroRunner:
-    """What paints: a process of its own, or on ZeroGPU the function that gets the GPU."""
-    spaces = hosting.zero_gpu()
-    return WorkerRunner(settings, born) if spaces is None else ZeroRunner(settings, spaces)

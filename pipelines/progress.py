@@ -14,6 +14,8 @@ class Stage(StrEnum):
     DOWNLOADING = "downloading"
     CHECKING = "checking what has arrived"
     CONVERTING = "converting to diffusers' layout"
+    TENSORS = "converting the transformer"
+    COPYING = "copying the rest"
     LOADING = "loading the model"
     ENCODING = "encoding the prompt"
     DENOISING = "painting"
@@ -28,8 +30,8 @@ class Stage(StrEnum):
     PREVIEWING = "painting samples"
 
 
-_BYTES = (Stage.DOWNLOADING, Stage.CHECKING, Stage.CONVERTING)
-_COUNTED = (Stage.SCANNING, Stage.FEATURES, Stage.TRAINING)
+_BYTES = (Stage.DOWNLOADING, Stage.CHECKING, Stage.CONVERTING, Stage.COPYING)
+_COUNTED = (Stage.TENSORS, Stage.SCANNING, Stage.FEATURES, Stage.TRAINING)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,7 +11,8 @@ import typer
 
 from app.cli.options import JsonOption, WorkspaceOption
 from app.gallery.pictures import Gallery
-from app.jobs.job import JobState
+from app.jobs import table
+from app.jobs.job import PAINT, JobState
 from app.jobs.listing import ListedJob, listed
 from app.jobs.orders import PLACES, PRIORITIES
 from app.jobs.queue import PAUSED, JobQueue
@@ -79,6 +80,17 @@ def retry(
 
 
 @app.command()
+def duplicate(
+    context: typer.Context,
+    job: JobArgument,
+    workspace: WorkspaceOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Queues the same once more, behind everything else of its owner."""
+    _ask(context, workspace, as_json, verb="duplicate", job=job)
+
+
+@app.command()
 def move(
     context: typer.Context,
     job: JobArgument,
@@ -136,7 +148,7 @@ def _ask(
         raise RequestError("job", f"There are no jobs in {store.file.parent}.")
     try:
         if store.hold():
-            said = _done_here(store, Gallery(settings.outputs), verb, job, value)
+            said = _done_here(store, settings, verb, job, value)
         else:
             said = _asked(store, verb, job, value)
     finally:
@@ -144,8 +156,9 @@ def _ask(
     print(json.dumps({"verb": verb, "job": job, "said": said}) if as_json else said)
 
 
-def _done_here(store: JobStore, gallery: Gallery, verb: str, job: str, value: str) -> str:
-    queue = JobQueue(_NoRunner(), store, gallery, runs=False)
+def _done_here(store: JobStore, settings: Settings, verb: str, job: str, value: str) -> str:
+    gallery, kinds = Gallery(settings.outputs), table.kinds(settings)
+    queue = JobQueue(_NoRunner(), store, gallery, kinds=kinds, runs=False)
     try:
         if store.problem:
             raise SaveError(store.problem)
@@ -182,5 +195,7 @@ def _line(job: ListedJob) -> str:
     when = str(job.as_json()["created"] or "")[5:16].replace("T", " ")
     error = f"  ({job.error})" if job.error and job.state != JobState.DONE else ""
     count = f"{job.done} of {job.total}" if job.total else ""
+    if job.kind != PAINT:
+        count = f"{100 * job.done // job.total} %" if job.total and job.active else ""
     # What a job asks for may come from anywhere: nothing in it reaches the terminal as a command.
     return f"{job.id[:8]}  {job.state:11}  {when}  {count:9}  {job.kind}  {job.title}{error}"

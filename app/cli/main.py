@@ -161,7 +161,7 @@ def studio(
     # The package of ZeroGPU imports gradio, which reads these settings once.
     prepare(settings)
     with asking_nobody_else():
-        made = Studio(settings)
+        made = Studio.of(settings)
     serve(
         made,
         host=host or hosting.default_host(),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
@@ -23,6 +23,15 @@ from pipelines.errors import RecipeError, SaveError
 from pipelines.request import GenerationRequest
 
 PICTURE_NAME = re.compile(r"\d{4}-\d{2}-\d{2}/\d{6}-\d{1,20}-[0-9a-f]{6}\.png")
+
+SECOND = len("YYYY-MM-DD/HHMMSS")
+"""Names begin with the second; within one they are in no order of time."""
+
+
+def came_after(name: str, newest: Sequence[str]) -> bool:
+    """Whether a picture came after a list was made, of which `newest` are those of its newest
+    second; () is any list."""
+    return bool(newest) and name[:SECOND] >= newest[0][:SECOND] and name not in newest
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any
 
-from app.jobs.job import ACTIVE, JobState
+from app.jobs.job import ACTIVE, PAINT, JobState
 from app.jobs.rows import JobRow, json_of
 from app.jobs.turns import Claim, Turns
 from pipelines.errors import printable
@@ -21,7 +21,8 @@ class ListedJob:
     """A job as a list shows it.
 
     `owner` is a hash: the name itself would let whoever reads it in as that owner. `place` counts
-    from 1 among those that wait. `done` of `total` counts pictures, `pictures` are their names.
+    from 1 among those that wait. `done` of `total` counts pictures, whose names `pictures` are, or
+    what the stage of another kind counts.
     """
 
     id: str
@@ -86,12 +87,16 @@ def _listed(row: JobRow, place: int | None) -> ListedJob:
     )
     pictures = result.get("pictures")
     names = [one.get("name") for one in pictures or () if isinstance(one, dict)]
+    counts = {"done": progress.get("done"), "total": progress.get("total")}
+    if row.kind == PAINT:
+        counts = {"done": len(names), "total": payload.get("count")}
+    done, total = (n if isinstance(n, int) else 0 for n in counts.values())
     return ListedJob(
         id=printable(row.id, 40),
         kind=printable(row.kind, 20),
         owner=hashlib.sha256(row.owner.encode("utf-8", "replace")).hexdigest()[:8],
         state=printable(row.state, 20),
-        title=printable(payload.get("prompt", ""), _MAX_TITLE),
+        title=printable(result.get("title") or payload.get("prompt", ""), _MAX_TITLE),
         model=printable(payload.get("model", ""), _MAX_TITLE),
         priority=int(row.priority),
         place=place,
@@ -99,8 +104,8 @@ def _listed(row: JobRow, place: int | None) -> ListedJob:
         started=row.started,
         ended=row.ended,
         stage=printable(progress.get("stage", ""), 40),
-        done=len(names),
-        total=payload["count"] if isinstance(payload.get("count"), int) else 0,
+        done=done,
+        total=total,
         pictures=tuple(printable(name, _MAX_TITLE) for name in names),
         error=printable(row.error, 300) if row.error else None,
     )

@@ -93,7 +93,7 @@ class JobQueue:
     def add(
         self, kind: str, payload: Any, owner: str, *, trusted: bool = False, **more: Any
     ) -> Job:
-        """Queues a job of any kind; see `submit`."""
+        """Queues a job of any kind; see `submit`. `result` is what it shows before it runs."""
         with self._changed:
             claim = Claim(owner=owner, client=more.get("client", ""))
             self._check_room(kind, claim, trusted=trusted)
@@ -116,9 +116,13 @@ class JobQueue:
                 f"“{title}” waits or runs already.", "Wait until it is done, or stop it."
             )
 
-    def _new(self, kind: str, payload: Any, owner: str, **more: Any) -> Entry:
+    def _new(
+        self, kind: str, payload: Any, owner: str, *, result: Any = None, **more: Any
+    ) -> Entry:
         now = time.time()
-        job = Job(id=uuid.uuid4().hex, kind=kind, owner=owner, payload=payload, created=now)
+        job = Job(
+            id=uuid.uuid4().hex, kind=kind, owner=owner, payload=payload, result=result, created=now
+        )
         total = self._kinds[kind].total(payload)
         context = contextvars.copy_context()
         last = max((entry.position for entry in self._entries.values()), default=0.0)
@@ -203,13 +207,14 @@ class JobQueue:
 
     # --- what is seen
 
-    def get(self, job_id: str, owner: str) -> Job | None:
-        """A snapshot of the owner's job, or None."""
+    def get(self, job_id: str, owner: str | None) -> Job | None:
+        """A snapshot of the owner's job, or None; of anybody's where `owner` is None."""
         with self._changed:
             entry = self._entries.get(job_id)
-            if entry is None or entry.job.owner != owner:
+            if entry is None or owner not in (None, entry.job.owner):
                 return None
-            entry.ask()
+            if owner is not None:
+                entry.ask()
             return self._list.snapshot(entry)
 
     def latest(self, owner: str, kind: str = PAINT) -> Job | None:
@@ -221,7 +226,8 @@ class JobQueue:
             entry = self._list.latest(owner, kind)
             if entry is not None:
                 return self._list.snapshot(entry)
-        last = self._list.before_restart(owner, kind)
+        # Of other kinds the last ones are in memory.
+        last = self._list.before_restart(owner, kind) if kind == PAINT else None
         with self._changed:
             # Somebody else may have looked, or painted, meanwhile.
             entry = self._list.latest(owner, kind) or last

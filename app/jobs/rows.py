@@ -17,7 +17,7 @@ from pipelines.processes.wire import error_fields, error_of
 
 MAX_PRIORITY = 9
 UNREADABLE = "What this job was to do cannot be read any more."
-MAX_TEXT = 200_000
+MAX_TEXT = 300_000
 _MAX_NAME, _MAX_ERROR = 200, 600
 # More of those that have ended are read when somebody asks for them.
 _LOADED_ENDED = 20

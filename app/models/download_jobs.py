@@ -1,44 +1,30 @@
-"""Downloads of the page: one at a time, in a thread of the studio. A browser tab only watches.
-
-A download is asked for first: that brings its plan, to the byte. What has arrived stays on disk, so
-one that was stopped, cut or ended by a restart goes on where it was.
-"""
+"""Downloads as the Models tab asks for them and shows them; the work is a kind of job."""
 
 from __future__ import annotations
 
-import logging
 import shutil
-import threading
+import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
+from app.jobs.downloads import DOWNLOAD, QUESTION, Fetch, Fetched
+from app.jobs.downloads import FileState as FileState
+from app.jobs.job import COMPUTER, Job, JobState
+from app.jobs.queue import JobQueue
 from app.models.store import ModelRow, ModelStore
-from pipelines.errors import BusyError, RequestError, StudioError
+from pipelines.errors import BusyError, RequestError
 from pipelines.progress import Stage
 
-if TYPE_CHECKING:
-    from pipelines.models.downloads import DownloadPlan
-    from pipelines.models.transfer import Reading
-
-DownloadPhase = Literal["asking", "asked", "downloading", "stopping", "stopped", "failed", "done"]
-_CLOSE_SECONDS = 3.0
-log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, kw_only=True)
-class FileState:
-    """A file of a download: its path in the repository, its bytes, and how many have arrived."""
-
-    path: str
-    size: int
-    done: int
+DownloadPhase = Literal[
+    "asking", "asked", "waiting", "downloading", "stopping", "stopped", "failed", "done"
+]
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModelJob:
-    """A snapshot of the download of `model`.
+    """The download of `model` as its card shows it.
 
     `left` are the bytes that the plan has to fetch, `total` those of all its files, `done` those
     that are there. `speed` in bytes per second and `seconds_left` are None while unknown;
@@ -62,31 +48,28 @@ class ModelJob:
 
     @property
     def active(self) -> bool:
-        """True while a thread works on it."""
-        return self.phase in ("asking", "downloading", "stopping")
+        """True while it waits or is worked on."""
+        return self.phase in ("asking", "waiting", "downloading", "stopping")
 
 
 class ModelJobs:
-    """The downloads of one studio. Every method may be called from any thread.
+    """The downloads of one studio, one at a time. Every method may be called from any thread.
 
-    `changed` is called after models came or went.
+    `changed` is called after models went.
     """
 
-    def __init__(self, store: ModelStore, changed: Callable[[], None] = lambda: None) -> None:
+    def __init__(self, store: ModelStore, queue: JobQueue, changed: Callable[[], None]) -> None:
         self.store = store
+        self._queue = queue
         self._changed = changed
-        self._lock = threading.Lock()
-        self._job: ModelJob | None = None
-        self._plan: DownloadPlan | None = None
         self._rows: tuple[ModelRow, ...] | None = None
-        self._stop = threading.Event()
-        self._thread: threading.Thread | None = None
+        self._began = time.time()
 
     @property
     def job(self) -> ModelJob | None:
-        """A snapshot of the download that was asked for last, or None."""
-        with self._lock:
-            return self._job
+        """The download that was asked for last, or None."""
+        found = self._last()
+        return _shown(found) if found is not None else None
 
     def rows(self, *, fresh: bool = False) -> tuple[ModelRow, ...]:
         """The models as they lie on the disk; read again after changes, or where asked to."""
@@ -94,6 +77,11 @@ class ModelJobs:
         if rows is None or fresh:
             rows = self._rows = self.store.rows()
         return rows
+
+    def refresh(self) -> None:
+        """Models came or went: the list, and the catalog, are read again."""
+        self._rows = None
+        self._changed()
 
     def free(self) -> int:
         """Free bytes of the disk that downloads go to; 0 where that is not known."""
@@ -108,185 +96,108 @@ class ModelJobs:
         Raises BusyError, UnknownNameError, ModelError.
         """
         self.store.known(model_id)
-        self._begin(ModelJob(model=model_id, phase="asking"), lambda: self._ask(model_id, check))
+        self._begin(QUESTION, Fetch(model=model_id, check=check))
 
     def download(self, model_id: str) -> None:
-        """Does what was planned, or goes on with it. Raises BusyError, RequestError."""
-        with self._lock:
-            job, plan = self._job, self._plan
-        if job is None or plan is None or job.model != model_id:
+        """Does what was asked, or goes on with it. Raises BusyError, RequestError."""
+        job = self._last()
+        if job is None or job.payload.model != model_id:
             raise RequestError("model", f"Nobody asked yet what “{model_id}” would fetch.")
-        began = job.phase != "asked"
-        job = replace(job, phase="downloading", error="", speed=None, seconds_left=None)
-        self._begin(job, lambda: self._download(model_id, None if began else plan))
+        if job.kind == DOWNLOAD and job.may_retry:
+            self._queue.obey("retry", job.id)
+            return
+        made: Fetched | None = job.result
+        left = made.total - made.done if made is not None else None
+        self._begin(DOWNLOAD, Fetch(model=model_id, left=left), made)
 
     def stop(self) -> None:
         """Stops the download; what has arrived is kept."""
-        with self._lock:
-            if self._job is not None and self._job.active:
-                self._stop.set()
-                self._job = replace(self._job, phase="stopping", speed=None, seconds_left=None)
+        job = self._last()
+        if job is not None and job.active:
+            self._queue.stop(job.id, COMPUTER)
 
     def dismiss(self) -> None:
         """Forgets a download that does not run."""
-        with self._lock:
-            if self._job is not None and not self._job.active:
-                self._job = self._plan = None
+        for name in (QUESTION, DOWNLOAD):
+            job = self._queue.latest(COMPUTER, name)
+            if job is not None and not job.active:
+                self._queue.forget(job.id, COMPUTER)
 
     def remove(self, model_id: str) -> int:
         """Deletes what only `model_id` reads; the bytes freed. Raises BusyError, ModelError."""
-        with self._lock:
-            if self._job is not None and self._job.model == model_id:
-                if self._job.active:
-                    raise BusyError(f"“{model_id}” is being downloaded.", "Stop it first.")
-                self._job = self._plan = None
+        mine = [j for j in self._queue.jobs(COMPUTER) if j.kind in (QUESTION, DOWNLOAD)]
+        if any(job.active and job.payload.model == model_id for job in mine):
+            raise BusyError(f"“{model_id}” is being downloaded.", "Stop it first.")
+        last = self._last()
+        if last is not None and last.payload.model == model_id:
+            self.dismiss()
         try:
             return self.store.remove(model_id)
         finally:
-            self._rows = None
-            self._changed()
+            self.refresh()
 
-    def close(self) -> None:
-        """Stops the download and waits for it a little."""
-        self.stop()
-        thread = self._thread
-        if thread is not None:
-            thread.join(_CLOSE_SECONDS)
-
-    # --- the thread
-
-    def _begin(self, job: ModelJob, work: Callable[[], DownloadPhase | None]) -> None:
-        with self._lock:
-            if self._job is not None and self._job.active:
-                raise BusyError(
-                    f"“{self._job.model}” is being downloaded; one model at a time.",
-                    "Wait until it is here, or stop it.",
-                )
-            self._stop.clear()
-            self._job = job
-            self._thread = threading.Thread(
-                target=self._run, args=(work,), name="models", daemon=True
+    def _begin(self, name: str, fetch: Fetch, made: Fetched | None = None) -> None:
+        last = self._last()
+        if last is not None and last.active:
+            raise BusyError(
+                f"“{last.payload.model}” is being downloaded; one model at a time.",
+                "Wait until it is here, or stop it.",
             )
-            self._thread.start()
+        self.dismiss()
+        self._queue.add(name, fetch, COMPUTER, trusted=True, result=made)
 
-    def _run(self, work: Callable[[], DownloadPhase | None]) -> None:
-        error = ""
-        try:
-            phase = work()
-        except StudioError as failure:
-            phase, error = "failed", str(failure)
-        # One of the few outermost seams: a fault of ours must not leave a download without an end.
-        except Exception as failure:
-            log.exception("a download failed")
-            phase = "failed"
-            error = f"The download failed through a fault of the studio ({failure!r:.200})."
-        # Before the end is said: whoever hears of it finds the models as they are now.
-        self._rows = None
-        self._changed()
-        with self._lock:
-            if phase is None or self._job is None:
-                self._job = self._plan = None
-                return
-            done, total = _arrived(self._job.files)
-            self._job = replace(
-                self._job,
-                phase=phase,
-                error=error,
-                done=done,
-                total=total,
-                speed=None,
-                seconds_left=None,
-                checking=False,
-                converting=False,
-            )
+    def _last(self) -> Job | None:
+        """What was asked for last, a question or a download; what runs or waits comes first."""
+        jobs = [self._queue.latest(COMPUTER, name) for name in (DOWNLOAD, QUESTION)]
+        told = [job for job in jobs if job is not None and self._is_news(job)]
+        return max(told, key=lambda job: (job.active, job.created), default=None)
 
-    def _ask(self, model_id: str, check: bool) -> DownloadPhase | None:
-        return "asked" if self._planned(model_id, check=check) else None
-
-    def _planned(self, model_id: str, *, check: bool = False) -> DownloadPlan | None:
-        def report(reading: Reading) -> None:
-            if reading.checking:
-                self._update(checking=True, done=reading.done, total=reading.total)
-
-        plan = self.store.plan(model_id, check=check, report=report, should_stop=self._stop.is_set)
-        if plan is None:
-            return None
-        # The order in which they are fetched.
-        items = sorted(plan.items, key=lambda item: item.entry.size)
-        files = tuple(
-            FileState(path=item.entry.path, size=item.entry.size, done=item.there) for item in items
-        )
-        with self._lock:
-            self._plan = plan
-        there = plan.total - plan.left
-        counted = {"left": plan.left, "total": plan.total, "done": there, "spare": plan.spare}
-        self._update(files=files, checking=False, **counted)
-        return plan
-
-    def _download(self, model_id: str, plan: DownloadPlan | None) -> DownloadPhase:
-        # Going on: what is left has changed since it was planned.
-        plan = plan or self._planned(model_id)
-        if plan is None:
-            return "stopped"
-        done = self.store.download(plan, report=self._report, should_stop=self._stop.is_set)
-        return "done" if done else "stopped"
-
-    def _report(self, reading: Reading) -> None:
-        if not reading.file:
-            return
-        with self._lock:
-            job = self._job
-        if job is None:
-            return
-        converting = reading.stage is Stage.CONVERTING
-        if converting:
-            files = tuple(replace(file, done=file.size) for file in job.files)
-            done, total = reading.done, reading.total
-        else:
-            files = _advanced(job.files, reading)
-            done, total = _arrived(files)
-        self._update(
-            files=files,
-            done=done,
-            total=total,
-            speed=None if converting else reading.speed,
-            seconds_left=reading.seconds_left,
-            checking=reading.checking,
-            converting=converting,
-        )
-
-    def _update(self, **changes: object) -> None:
-        with self._lock:
-            if self._job is None:
-                return
-            if self._job.phase == "stopping":
-                # It shows that the stop was heard until the work has really ended.
-                changes.pop("speed", None)
-                changes.pop("seconds_left", None)
-            self._job = replace(self._job, **changes)  # type: ignore[arg-type]
+    def _is_news(self, job: Job) -> bool:
+        """Whether a card still says it: not a question that was stopped, nor what is here since
+        an earlier studio."""
+        if job.kind == QUESTION:
+            return job.state is not JobState.STOPPED
+        return job.state is not JobState.DONE or (job.ended or 0.0) >= self._began
 
 
-def _arrived(files: tuple[FileState, ...]) -> tuple[int, int]:
-    """The bytes of the files that are there, and those of all."""
-    return sum(file.done for file in files), sum(file.size for file in files)
-
-
-def _advanced(files: tuple[FileState, ...], reading: Reading) -> tuple[FileState, ...]:
-    """The files as of `reading`: those before the one that is fetched now have arrived."""
-    now = next(
-        (
-            index
-            for index, file in enumerate(files)
-            if file.path == reading.file and file.size == reading.file_total
-        ),
-        None,
+def _shown(job: Job) -> ModelJob:
+    made: Fetched = job.result or Fetched()
+    progress, stage = job.progress, job.progress.stage if job.progress is not None else None
+    done, total = made.done, made.total
+    # What is converted, or read, is counted by itself.
+    if progress is not None and stage in (Stage.CONVERTING, Stage.CHECKING):
+        done, total = progress.done, progress.total
+    running = job.state is JobState.RUNNING and not job.stopping
+    return ModelJob(
+        model=job.payload.model,
+        phase=_phase(job),
+        files=made.files,
+        left=made.total - made.done,
+        total=total,
+        done=done,
+        speed=made.speed if running else None,
+        seconds_left=job.seconds_left if running else None,
+        checking=stage is Stage.CHECKING,
+        spare=made.spare,
+        converting=stage is Stage.CONVERTING,
+        error=str(job.error or ""),
     )
-    if now is None:
-        return files
-    before = tuple(replace(file, done=file.size) for file in files[:now])
-    # While it is checked, it is read from its beginning, but it is all there.
-    done = files[now].size if reading.checking else min(reading.file_done, files[now].size)
-    return (*before, replace(files[now], done=done), *files[now + 1 :])
+
+
+def _phase(job: Job) -> DownloadPhase:
+    asks = job.kind == QUESTION
+    if job.stopping:
+        return "stopping"
+    match job.state:
+        case JobState.WAITING:
+            return "asking" if asks else "waiting"
+        case JobState.RUNNING:
+            return "asking" if asks else "downloading"
+        case JobState.DONE:
+            return "asked" if asks else "done"
+        case JobState.STOPPED:
+            return "stopped"
+    return "failed"
 
 
 def free_bytes(folder: Path) -> int:

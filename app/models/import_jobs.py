@@ -1,29 +1,29 @@
-"""Imports of the page: one at a time, in a thread of the studio. A browser tab only watches."""
+"""Imports as the Models tab asks for them and shows them; the work is a kind of job."""
 
 from __future__ import annotations
 
-import logging
-import threading
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+import time
+from dataclasses import dataclass
+from itertools import chain, islice
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal
 
-from app.models import import_process
-from app.models.import_process import Tell
+from app.jobs.imports import IMPORT, ImportOrder
+from app.jobs.job import COMPUTER, Job, JobState
+from app.jobs.queue import JobQueue
 from app.models.rows import ImportOptions
-from app.settings import Settings, user_path
+from app.settings import user_path
 from pipelines.errors import BusyError, RequestError, StudioError, printable
-from pipelines.progress import ShouldStop
+from pipelines.progress import Stage
 
 ImportPhase = Literal["running", "stopping", "stopped", "failed", "done"]
-_CLOSE_SECONDS = 5.0
-log = logging.getLogger(__name__)
+_MAX_FILES = 1000
+_STAGES = {Stage.TENSORS: "convert", Stage.COPYING: "copy"}
 
 
 @dataclass(frozen=True, kw_only=True)
 class ImportJob:
-    """A snapshot of an import.
+    """An import as its card shows it.
 
     `source` is the name of the file or folder. `stage` says what `done` and `total` count: tensors
     ("convert"), bytes ("copy"), or nothing yet (""). `model` is the id of a model that is done.
@@ -39,115 +39,78 @@ class ImportJob:
 
     @property
     def active(self) -> bool:
-        """True while a thread works on it."""
+        """True while it waits or is worked on."""
         return self.phase in ("running", "stopping")
 
 
-class Import(Protocol):
-    """What imports: `import_process.run`."""
-
-    def __call__(
-        self,
-        source: Path,
-        wanted: ImportOptions,
-        settings: Settings,
-        *,
-        tell: Tell,
-        should_stop: ShouldStop,
-    ) -> str | None:
-        """The new model's id, None where it was stopped. Raises StudioError."""
-
-
 class ImportJobs:
-    """The imports of one studio. Every method may be called from any thread.
+    """The imports of one studio, one at a time. Every method may be called from any thread."""
 
-    `changed` is called after a model came.
-    """
-
-    def __init__(
-        self,
-        settings: Settings,
-        changed: Callable[[], None] = lambda: None,
-        run: Import = import_process.run,
-    ) -> None:
-        self._settings = settings
-        self._changed = changed
-        self._import = run
-        self._lock = threading.Lock()
-        self._job: ImportJob | None = None
-        self._stop = threading.Event()
-        self._thread: threading.Thread | None = None
+    def __init__(self, queue: JobQueue) -> None:
+        self._queue = queue
+        self._began = time.time()
 
     @property
     def job(self) -> ImportJob | None:
-        """A snapshot of the last import, or None."""
-        with self._lock:
-            return self._job
+        """The last import, or None; what was done before this studio is no news."""
+        job = self._queue.latest(COMPUTER, IMPORT)
+        old = job is not None and job.state is JobState.DONE and (job.ended or 0) < self._began
+        return _shown(job) if job is not None and not old else None
 
     def start(self, path: str, wanted: ImportOptions) -> None:
         """Imports the file or folder at `path`. Raises BusyError, RequestError, SaveError."""
         source = _source(path)
-        with self._lock:
-            if self._job is not None and self._job.active:
-                raise BusyError(
-                    f"“{self._job.source}” is being imported; one model at a time.",
-                    "Wait until it is here, or stop it.",
-                )
-            self._stop.clear()
-            self._job = ImportJob(source=printable(source.name or source, 80))
-            self._thread = threading.Thread(
-                target=self._run, args=(source, wanted), name="import", daemon=True
+        job = self.job
+        if job is not None and job.active:
+            raise BusyError(
+                f"“{job.source}” is being imported; one model at a time.",
+                "Wait until it is here, or stop it.",
             )
-            self._thread.start()
+        order = ImportOrder(source=source, options=wanted, size=_size(source))
+        self._queue.add(IMPORT, order, COMPUTER, trusted=True)
 
     def stop(self) -> None:
         """Stops the import; nothing of it is left."""
-        with self._lock:
-            if self._job is not None and self._job.active:
-                self._stop.set()
-                self._job = replace(self._job, phase="stopping")
+        job = self._queue.latest(COMPUTER, IMPORT)
+        if job is not None:
+            self._queue.stop(job.id, COMPUTER)
 
     def dismiss(self) -> None:
         """Forgets an import that does not run."""
-        with self._lock:
-            if self._job is not None and not self._job.active:
-                self._job = None
+        job = self._queue.latest(COMPUTER, IMPORT)
+        if job is not None and not job.active:
+            self._queue.forget(job.id, COMPUTER)
 
-    def close(self) -> None:
-        """Stops the import and waits for it a little."""
-        self.stop()
-        thread = self._thread
-        if thread is not None:
-            thread.join(_CLOSE_SECONDS)
 
-    def _run(self, source: Path, wanted: ImportOptions) -> None:
-        ended: dict[str, object]
-        try:
-            model = self._import(
-                source, wanted, self._settings, tell=self._tell, should_stop=self._stop.is_set
-            )
-            ended = {"phase": "stopped"} if model is None else {"phase": "done", "model": model}
-        except StudioError as error:
-            ended = {"phase": "failed", "error": error}
-        # One of the few outermost seams: a fault of ours must not leave an import without an end.
-        except Exception as fault:
-            log.exception("an import failed")
-            words = f"The import failed through a fault of the studio ({printable(fault, 160)})."
-            ended = {"phase": "failed", "error": StudioError(words)}
-        try:
-            # Before the end is said: whoever hears of it finds the models as they are now.
-            self._changed()
-        except Exception:
-            log.exception("the list of models could not be read after an import")
-        self._update(**ended)
+def _shown(job: Job) -> ImportJob:
+    phase: ImportPhase = "failed"
+    if job.active:
+        phase = "stopping" if job.stopping else "running"
+    elif job.state in (JobState.STOPPED, JobState.DONE):
+        phase = "done" if job.state is JobState.DONE else "stopped"
+    progress = job.progress
+    stage = _STAGES.get(progress.stage, "") if progress is not None else ""
+    return ImportJob(
+        source=job.payload.name,
+        phase=phase,
+        stage=stage,
+        done=progress.done if progress is not None and stage else 0,
+        total=progress.total if progress is not None and stage else 0,
+        model=job.result or "",
+        error=job.error,
+    )
 
-    def _tell(self, stage: str, done: int, total: int) -> None:
-        self._update(stage=stage, done=done, total=total)
 
-    def _update(self, **changes: object) -> None:
-        with self._lock:
-            if self._job is not None:
-                self._job = replace(self._job, **changes)  # type: ignore[arg-type]
+def _size(source: Path) -> int:
+    """The bytes of a file, or of a folder of parts; 0 where they cannot be read.
+
+    A folder may be any: no more is looked at than a model has.
+    """
+    inside = chain([source], source.glob("*"), source.glob("*/*"))
+    try:
+        return sum(file.stat().st_size for file in islice(inside, _MAX_FILES) if file.is_file())
+    except OSError:
+        return 0
 
 
 def _source(text: str) -> Path:

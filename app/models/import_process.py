@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -17,10 +16,9 @@ from pipelines.errors import LoraFileError, ProcessDeathError, model_errors
 from pipelines.memory.planning import before_torch
 from pipelines.processes.child import Child
 from pipelines.processes.inside import ChildSpec, ParentPipe
-from pipelines.progress import ShouldStop
+from pipelines.processes.wire import progress_fields, progress_of
+from pipelines.progress import Progress, Report, ShouldStop, Stage
 
-Tell = Callable[[str, int, int], None]
-"""Called with what is done ("convert", "copy"), and how much of how much of it."""
 _SEND_SECONDS = 0.1
 
 
@@ -29,11 +27,12 @@ def run(
     wanted: ImportOptions,
     settings: Settings,
     *,
-    tell: Tell,
+    report: Report,
     should_stop: ShouldStop,
 ) -> str | None:
     """Imports `source`; the new model's id, or None where it was stopped before it had a model.
 
+    `report` hears of tensors that are converted, then of bytes that are copied.
     Nothing is left of it then, nor after a failure. Raises StudioError.
     """
     models = make_folder(settings.models)
@@ -42,9 +41,7 @@ def run(
     options = asdict(replace(wanted, id=model_id))
     child = Child.start(spec, work, str(settings.workspace), str(source), options, wanted.id)
     try:
-        done = child.follow(
-            lambda event: tell(event["stage"], event["done"], event["total"]), should_stop
-        )
+        done = child.follow(lambda event: report(progress_of(event["progress"])), should_stop)
     except ProcessDeathError:
         # The end may come when the model has its name already.
         if not (models / model_id).is_dir():
@@ -70,12 +67,13 @@ def work(
     settings, wanted = Settings(workspace=Path(workspace)), ImportOptions(**options)
     told = 0.0
 
-    def tell(stage: str, done: int, total: int) -> None:
+    def tell(stage: Stage, done: int, total: int) -> None:
         nonlocal told
         now = time.monotonic()
         if done == total or now - told > _SEND_SECONDS:
             told = now
-            pipe.tell("progress", stage=stage, done=done, total=total)
+            progress = Progress(stage=stage, done=done, total=total)
+            pipe.tell("progress", progress=progress_fields(progress))
 
     before_torch()
     try:
@@ -83,8 +81,8 @@ def work(
             Path(source),
             make_folder(settings.models),
             wanted,
-            lambda done, total: tell("convert", done, total),
-            copying=lambda done, total: tell("copy", done, total),
+            lambda done, total: tell(Stage.TENSORS, done, total),
+            copying=lambda done, total: tell(Stage.COPYING, done, total),
         )
     except LoraFileError:
         return _import_lora(settings, Path(source), wanted, asked)

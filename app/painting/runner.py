@@ -5,8 +5,9 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from dataclasses import replace
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from app.gallery.pictures import Gallery, Painted, PictureFile
 from pipelines.errors import SaveError, StudioError
@@ -33,6 +34,14 @@ class Runner(Protocol):
         `upcoming` wait behind it: their texts are encoded while the text encoder is there anyway.
         Returns early, without an error, after `should_stop()` became true.
         """
+
+
+@runtime_checkable
+class Lender(Protocol):
+    """A runner that can give the device up for a while."""
+
+    def lent(self) -> AbstractContextManager[None]:
+        """Nothing of it is on the device in the block; it takes the device back after."""
 
 
 class Painter(Protocol):

@@ -40,11 +40,8 @@ MANY_POSITIONAL = {
 }
 # The outermost seams, where any fault must become a sentence.
 BROAD_EXCEPT = {
-    "app/gallery/exports/export_jobs.py": "a fault of ours ends the export and not its note",
-    "app/models/import_jobs.py": "a fault of ours ends the import and not its card",
     "pipelines/processes/inside.py": "a fault of ours is a sentence, and no silent end of a child",
     "app/jobs/lanes.py": "a fault of ours ends the job and not the queue",
-    "app/models/download_jobs.py": "a fault of ours ends the download and not its card",
     "app/painting/process.py": "a fault of ours ends the job and not the worker",
     "app/painting/zero.py": "the platform raises anything, and a fault of ours ends the job alone",
     "pipelines/cancellation.py": "whatever ends the thread is raised again by the one that waits",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 from urllib.parse import urlsplit
@@ -80,11 +81,12 @@ def studio(_served: tuple[FakeStudio, str]) -> Iterator[FakeStudio]:
     studio.runner.pace = 0.03
     studio.runner.die_at = None
     yield studio
-    studio.imports.close()
-    studio.imports.dismiss()
     models = studio.models
-    models.close()
-    models.dismiss()
+    for face in (studio.imports, models):
+        face.stop()
+        while (job := face.job) is not None and job.active:
+            time.sleep(0.01)
+        face.dismiss()
     for row in models.rows(fresh=True):
         if row.state == "own":
             own_models.remove(studio.settings.models, row.id)

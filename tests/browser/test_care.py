@@ -11,11 +11,10 @@ import pytest
 import torch
 from axe_playwright_python.sync_playwright import Axe
 
-from app.models.import_jobs import ImportJobs
-from app.models.import_process import Tell
+from app.models import import_process
 from app.models.rows import ImportOptions
 from app.settings import Settings
-from pipelines.progress import ShouldStop
+from pipelines.progress import Progress, Report, ShouldStop, Stage
 from tests import original
 from tests.app.ui.fake_studio import FakeStudio
 from tests.browser.test_models import open_models
@@ -121,15 +120,14 @@ def test_an_import_can_be_stopped(
         wanted: ImportOptions,
         settings: Settings,
         *,
-        tell: Tell,
+        report: Report,
         should_stop: ShouldStop,
     ) -> None:
-        tell("copy", 3_100_000_000, 19_000_000_000)
+        report(Progress(stage=Stage.COPYING, done=3_100_000_000, total=19_000_000_000))
         while not should_stop():
             time.sleep(0.02)
 
-    imports = ImportJobs(studio.settings, studio.models_changed, slowly)
-    monkeypatch.setattr(studio, "imports", imports)
+    monkeypatch.setattr(import_process, "run", slowly)
     page = visit(width=390, height=844)
     open_models(page)
     open_form(page)

@@ -13,17 +13,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from app.gallery.index import IndexedPicture, SearchResult
+from app.gallery.pictures import SECOND
 from app.ui.gallery.cards import PAGE, Orders
 
 Ask = Callable[[int, int], SearchResult]
 """At most so many pictures, after so many newer ones."""
-# Names begin with the second; within one they are in no order of time.
-_SECOND = len("YYYY-MM-DD/HHMMSS")
-
-
-def is_new(name: str, newest: Sequence[str]) -> bool:
-    """Whether a picture came after those that are listed, see `Browse.newest`."""
-    return bool(newest) and name[:_SECOND] >= newest[0][:_SECOND] and name not in newest
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,11 +103,11 @@ class Browse:
         """At most `limit` pictures without the new ones, and how many of those there are."""
         if not self.newest:
             return ask(limit, 0), 0
-        border = self.newest[0][:_SECOND]
+        border = self.newest[0][:SECOND]
         recent: list[IndexedPicture] = []
         while True:
             found = ask(PAGE, len(recent))
-            late = [entry for entry in found.entries if entry.name[:_SECOND] >= border]
+            late = [entry for entry in found.entries if entry.name[:SECOND] >= border]
             recent += late
             if not late or len(late) < len(found.entries):
                 break
@@ -129,11 +123,11 @@ class Browse:
         """Remembers what is listed: whatever comes from now on is new."""
         if not entries:
             return
-        second = entries[0].name[:_SECOND]
-        border = self.newest[0][:_SECOND] if self.newest else ""
+        second = entries[0].name[:SECOND]
+        border = self.newest[0][:SECOND] if self.newest else ""
         if second < border:
             return
-        same = [entry.name for entry in entries if entry.name[:_SECOND] == second]
+        same = [entry.name for entry in entries if entry.name[:SECOND] == second]
         kept = self.newest if second == border else ()
         self.newest = tuple(dict.fromkeys([*kept, *same]))
 

@@ -6,20 +6,20 @@ others are nobody's business.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 
 from app.gallery.index import IndexedPicture, SearchResult
+from app.jobs.exports import ExportOrder
 from app.ui.create import fields
 from app.ui.create.handlers import CreateHandlers, Session, told
 from app.ui.create.watch import BrowserSession
 from app.ui.gallery import cards, detail
-from app.ui.gallery.browse import Browse, Press, Question, is_new, read_press
+from app.ui.gallery.browse import Browse, Press, Question, read_press
 from app.ui.gallery.cards import MAX_SELECTED, MAX_SHOWN, PAGE, Shown
-from app.ui.guards import access
+from app.ui.guards import access, clients
 from pipelines.errors import RecipeError, StudioError
 
 if TYPE_CHECKING:
@@ -132,7 +132,7 @@ class GalleryHandlers:
                 entry = self._entry(only, press.name) if press.name else None
                 return self._leave(press.do, entry)
             case "export":
-                self._export(browse, seat, only, press)
+                self._export(browse, seat, request, press)
             case "stop-export":
                 self._studio.exports.stop(seat.owner)
             case "close-export":
@@ -212,18 +212,21 @@ class GalleryHandlers:
             raise RecipeError(entry.problem)
         return updates | self._create.fill(fields.repeated(entry.request, self._studio))
 
-    def _export(self, browse: Browse, seat: BrowserSession, only: str | None, press: Press) -> None:
+    def _export(
+        self, browse: Browse, seat: BrowserSession, request: gr.Request, press: Press
+    ) -> None:
         """Exports the selected pictures, else all that the search finds. Raises StudioError."""
-        query, newest = browse.query, browse.newest
-
-        def choose() -> Sequence[IndexedPicture]:
-            if press.names:
-                return self._studio.named_pictures(press.names, only)
-            found = self._studio.pictures(query, only).entries
+        order = ExportOrder(
+            format=press.format,
+            names=press.names or None,
+            query=browse.query,
             # Those that came since are not on the page yet.
-            return [entry for entry in found if not is_new(entry.name, newest)]
-
-        self._studio.exports.start(choose, press.format, seat.owner, strip=press.strip)
+            newest=() if press.names else browse.newest,
+            strip=press.strip,
+            everybodys=access.may_administer(request),
+        )
+        client, trusted = clients.sender(request).client, order.everybodys
+        self._studio.exports.start(order, seat.owner, client=client, trusted=trusted)
 
     def _entry(self, only: str | None, name: str) -> IndexedPicture:
         """The picture called `name`, if it may be seen. Raises RecipeError."""

@@ -92,7 +92,7 @@ def run_page(workspace: Path) -> None:
 
     # What the child runs is looked up by this name; there it is the real one again.
     process.main = paint_squares
-    studio = Studio(Settings(workspace=workspace))
+    studio = Studio.of(Settings(workspace=workspace))
     studio.start()
     # Of this studio's own worker: the test kills it.
     say("worker", pid=studio._worker._child.pid)  # type: ignore[union-attr]

@@ -440,13 +440,13 @@ def test_a_second_studio_says_so_and_shares_nothing(studio: Make) -> None:
 
 def test_the_page_can_say_that_another_studio_holds_the_jobs(tmp_path: Path) -> None:
     settings = Settings(workspace=tmp_path)
-    first, second = app.studio.Studio(settings), app.studio.Studio(settings)
+    first, second = app.studio.Studio.of(settings), app.studio.Studio.of(settings)
     try:
         assert [f for f in first.examine() if f.name == "jobs"] == []
         (found,) = [f for f in second.examine() if f.name == "jobs"]
         assert "Another studio holds the jobs" in found.fact
         first.close()
-        third = app.studio.Studio(settings)
+        third = app.studio.Studio.of(settings)
         assert [f for f in third.examine() if f.name == "jobs"] == []
         third.close()
     finally:

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
+from app.jobs import downloads
+from app.jobs.queue import JobQueue
+from app.jobs.store import JobStore
 from app.models.download_jobs import FileState, ModelJob, ModelJobs
+from app.models.store import ModelStore
 from pipelines.catalog import Catalog
 from pipelines.errors import BusyError, ModelError, RequestError, UnknownNameError
 from tests import tiny
@@ -20,9 +26,32 @@ MODEL = "alpha-1024"
 SPARE = "alpha-512"
 
 
+def nothing(*_: Any, **__: Any) -> None:
+    raise AssertionError("nothing is painted here")
+
+
+def face(
+    workspace: Path, changed: Callable[[], None] = lambda: None, store: JobStore | None = None
+) -> tuple[ModelJobs, JobQueue]:
+    """Downloads over a queue of their own."""
+    models = Shelf(workspace).store
+    runner = SimpleNamespace(paint=nothing)
+    kinds = [downloads.question(models), downloads.kind(models, lambda: jobs.refresh())]
+    queue = JobQueue(runner, store, kinds=kinds)
+    jobs = ModelJobs(models, queue, changed)
+    return jobs, queue
+
+
 @pytest.fixture
-def jobs(tmp_path: Path, hub: FakeHub) -> ModelJobs:  # noqa: F811
-    return ModelJobs(Shelf(tmp_path / "workspace").store)
+def queue(tmp_path: Path, hub: FakeHub) -> Iterator[tuple[ModelJobs, JobQueue]]:  # noqa: F811
+    made = face(tmp_path / "workspace")
+    yield made
+    made[1].close()
+
+
+@pytest.fixture
+def jobs(queue: tuple[ModelJobs, JobQueue]) -> ModelJobs:
+    return queue[0]
 
 
 def until(condition: Callable[[], bool], seconds: float = 120) -> None:
@@ -184,7 +213,7 @@ def test_one_at_a_time_and_nothing_unasked(jobs: ModelJobs, hub: FakeHub) -> Non
         jobs.remove(MODEL)
     jobs.dismiss()
     assert jobs.job is not None, "what runs cannot be forgotten"
-    jobs.close()
+    jobs.stop()
     job = ended(jobs)
     assert job is not None
     assert job.phase == "stopped"
@@ -208,7 +237,7 @@ def test_a_fault_of_ours_ends_the_download_with_a_sentence(
     def broken(*_: object, **__: object) -> None:
         raise RuntimeError("a fault")
 
-    monkeypatch.setattr(jobs.store, "plan", broken)
+    monkeypatch.setattr(ModelStore, "plan", broken)
     jobs.ask(MODEL)
     job = ended(jobs)
     assert job is not None
@@ -219,9 +248,10 @@ def test_a_fault_of_ours_ends_the_download_with_a_sentence(
 def test_the_catalog_hears_of_it(tmp_path: Path, hub: FakeHub) -> None:  # noqa: F811
     shelf = Shelf(tmp_path / "workspace")
     catalog = Catalog(user_models=shelf.settings.models)
-    jobs = ModelJobs(shelf.store, catalog.reload)
+    jobs, queue = face(tmp_path / "workspace", catalog.reload)
     asked(jobs)
     jobs.download(MODEL)
     ended(jobs)
+    queue.close()
     assert MODEL in {spec.id for spec in catalog}
     assert FileState(path="a", size=1, done=0) != FileState(path="a", size=1, done=1)

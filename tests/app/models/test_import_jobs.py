@@ -5,16 +5,18 @@ from __future__ import annotations
 import multiprocessing
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 
+from app.jobs import imports
+from app.jobs.queue import JobQueue
 from app.models import import_process
 from app.models.import_jobs import ImportJob, ImportJobs
-from app.models.import_process import Tell
 from app.models.rows import ImportOptions
 from app.settings import Settings
 from lora_manager.library import LoraLibrary
@@ -26,7 +28,7 @@ from pipelines.errors import (
     StudioError,
     WorkerError,
 )
-from pipelines.progress import ShouldStop
+from pipelines.progress import Progress, Report, ShouldStop, Stage
 from tests import original, tiny
 from tests.lora_manager import made
 from tests.small_loras import lora
@@ -51,11 +53,9 @@ WANTED = ImportOptions(text="tiny", vae="tiny", head_dim=24, title="My net")
 
 def run(
     file: Path, settings: Settings, should_stop: ShouldStop = lambda: False
-) -> tuple[str | None, list[tuple[str, int, int]]]:
-    told: list[tuple[str, int, int]] = []
-    made = import_process.run(
-        file, WANTED, settings, tell=lambda *news: told.append(news), should_stop=should_stop
-    )
+) -> tuple[str | None, list[Progress]]:
+    told: list[Progress] = []
+    made = import_process.run(file, WANTED, settings, report=told.append, should_stop=should_stop)
     return made, told
 
 
@@ -67,8 +67,8 @@ def names(settings: Settings) -> list[str]:
 def test_a_process_of_its_own_imports(settings: Settings, file: Path) -> None:
     made, told = run(file, settings)
     assert made == "net"
-    assert {stage for stage, _, _ in told} == {"convert"}
-    assert told[-1][1] == told[-1][2] > 0
+    assert {progress.stage for progress in told} == {Stage.TENSORS}
+    assert told[-1].done == told[-1].total > 0
     spec = Catalog(user_models=settings.models).find("net")
     assert spec.title == "My net"
     assert spec.part("vae") == settings.models.resolve() / "tiny" / "vae"
@@ -85,7 +85,7 @@ def test_a_bad_file_is_the_sentence_of_the_command_line(settings: Settings, file
             settings.models / "tiny" / "transformer",
             ImportOptions(id="other"),
             settings,
-            tell=lambda *_: None,
+            report=lambda _: None,
             should_stop=lambda: False,
         )
     assert missing.value.field == "vae"
@@ -136,13 +136,15 @@ def test_an_end_that_comes_when_the_model_is_there_is_no_failure(
     assert names(settings) == ["net", "tiny"]
 
 
-def test_an_import_ends_though_the_list_cannot_be_read(settings: Settings, source: Path) -> None:
+def test_an_import_ends_though_the_list_cannot_be_read(
+    settings: Settings, source: Path, face: Face
+) -> None:
     def broken() -> None:
         raise OSError("the disk is gone")
 
     fake = Fake()
     fake.go.set()
-    jobs = ImportJobs(settings, broken, fake)
+    jobs = face(settings, fake, broken)
     jobs.start(str(source), ImportOptions())
     assert ended(jobs).phase == "done"
 
@@ -161,17 +163,38 @@ class Fake:
         wanted: ImportOptions,
         settings: Settings,
         *,
-        tell: Tell,
+        report: Report,
         should_stop: ShouldStop,
     ) -> str | None:
         self.seen.append((source, wanted))
-        tell("copy", 10, 20)
+        report(Progress(stage=Stage.COPYING, done=10, total=20))
         while not self.go.wait(0.01):
             if should_stop():
                 return None
         if self.fault is not None:
             raise self.fault
         return "net"
+
+
+@pytest.fixture
+def face(monkeypatch: pytest.MonkeyPatch) -> Iterator[Face]:
+    """Imports over a queue of their own."""
+    queues: list[JobQueue] = []
+
+    def make(
+        settings: Settings, fake: Fake, changed: Callable[[], object] = lambda: None
+    ) -> ImportJobs:
+        monkeypatch.setattr(import_process, "run", fake)
+        kinds = [imports.kind(settings, lambda: (changed(), None)[1])]
+        queues.append(JobQueue(SimpleNamespace(paint=None), kinds=kinds))  # type: ignore[arg-type]
+        return ImportJobs(queues[-1])
+
+    yield make
+    for queue in queues:
+        queue.close()
+
+
+Face = Callable[..., ImportJobs]
 
 
 def until(condition: Callable[[], Any]) -> None:
@@ -193,9 +216,9 @@ def source(tmp_path: Path) -> Path:
     return tmp_path / "my net.pth"
 
 
-def test_one_at_a_time_and_followed(settings: Settings, source: Path) -> None:
+def test_one_at_a_time_and_followed(settings: Settings, source: Path, face: Face) -> None:
     fake, changed = Fake(), []
-    jobs = ImportJobs(settings, lambda: changed.append(jobs.job), fake)
+    jobs = face(settings, fake, lambda: changed.append(jobs.job))
     assert jobs.job is None
     # As it is pasted from a file manager.
     jobs.start(f' "{source}" ', ImportOptions(id="net"))
@@ -213,23 +236,25 @@ def test_one_at_a_time_and_followed(settings: Settings, source: Path) -> None:
     assert jobs.job is None
 
 
-def test_stop_and_close(settings: Settings, source: Path) -> None:
-    jobs = ImportJobs(settings, run=Fake())
+def test_a_stop_ends_it(settings: Settings, source: Path, face: Face) -> None:
+    jobs = face(settings, Fake())
     jobs.stop()
     jobs.start(str(source), ImportOptions())
     jobs.stop()
     assert ended(jobs).phase == "stopped"
     jobs.start(str(source), ImportOptions())
-    jobs.close()
+    jobs.stop()
     assert ended(jobs).phase == "stopped"
 
 
 @pytest.mark.parametrize("fault", [ModelError("It is broken."), ValueError("ours")])
-def test_every_failure_has_a_sentence(settings: Settings, source: Path, fault: Exception) -> None:
+def test_every_failure_has_a_sentence(
+    settings: Settings, source: Path, fault: Exception, face: Face
+) -> None:
     fake = Fake()
     fake.fault = fault
     fake.go.set()
-    jobs = ImportJobs(settings, run=fake)
+    jobs = face(settings, fake)
     jobs.start(str(source), ImportOptions())
     job = ended(jobs)
     assert job.phase == "failed"
@@ -237,8 +262,8 @@ def test_every_failure_has_a_sentence(settings: Settings, source: Path, fault: E
 
 
 @pytest.mark.parametrize("path", ["", "  ", '""', "/no/such/file", "\x00", "x" * 5000])
-def test_a_path_that_is_none_is_said_at_once(settings: Settings, path: str) -> None:
-    jobs = ImportJobs(settings, run=Fake())
+def test_a_path_that_is_none_is_said_at_once(settings: Settings, path: str, face: Face) -> None:
+    jobs = face(settings, Fake())
     with pytest.raises(RequestError) as failure:
         jobs.start(path, ImportOptions())
     assert failure.value.field == "path"
@@ -250,16 +275,14 @@ def test_a_lora_goes_to_the_loras(settings: Settings, tmp_path: Path) -> None:
     file = lora(tmp_path / "ink.safetensors")
     wanted = ImportOptions(title="Ink", id="my-ink", licence="CC0")
     made = import_process.run(
-        file, wanted, settings, tell=lambda *news: None, should_stop=lambda: False
+        file, wanted, settings, report=lambda _: None, should_stop=lambda: False
     )
     assert made == "my-ink"
     (card,) = LoraLibrary(settings.loras).cards()
     assert (card.name, card.title, card.licence) == ("my-ink", "Ink", "CC0")
     assert names(settings) == []
     with pytest.raises(StudioError, match="There is a LoRA called “my-ink”"):
-        import_process.run(
-            file, wanted, settings, tell=lambda *news: None, should_stop=lambda: False
-        )
+        import_process.run(file, wanted, settings, report=lambda _: None, should_stop=lambda: False)
 
 
 @pytest.mark.parametrize("form", ["a folder of PEFT", "a pickle"])
@@ -270,7 +293,7 @@ def test_a_lora_is_named_after_its_folder(settings: Settings, tmp_path: Path, fo
     write(made.reference(), folder)
     source = folder if form == "a folder of PEFT" else folder / "adapter_model.bin"
     name = import_process.run(
-        source, ImportOptions(), settings, tell=lambda *news: None, should_stop=lambda: False
+        source, ImportOptions(), settings, report=lambda _: None, should_stop=lambda: False
     )
     assert name == "my-dog"
     assert [card.name for card in LoraLibrary(settings.loras).cards()] == ["my-dog"]
@@ -280,7 +303,7 @@ def test_a_lora_beside_a_model_does_not_take_its_place(settings: Settings, tmp_p
     folder = tiny.build(tmp_path / "whole")
     lora(folder / "pytorch_lora_weights.safetensors")
     name = import_process.run(
-        folder, ImportOptions(), settings, tell=lambda *news: None, should_stop=lambda: False
+        folder, ImportOptions(), settings, report=lambda _: None, should_stop=lambda: False
     )
     assert name is not None
     assert names(settings) == [name]

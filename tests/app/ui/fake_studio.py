@@ -16,22 +16,15 @@ from typing import Any
 
 from PIL import Image, ImageFilter
 
-from app.gallery.exports.export_jobs import ExportJobs
-from app.gallery.index import GalleryIndex
 from app.gallery.pictures import Gallery
 from app.hardware import Forecasts
-from app.jobs.queue import JobQueue
-from app.jobs.store import JobStore
-from app.models.download_jobs import ModelJobs
-from app.models.import_jobs import ImportJobs
-from app.models.store import ModelStore
 from app.painting.runner import Keep
 from app.painting.worker import EngineState
+from app.parts import assemble
 from app.settings import Settings
 from app.studio import Studio
 from app.ui.build import build, launch_arguments
 from app.ui.guards import access
-from pipelines.catalog import Catalog
 from pipelines.errors import WorkerError
 from pipelines.memory.planning import Machine
 from pipelines.progress import Progress, Report, ShouldStop, Stage
@@ -141,20 +134,13 @@ class FakeStudio(Studio):
     """The real verbs over a `FakeRunner`."""
 
     def __init__(self, workspace: Path, *, steps: int = 10, pace: float = 0.02) -> None:
-        self.settings = Settings(workspace=workspace)
-        self.catalog = Catalog(user_models=self.settings.models, loras=self.settings.loras)
-        self.gallery = Gallery(self.settings.outputs)
-        self.models = ModelJobs(ModelStore(self.settings), self.catalog.reload)
-        self.imports = ImportJobs(self.settings, self.models_changed)
-        self.index = GalleryIndex(self.settings.outputs, self.settings.index, self.forget_thumbs)
-        self.exports = ExportJobs(self.settings.exports)
+        settings = Settings(workspace=workspace)
+        self.runner = FakeRunner(Gallery(settings.outputs), steps=steps, pace=pace)
         # Whatever else this computer does meanwhile.
-        self.forecasts = Forecasts(lambda: 8 * 10**9)
-        self.runner = FakeRunner(self.gallery, steps=steps, pace=pace)
-        self._worker = self.runner  # type: ignore[assignment]
-        # Its jobs are in memory: nothing of them is held.
-        self.store = JobStore(self.settings.jobs)
-        self._jobs = JobQueue(self.runner)
+        forecasts = Forecasts(lambda: 8 * 10**9)
+        super().__init__(
+            assemble(settings, worker=self.runner, forecasts=forecasts, remembers=False)
+        )
 
     def __enter__(self) -> FakeStudio:
         self.start()

@@ -8,16 +8,21 @@ import sys
 import threading
 import time
 import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from app import scratch
 from app.gallery.exports import export, formats
-from app.gallery.exports.export_jobs import MAX_RUNNING, ExportJob, ExportJobs
+from app.gallery.exports.export_jobs import ExportJob, ExportJobs
 from app.gallery.index import GalleryIndex, IndexedPicture
+from app.jobs import exports
+from app.jobs.exports import ExportOrder
+from app.jobs.queue import JobQueue
 from pipelines.catalog import ROOT
 from pipelines.errors import BusyError, RecipeError, RequestError
 from tests.app.gallery.test_index import put
@@ -25,12 +30,46 @@ from tests.app.gallery.test_index import put
 NAME = "2025-01-01/000000-1-000000.png"
 
 
+ALL = ExportOrder(format="zip", everybodys=True)
+
+
+class Exports:
+    """Exports over a queue of their own; what they find can be changed."""
+
+    def __init__(self, folder: Path, pictures: Sequence[IndexedPicture]) -> None:
+        self.folder, self.pictures = folder / "exports", pictures
+        self.fault: Exception | None = None
+        kinds = [exports.kind(self.folder, self.find)]
+        self.queue = JobQueue(SimpleNamespace(paint=None), kinds=kinds)  # type: ignore[arg-type]
+        self.jobs = ExportJobs(self.folder, self.queue)
+
+    def find(self, order: ExportOrder, owner: str) -> Sequence[IndexedPicture]:
+        if self.fault is not None:
+            raise self.fault
+        return self.pictures
+
+    def files(self) -> list[Path]:
+        return list(scratch.folder(self.folder).iterdir())
+
+
 @pytest.fixture
-def entries(tmp_path: Path) -> Callable[[], Sequence[IndexedPicture]]:
+def pictures(tmp_path: Path) -> Sequence[IndexedPicture]:
     put(tmp_path / "outputs", NAME, "a red fox")
     index = GalleryIndex(tmp_path / "outputs", tmp_path / "gallery.db")
     index.sync()
-    return lambda: index.search().entries
+    return index.search().entries
+
+
+@pytest.fixture
+def made(tmp_path: Path, pictures: Sequence[IndexedPicture]) -> Iterator[Exports]:
+    made = Exports(tmp_path, pictures)
+    yield made
+    made.queue.close()
+
+
+@pytest.fixture
+def jobs(made: Exports) -> ExportJobs:
+    return made.jobs
 
 
 @pytest.fixture
@@ -60,11 +99,10 @@ def ended(jobs: ExportJobs, owner: str) -> ExportJob:
 
 
 def test_an_export_is_fetched_by_its_token_and_goes_with_its_note(
-    tmp_path: Path, entries: Callable[[], Sequence[IndexedPicture]]
+    made: Exports, jobs: ExportJobs
 ) -> None:
-    jobs = ExportJobs(tmp_path / "exports")
     assert jobs.job("me") is None
-    jobs.start(entries, "zip", "me")
+    jobs.start(ALL, "me")
     job = ended(jobs, "me")
     assert (job.phase, job.error) == ("done", None)
     file = jobs.file(job.token)
@@ -76,94 +114,80 @@ def test_an_export_is_fetched_by_its_token_and_goes_with_its_note(
             jobs.file(token)
     jobs.dismiss("me")
     assert jobs.job("me") is None
-    assert list(scratch.folder(tmp_path / "exports").iterdir()) == []
+    assert made.files() == []
     with pytest.raises(RecipeError, match="not there any more"):
         jobs.file(job.token)
 
 
 @pytest.mark.parametrize("format", list(formats.FORMATS))
-def test_every_format_is_one_file(
-    tmp_path: Path, entries: Callable[[], Sequence[IndexedPicture]], format: str
-) -> None:
-    jobs = ExportJobs(tmp_path / "exports")
-    jobs.start(entries, format, "me", strip=True)
+def test_every_format_is_one_file(jobs: ExportJobs, format: str) -> None:
+    jobs.start(replace(ALL, format=format, strip=True), "me")
     job = ended(jobs, "me")
     assert job.phase == "done", job.error
     assert jobs.file(job.token).is_file()
 
 
-def test_a_new_export_takes_the_place_of_the_last(
-    tmp_path: Path, entries: Callable[[], Sequence[IndexedPicture]]
-) -> None:
-    jobs = ExportJobs(tmp_path / "exports")
-    jobs.start(entries, "zip", "me")
+def test_a_new_export_takes_the_place_of_the_last(made: Exports, jobs: ExportJobs) -> None:
+    jobs.start(ALL, "me")
     first = ended(jobs, "me")
-    jobs.start(entries, "html", "me")
+    jobs.start(replace(ALL, format="html"), "me")
     second = ended(jobs, "me")
-    assert len(list(scratch.folder(tmp_path / "exports").iterdir())) == 1
+    assert len(made.files()) == 1
     assert jobs.file(second.token).suffix == ".html"
     with pytest.raises(RecipeError):
         jobs.file(first.token)
 
 
-def test_a_stop_leaves_nothing(
-    tmp_path: Path, entries: Callable[[], Sequence[IndexedPicture]], gate: threading.Event
-) -> None:
-    jobs = ExportJobs(tmp_path / "exports")
-    jobs.start(entries, "zip", "me")
+def test_a_stop_leaves_nothing(made: Exports, jobs: ExportJobs, gate: threading.Event) -> None:
+    jobs.start(ALL, "me")
     with pytest.raises(BusyError, match="being exported already"):
-        jobs.start(entries, "zip", "me")
+        jobs.start(ALL, "me")
     jobs.dismiss("me")
     assert jobs.job("me") is not None, "what runs is not forgotten"
     jobs.stop("somebody else")
     jobs.stop("me")
     assert ended(jobs, "me").phase == "stopped"
-    assert not list((tmp_path / "exports").rglob("*.zip"))
+    assert not list(made.folder.rglob("*.zip"))
 
 
-def test_many_at_once_are_refused(
-    tmp_path: Path, entries: Callable[[], Sequence[IndexedPicture]], gate: threading.Event
+def test_others_wait_for_their_turn_and_one_cannot_have_two(
+    made: Exports, jobs: ExportJobs, gate: threading.Event
 ) -> None:
-    jobs = ExportJobs(tmp_path / "exports")
-    for i in range(MAX_RUNNING):
-        jobs.start(entries, "zip", f"owner {i}")
-    with pytest.raises(BusyError, match="Others are exporting"):
-        jobs.start(entries, "zip", "me")
+    for i in range(6):
+        jobs.start(ALL, f"owner {i}")
+    assert [job.state for job in made.queue.jobs()][1:] == ["waiting"] * 5
+    mine = made.queue.jobs("owner 3")[0]
+    with pytest.raises(BusyError, match="waits or runs already"):
+        made.queue.obey("duplicate", mine.id, owner="owner 3")
     gate.set()
-    for i in range(MAX_RUNNING):
+    for i in range(6):
         assert ended(jobs, f"owner {i}").phase == "done"
-    jobs.start(entries, "zip", "me")
-    assert ended(jobs, "me").phase == "done"
 
 
-def test_failures_end_with_a_sentence(
-    tmp_path: Path, entries: Callable[[], Sequence[IndexedPicture]], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    jobs = ExportJobs(tmp_path / "exports")
+def test_failures_end_with_a_sentence(made: Exports, jobs: ExportJobs) -> None:
     with pytest.raises(RequestError, match="There is no format"):
-        jobs.start(entries, "gif", "me")
+        jobs.start(replace(ALL, format="gif"), "me")
+    with pytest.raises(RequestError, match="no such picture"):
+        jobs.start(replace(ALL, names=("../../etc/passwd",)), "me")
+    with pytest.raises(RequestError, match="more than 5,000"):
+        jobs.start(replace(ALL, names=(NAME,) * 5001), "me")
     assert jobs.job("me") is None
-    jobs.start(lambda: (), "zip", "me")
+    made.pictures = ()
+    jobs.start(ALL, "me")
     assert "no picture to export" in str(ended(jobs, "me").error)
-
-    def fault() -> Sequence[IndexedPicture]:
-        raise ZeroDivisionError("ours")
-
-    jobs.start(fault, "zip", "me")
+    made.fault = ZeroDivisionError("ours")
+    jobs.start(ALL, "me")
     job = ended(jobs, "me")
     assert job.phase == "failed"
-    assert "fault of the studio (ours)" in str(job.error)
+    assert "fault of the studio (ZeroDivisionError('ours'))" in str(job.error)
 
 
-def test_closing_stops_and_sweeps(
-    tmp_path: Path, entries: Callable[[], Sequence[IndexedPicture]], gate: threading.Event
-) -> None:
-    folder = tmp_path / "exports"
-    jobs = ExportJobs(folder)
-    jobs.start(entries, "zip", "me")
+def test_closing_stops_and_sweeps(made: Exports, jobs: ExportJobs, gate: threading.Event) -> None:
+    jobs.start(ALL, "me")
+    made.queue.close()
     jobs.close()
-    assert ended(jobs, "me").phase == "stopped"
-    assert not list(scratch.folder(folder).rglob("*"))
+    assert not ended(jobs, "me").done
+    assert made.files() == []
 
 
 def test_a_killed_studio_leaves_nothing(tmp_path: Path) -> None:
@@ -181,24 +205,24 @@ def test_a_killed_studio_leaves_nothing(tmp_path: Path) -> None:
         (path / "pictures.zip").write_bytes(b"x")
     for path in (old / "pictures.zip", old):
         os.utime(path, (0, 0))
-    ExportJobs(tmp_path)
+    queue = JobQueue(SimpleNamespace(paint=None), runs=False)  # type: ignore[arg-type]
+    ExportJobs(tmp_path, queue)
     assert sorted(tmp_path.iterdir()) == sorted([mine, new])
     assert (mine / "pictures.zip").is_file()
 
 
 def test_what_nobody_closed_goes_after_a_while(
-    tmp_path: Path, entries: Callable[[], Sequence[IndexedPicture]], monkeypatch: pytest.MonkeyPatch
+    made: Exports, jobs: ExportJobs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    jobs = ExportJobs(tmp_path / "exports")
     for i in range(3):
-        jobs.start(entries, "zip", f"visitor {i}")
+        jobs.start(ALL, f"visitor {i}")
         assert ended(jobs, f"visitor {i}").phase == "done"
     monkeypatch.setattr("app.gallery.exports.export_jobs._MAX_ENDED", 2)
-    jobs.start(entries, "zip", "me")
+    jobs.start(ALL, "me")
     assert ended(jobs, "me").phase == "done"
     assert [jobs.job(f"visitor {i}") is None for i in range(3)] == [True, False, False]
     monkeypatch.setattr("app.gallery.exports.export_jobs._ENDED_SECONDS", 0.0)
-    jobs.start(entries, "zip", "another")
+    jobs.start(ALL, "another")
     assert ended(jobs, "another").phase == "done"
     assert jobs.job("me") is None
-    assert len(list(scratch.folder(tmp_path / "exports").iterdir())) == 1
+    assert len(made.files()) == 1

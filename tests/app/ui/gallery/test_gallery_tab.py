@@ -16,6 +16,7 @@ import pytest
 from PIL import Image, PngImagePlugin
 
 from app.gallery.metadata import CHUNK
+from app.jobs.exports import ExportOrder
 from app.jobs.job import Job
 from app.ui.build import build
 from app.ui.create import fields
@@ -525,7 +526,7 @@ def test_thumbnails_and_exports_over_http(studio: FakeStudio) -> None:
         ):
             assert http.get(path).status_code == 404, path
         studio.index.sync()
-        studio.exports.start(lambda: studio.pictures("", None).entries, "html", ME)
+        studio.exports.start(ExportOrder(format="html", everybodys=True), ME)
         job = ended(studio)
         page = http.get(f"/studio/exports/{job.token}")
         assert page.headers["content-type"] == "application/octet-stream"

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import shutil
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from html.parser import HTMLParser
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,14 +14,15 @@ from typing import Any
 import pytest
 
 from app import doctor
-from app.models.import_jobs import ImportJob, ImportJobs
-from app.models.import_process import Tell
+from app.models import import_process
+from app.models.import_jobs import ImportJob
 from app.models.rows import ImportOptions
 from app.painting.worker import EngineState
 from app.settings import Settings
 from app.ui.models import import_form, maintenance
 from pipelines.errors import ModelError, RequestError, StudioError
-from pipelines.progress import ShouldStop
+from pipelines.progress import Progress, ShouldStop, Stage
+from pipelines.progress import Report as Tell
 from tests.app.ui.fake_studio import ELSEWHERE, HERE, FakeStudio
 from tests.app.ui.models.test_models_tab import Page, card, tick
 from tests.tiny import NANO
@@ -59,11 +61,11 @@ class FakeImport:
         wanted: ImportOptions,
         settings: Settings,
         *,
-        tell: Tell,
+        report: Tell,
         should_stop: ShouldStop,
     ) -> str | None:
         self.seen.append((source, wanted))
-        tell("convert", 30, 120)
+        report(Progress(stage=Stage.TENSORS, done=30, total=120))
         while not self.go.wait(0.01):
             if should_stop():
                 return None
@@ -84,9 +86,9 @@ def page(studio: FakeStudio) -> Page:
 
 
 @pytest.fixture
-def importing(studio: FakeStudio) -> FakeImport:
+def importing(studio: FakeStudio, monkeypatch: pytest.MonkeyPatch) -> FakeImport:
     fake = FakeImport(studio)
-    studio.imports = ImportJobs(studio.settings, studio.models_changed, fake)
+    monkeypatch.setattr(import_process, "run", fake)
     return fake
 
 
@@ -101,12 +103,17 @@ def send(page: Page, request: Any = HERE, **values: Any) -> dict[str, Any]:
 
 
 def settle(page: Page) -> str:
-    """What is said of the import after its thread has ended."""
-    thread = page.studio.imports._thread
-    if thread is not None:
-        thread.join(20)
+    """What is said of the import after it has ended."""
+    until(lambda: (job := page.studio.imports.job) is None or not job.active)
     page.call("tick_models", page.visit, "nano", HERE)
     return str(page.shown["imported"])
+
+
+def until(condition: Callable[[], bool]) -> None:
+    end = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < end, "waited too long"
+        time.sleep(0.01)
 
 
 class Report(HTMLParser):
@@ -210,7 +217,7 @@ def test_an_import_comes_into_the_list_and_into_create(
     importing.go.clear()
     running = send(page, path=f" {file} ", id=" cat ", title="A cat", parts="nano")
     assert running["Timer"].value == 0.5
-    importing.studio.imports._tell("convert", 30, 120)
+    until(lambda: (job := studio.imports.job) is not None and job.total == 120)
     told = page.call("tick_models", page.visit, "nano", HERE)
     shown = str(told.get("imported", running.get("imported")))
     assert "Importing net.pth" in shown
