@@ -19,6 +19,7 @@ from app.cli.status import Status
 from app.gallery.exports import export as exporting
 from app.gallery.exports import formats
 from app.gallery.index import GalleryIndex, IndexedPicture
+from app.gallery.tables import LISTED
 from app.settings import Settings, real_path, workspace_path
 from lora_manager import folders
 from pipelines.errors import RequestError, SaveError, printable
@@ -215,7 +216,8 @@ def _json(entry: IndexedPicture) -> dict[str, Any]:
     if entry.request is None:
         return told | {"problem": entry.problem}
     plain = ("prompt", "negative", "style", "model", "sampler", "steps", "guidance")
-    fields = (*plain, "width", "height", "seed")
+    known = (*plain, "width", "height", "seed")
+    fields = (*known, *(name for name in LISTED if name not in (*known, "loras")))
     told |= {field: getattr(entry.request, field) for field in fields}
     loras = [{"name": use.name, "weight": use.weight} for use in entry.request.loras]
     return told | {"loras": loras}

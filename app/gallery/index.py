@@ -11,14 +11,13 @@ import os
 import re
 import threading
 import time
-import unicodedata
 from collections.abc import Callable, Collection
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from app.gallery import metadata, stars
+from app.gallery import metadata, stars, tables
 from app.gallery import query as gallery_query
 from app.gallery.pictures import PICTURE_NAME
 from app.gallery.tables import BUSY_SECONDS, Tables, writing
@@ -318,7 +317,6 @@ _LISTED = "(SELECT value FROM json_each(?))"
 def _row(file: Path, name: str) -> dict[str, Any] | None:
     """The row of a picture; None for one that went away meanwhile."""
     row: dict[str, Any] = {"name": name, "day": name[:10], "problem": "", "weights": ""}
-    plain = ("prompt", "negative", "style", "model", "sampler", "steps", "guidance")
     try:
         stat = file.stat()
         row |= {"bytes": stat.st_size, "mtime_ns": stat.st_mtime_ns}
@@ -328,20 +326,6 @@ def _row(file: Path, name: str) -> dict[str, Any] | None:
         return None
     # Whatever a recipe holds, it must not keep the others out.
     except (RecipeError, ValueError) as error:
-        names = ("prompt", "negative", "style", "model", "sampler", "loras", "recipe")
-        texts = dict.fromkeys(names, "")
-        return row | texts | {"problem": str(error)}
-    request = recipe.request
-    return row | {
-        **{field: _composed(getattr(request, field)) for field in (*plain, "width", "height")},
-        "seed": str(request.seed),
-        # With a space before and behind each name, so that whole ones are found.
-        "loras": "".join(f" {use.name} " for use in request.loras),
-        "weights": recipe.weights,
-        "recipe": text,
-    }
-
-
-def _composed(value: Any) -> Any:
-    """A text with its accents inside its letters, as queries are compared with it."""
-    return unicodedata.normalize("NFC", value) if isinstance(value, str) else value
+        return row | tables.empty_values() | {"recipe": "", "problem": str(error)}
+    values = tables.values_of(recipe.request)
+    return row | values | {"weights": recipe.weights, "recipe": text}

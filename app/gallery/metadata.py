@@ -17,11 +17,9 @@ from typing import Any
 from PIL import Image, PngImagePlugin
 
 from app.settings import VERSION
-from lora_manager import card
 from pipelines import picture_parts
-from pipelines.denoising import samplers
 from pipelines.errors import RecipeError, RequestError, printable
-from pipelines.request import GenerationRequest, from_mapping
+from pipelines.request import FIELDS, GenerationRequest, from_mapping
 from pipelines.text import styles
 
 CHUNK = "pixart-studio"
@@ -29,6 +27,11 @@ INFOTEXT = "parameters"
 FORMAT_VERSION = 1
 MAX_RECIPE = 200_000
 """Characters; a request with two prompts of the greatest length stays far below."""
+_USUAL = (
+    *("Steps", "Sampler", "CFG scale", "Seed", "Size", "Model hash", "Model"),
+    *("Denoising strength", "LoRAs", "Style"),
+)
+"""The order in which other programs write these pairs; further ones come behind them."""
 MAX_FILE_BYTES = 200_000_000
 MAX_CHUNK_BYTES = 2_000_000
 """A recipe of the greatest length in the widest letters stays below."""
@@ -60,28 +63,20 @@ def chunks(
 def infotext(request: GenerationRequest, *, weights: str = "") -> str:
     """`request` in the grammar "prompt / Negative prompt: ... / Steps: 20, Sampler: ..., ..."."""
     prompt, negative = styles.find(request.style).apply(request.prompt, request.negative)
-    pairs: dict[str, Any] = {
-        "Steps": request.steps,
-        "Sampler": samplers.find(request.sampler).infotext,
-        "CFG scale": f"{request.guidance:g}",
-        "Seed": request.seed,
-        "Size": f"{request.width}x{request.height}",
+    pairs = {
+        row.spec.infotext.key: row.text(request)
+        for row in FIELDS.values()
+        if row.spec.infotext is not None
     }
     # With LoRAs the hash is that of all together, which no other program knows.
-    if weights and not request.loras:
-        pairs["Model hash"] = weights
-    pairs["Model"] = request.model
-    if request.init is not None:
-        pairs["Denoising strength"] = f"{request.strength:g}"
-    if request.loras:
-        pairs["LoRAs"] = card.written(request.loras)
-    if request.style != styles.NO_STYLE:
-        pairs["Style"] = request.style
+    pairs["Model hash"] = "" if request.loras else weights
+    order = {key: place for place, key in enumerate(_USUAL)}
+    keys = sorted(filter(pairs.get, pairs), key=lambda key: order.get(key, len(order)))
     pairs["Version"] = f"PixArt Studio {VERSION}"
     lines = [prompt]
     if negative:
         lines.append(f"Negative prompt: {negative}")
-    lines.append(", ".join(f"{key}: {_quoted(str(value))}" for key, value in pairs.items()))
+    lines.append(", ".join(f"{key}: {_quoted(pairs[key])}" for key in (*keys, "Version")))
     return "\n".join(lines)
 
 

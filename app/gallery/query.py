@@ -17,6 +17,8 @@ from typing import Any
 
 from pipelines import sizes
 from pipelines.errors import RequestError, printable
+from pipelines.field_spec import Column, RequestField
+from pipelines.request import FIELDS
 
 MAX_QUERY = 500
 """Characters."""
@@ -88,17 +90,20 @@ def _same(column: str) -> Callable[[str], Condition]:
     return lambda value: Condition(sql=f"({column} = ? COLLATE NOCASE)", values=(value,))
 
 
-def _lora(value: str) -> Condition:
-    escaped = re.sub(r"([\\%_])", r"\\\1", value)
-    return Condition(sql=r"(loras LIKE ? ESCAPE '\')", values=(f"% {escaped} %",))
+def _names(column: str) -> Callable[[str], Condition]:
+    def named(value: str) -> Condition:
+        escaped = re.sub(r"([\\%_])", r"\\\1", value)
+        return Condition(sql=rf"({column} LIKE ? ESCAPE '\')", values=(f"% {escaped} %",))
+
+    return named
 
 
-def _number(column: str) -> Callable[[str], Condition]:
+def _number(column: str, term: str, *, digits: bool) -> Callable[[str], Condition]:
     def number(value: str) -> Condition:
         if not value.isascii() or not _NUMBER.fullmatch(value):
-            raise RequestError("query", f"“{column}:{printable(value, 40)}” wants a number.")
-        # Seeds are kept as text: they are larger than the numbers of the index can be.
-        given: Any = str(int(value)) if column == "seed" and "." not in value else float(value)
+            raise RequestError("query", f"“{term}:{printable(value, 40)}” wants a number.")
+        # Kept as text: they are larger than the numbers of the index can be.
+        given: Any = str(int(value)) if digits and "." not in value else float(value)
         return Condition(sql=f"({column} = ?)", values=(given,))
 
     return number
@@ -139,20 +144,30 @@ def _starred(value: str) -> Condition:
     return Condition(starred=_YES[value.lower()])
 
 
+def _declared(row: RequestField, column: Column) -> Callable[[str], Condition]:
+    """What the term of a field asks of its column."""
+    name = row.names[0]
+    match column.kind:
+        case "text":
+            return _same(name)
+        case "names":
+            return _names(name)
+        case "digits" | "number":
+            return _number(name, column.term, digits=column.kind == "digits")
+
+
 _FIELDS: dict[str, Callable[[str], Condition]] = {
-    "model": _same("model"),
-    "sampler": _same("sampler"),
-    "style": _same("style"),
-    "lora": _lora,
+    **{
+        row.spec.column.term: _declared(row, row.spec.column)
+        for row in FIELDS.values()
+        if row.spec.column is not None and row.spec.column.term
+    },
     "size": _size,
-    "seed": _number("seed"),
-    "steps": _number("steps"),
-    "guidance": _number("guidance"),
     "date": _day("date", "day LIKE ? || '%'"),
     # "before:2026-11" leaves out all of November, "after:2026-11" begins with it.
     "before": _day("before", "day < ?"),
     "after": _day("after", "day >= ?"),
     "starred": _starred,
 }
-FIELDS = tuple(_FIELDS)
+TERMS = tuple(_FIELDS)
 """The names that can stand before a colon."""

@@ -5,43 +5,75 @@ from __future__ import annotations
 import os
 import sqlite3
 import threading
+import unicodedata
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from app import database
 from pipelines.errors import BusyError, SaveError, printable
+from pipelines.field_spec import Column
+from pipelines.request import FIELDS, GenerationRequest
 
 if TYPE_CHECKING:
     from sqlite_utils import Database
 
 T = TypeVar("T")
 BUSY_SECONDS = 10.0
-# Raised when the tables change: an index of another form is made anew.
-_FORM = 3
+_DECLARED = {
+    name: row.spec.column for row in FIELDS.values() if row.spec.column for name in row.names
+}
+LISTED = tuple(_DECLARED)
+"""The fields of requests that have a column."""
 _COLUMNS: dict[str, type] = {
     "id": int,
     "name": str,
     "day": str,
     "bytes": int,
-    "prompt": str,
-    "negative": str,
-    "style": str,
-    "model": str,
-    "sampler": str,
-    "steps": int,
-    "guidance": float,
-    "width": int,
-    "height": int,
-    "seed": str,
-    "loras": str,
+    **{
+        name: row.type if column.kind == "number" else str
+        for row in FIELDS.values()
+        if (column := row.spec.column)
+        for name in row.names
+    },
     "weights": str,
     "recipe": str,
     "problem": str,
     "mtime_ns": int,
 }
-_SEARCHED = ("prompt", "negative", "style", "model")
+_SEARCHED = tuple(name for name, column in _DECLARED.items() if column.words)
+_RULES = 4
+"""Raised when a column of the same name holds something else."""
+# An index of other columns, or made by other rules, is made anew.
+_NAMED = {name: kind.__name__ for name, kind in _COLUMNS.items()}
+_FORM = zlib.crc32(repr((_RULES, _NAMED, _SEARCHED)).encode()) >> 1
+
+
+def values_of(request: GenerationRequest) -> dict[str, str | int | float]:
+    """The columns of a request."""
+    return {name: _value(getattr(request, name), column) for name, column in _DECLARED.items()}
+
+
+def empty_values() -> dict[str, str]:
+    """The columns where there is no request, but for those that stay without a value."""
+    return {name: "" for name, column in _DECLARED.items() if _COLUMNS[name] is str}
+
+
+def _value(value: Any, column: Column) -> str | int | float:
+    match column.kind:
+        case "names":
+            # With a space before and behind each name, so that whole ones are found.
+            return "".join(f" {use.name} " for use in value)
+        case "digits":
+            return str(value)
+        case "text":
+            # With accents inside their letters, as queries are compared with it.
+            return unicodedata.normalize("NFC", value or "")
+        case "number":
+            number: int | float = value
+            return number
 
 
 class Tables:

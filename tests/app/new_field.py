@@ -56,6 +56,37 @@ def page(workspace: Path) -> dict[str, Any]:
     }
 
 
+def gallery(workspace: Path) -> dict[str, Any]:
+    """What the gallery keeps and finds of it."""
+    from PIL import Image
+
+    from app.cli.gallery import _json
+    from app.gallery import metadata
+    from app.gallery.index import GalleryIndex
+    from app.ui.gallery.detail import detail
+    from pipelines.catalog import Catalog
+    from pipelines.request import complete
+
+    catalog = Catalog()
+    day = workspace / "outputs" / "2026-11-27"
+    day.mkdir(parents=True)
+    for number, grain in enumerate((0.5, 1.5)):
+        one = complete({"prompt": "x", "seed": number, "grain": grain}, catalog)
+        file = day / f"10153{number}-{number}-a1b2c3.png"
+        Image.new("RGB", (8, 8)).save(file, pnginfo=metadata.chunks(one))
+    index = GalleryIndex(workspace / "outputs", workspace / "cache" / "gallery.db")
+    index.sync()
+    (found,) = index.search("grain:1.5").entries
+    assert found.request is not None
+    return {
+        "infotext": metadata.infotext(found.request),
+        "found": found.name,
+        "rest": [entry.name for entry in index.search("-grain:1.5").entries],
+        "listed": _json(found)["grain"],
+        "detail": detail(found, catalog, admin=True),
+    }
+
+
 def doors() -> dict[str, Any]:
     """What each door says of the new field."""
     from app import field_docs
@@ -82,5 +113,5 @@ def doors() -> dict[str, Any]:
 
 if __name__ == "__main__":
     vars(request_fields)["RequestFields"] = _Wider
-    told = doors() | page(Path(sys.argv[1]))
+    told = doors() | page(Path(sys.argv[1])) | gallery(Path(sys.argv[1], "gallery"))
     json.dump(told, sys.stdout, default=str)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 import pytest
 
 from app import field_docs
+from app.gallery.query import TERMS
 from pipelines.request import FIELDS, GenerationRequest
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -62,6 +64,16 @@ def test_a_new_field_is_a_control_of_the_form(new: dict[str, Any]) -> None:
     assert new["form"] == [1.5, 1.5, 0.5]
 
 
+def test_a_new_field_is_in_the_infotext_and_is_found_by_it(new: dict[str, Any]) -> None:
+    last = new["infotext"].splitlines()[-1]
+    # Behind what other programs know.
+    assert re.search(r"Size: 128x128, Model: nano, Film grain: 1.5, Version: PixArt", last)
+    assert new["found"] == "2026-11-27/101531-1-a1b2c3.png"
+    assert new["rest"] == ["2026-11-27/101530-0-a1b2c3.png"]
+    assert new["listed"] == 1.5
+    assert "<dt>Film grain</dt><dd>1.5" in new["detail"]
+
+
 def test_a_new_field_has_its_limits(new: dict[str, Any]) -> None:
     field, sentence = new["error"]
     assert field == "grain"
@@ -72,6 +84,11 @@ def test_a_new_field_has_its_limits(new: dict[str, Any]) -> None:
 def test_the_tables_of_the_docs_are_those_of_the_fields(name: str) -> None:
     text = (field_docs.DOCS / field_docs.TABLES[name][0]).read_text("utf-8")
     assert field_docs.written(text, name, FIELDS) == text, "run: python -m app.field_docs"
+
+
+def test_every_term_of_a_search_is_in_the_docs() -> None:
+    text = (field_docs.DOCS / "gallery.md").read_text("utf-8")
+    assert [term for term in TERMS if f"`{term}:" not in text] == []
 
 
 def test_every_field_is_declared_for_every_door() -> None:

@@ -26,6 +26,7 @@ from app.gallery.exports import formats, page, sheet
 from app.gallery.exports.formats import Format
 from app.gallery.index import IndexedPicture
 from app.gallery.metadata import MAX_FILE_BYTES
+from app.gallery.tables import LISTED
 from lora_manager import card
 from pipelines import files, pictures
 from pipelines.errors import RecipeError, RequestError, UnknownNameError, printable
@@ -36,6 +37,7 @@ from pipelines.text import styles
 T = TypeVar("T")
 _RECIPE_HEAD = "name created prompt negative style model sampler".split()
 _RECIPE_HEAD += "steps guidance seed width height loras".split()
+_RECIPE_HEAD += [name for name in LISTED if name not in _RECIPE_HEAD]
 # How a cell begins that a spreadsheet would compute; the last four are the wide forms.
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")
 _EPOCH = datetime(1980, 1, 1)

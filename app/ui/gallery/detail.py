@@ -6,11 +6,10 @@ from app.gallery.index import IndexedPicture
 from app.markup import render
 from app.ui.gallery.cards import size_text, title_of
 from app.ui.routes import PICTURES
-from lora_manager import card
 from pipelines.catalog import Catalog
 from pipelines.denoising import samplers
 from pipelines.errors import StudioError
-from pipelines.text.styles import NO_STYLE
+from pipelines.request import FIELDS
 
 _MARKUP = "ui/gallery/detail.html"
 
@@ -65,20 +64,16 @@ def _facts(entry: IndexedPicture) -> list[tuple[str, str]]:
     facts = [("Painted", entry.created)]
     request = entry.request
     if request is not None:
-        row = samplers.SAMPLERS.get(request.sampler)
-        facts += [
-            ("Model", request.model),
-            ("Sampler", row.label if row else request.sampler),
-            ("Steps", str(request.steps)),
-            ("Guidance", f"{request.guidance:g}" if request.guided else "off"),
-            ("Size", f"{request.width}×{request.height}"),
-            ("Seed", str(request.seed)),
-        ]
-        if request.style != NO_STYLE:
-            facts.append(("Style", request.style))
-        if request.init is not None:
-            facts.append(("Strength", f"{request.strength:g}"))
-        if request.loras:
-            facts.append(("LoRAs", card.written(request.loras)))
+        sampler = samplers.SAMPLERS.get(request.sampler)
+        # What reads better here than in the infotext.
+        own = {
+            "sampler": sampler.label if sampler else request.sampler,
+            "size": f"{request.width}×{request.height}",
+        }
+        if not request.guided:
+            own["guidance"] = "off"
+        for name, row in FIELDS.items():
+            if row.spec.infotext and (text := own.get(name) or row.text(request)):
+                facts.append((row.spec.label, text))
     facts.append(("File", f"{entry.path.name}, {size_text(entry.size)}"))
     return facts

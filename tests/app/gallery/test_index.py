@@ -387,7 +387,7 @@ def test_threads_and_processes_take_in_each_picture_once(outputs: Path, tmp_path
 
 
 def test_every_field_is_named(three: GalleryIndex) -> None:
-    assert set(gallery_query.FIELDS) == {
+    assert set(gallery_query.TERMS) == {
         *("model", "sampler", "style", "lora", "size", "seed", "steps", "guidance"),
         *("date", "before", "after", "starred"),
     }
