@@ -22,7 +22,8 @@ from app.jobs.kinds import JobControl, Kind, Lane
 from app.painting.runner import Runner
 from pipelines.errors import RequestError, StudioError, printable
 from pipelines.progress import Progress
-from pipelines.request import MAX_COUNT, GenerationRequest, from_mapping
+from pipelines.request import GenerationRequest, from_mapping
+from pipelines.request_values import MAX_COUNT
 
 # Clocks of file systems are coarser than that of the processor.
 _SLACK_SECONDS = 2.0

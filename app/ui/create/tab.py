@@ -68,6 +68,7 @@ class _Form:
     def draw(self, name: str) -> None:
         """The control of one field."""
         widget = DECLARED[name].spec.widget
+        drawn: Any
         match widget.kind:
             case "text":
                 drawn = self._text(name)
