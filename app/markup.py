@@ -1,9 +1,10 @@
 """HTML from templates: every text is escaped, and a value that is missing is a fault.
 
 A template lies beside the module that fills it; each of its macros is one part of a page. Line
-breaks in a template are there for those who read it: beside a tag or a {% block %} they are
-nothing, within a tag and between words or {{ values }} they are one space. So the nodes of a page
-are its tags and texts alone, and gradio, which compares them one by one, finds what changed.
+breaks in a template are there for those who read it: beside a tag or a {% block %} and between
+two {{ values }} they are nothing, within a tag and beside a word they are one space. So the nodes
+of a page are its tags and texts alone, and gradio, which compares them one by one, finds what
+changed.
 """
 
 from __future__ import annotations
@@ -28,20 +29,23 @@ _PIECE = re.compile(
 def joined(source: str) -> str:
     """A template without the line breaks and the indentation that only its readers need."""
     made: list[str] = []
-    at, within, glued = 0, False, True
+    at, within, before = 0, False, "{%"
     for piece in _PIECE.finditer(source):
         text, kind = source[at : piece.start()], piece.lastgroup
         at = piece.end()
         made.append(text)
-        glued = glued and not text
+        before = "" if text else before
         if kind == "line":
             ahead = source[at : at + 2]
-            beside = glued or ahead in ("{%", "{#", "") or ahead.startswith("<")
-            made.append(" " if within or not beside else "")
+            beside = ahead in ("{%", "{#", "") or ahead.startswith("<")
+            beside = beside or before in ("{%", "{#", ">") or before == ahead == "{{"
+            # An attribute on a condition brings its own space.
+            beside = ahead == "{%" or ahead.startswith(">") if within else beside
+            made.append("" if beside else " ")
             continue
         made.append(piece[0])
         within = kind == "open" or (within and kind != "close")
-        glued = not piece[0].startswith("{{")
+        before = piece[0][:2]
     return "".join([*made, source[at:]])
 
 

@@ -47,11 +47,13 @@ def test_a_value_that_is_missing_is_a_fault() -> None:
         ('<i class="x"\n  id="y">\n</i>', '<i class="x" id="y"></i>'),
         (
             "<i\n  {% if a > b %} data-x{% endif %}\n  id=y>",
-            "<i {% if a > b %} data-x{% endif %} id=y>",
+            "<i{% if a > b %} data-x{% endif %} id=y>",
         ),
         ("{% if a %}\n  x\n{% endif %}\n", "{% if a %}x{% endif %}"),
         ("<b>{{ a }}</b>\n  of {{ n }}", "<b>{{ a }}</b>of {{ n }}"),
         ("{{ a }} and\n{{ b }}", "{{ a }} and {{ b }}"),
+        ("{{ a }}\n{{ b }}", "{{ a }}{{ b }}"),
+        ("{{ a }}\n<b>", "{{ a }}<b>"),
         ("{# a <note\n\n over lines #}\nx", "{# a <note\n\n over lines #}x"),
     ],
 )

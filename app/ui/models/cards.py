@@ -8,14 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from html import escape
+from typing import Any
 
 from app.hardware import Hardware
+from app.markup import render
 from app.models.download_jobs import FileState, ModelJob
 from app.models.samples import SampleStrip
 from app.models.store import ModelRow
 from app.ui.routes import SAMPLES
 from pipelines.models.downloads import MARGIN
+from pipelines.models.local_weights import FoundFile
 from pipelines.progress import duration, plain_size
 
 _TAGS = {
@@ -30,6 +32,7 @@ _KINDS = {
     "controlnet": "A ControlNet, in the original format. It is kept; Create cannot use one yet.",
     "lora": "A LoRA: once it is here, Create offers it for the model that it was made for.",
 }
+_MARKUP = "ui/models/cards.html"
 ADMINISTERED = "Models are downloaded, imported and removed"
 
 
@@ -61,28 +64,34 @@ class Shelf:
     entrance: str = ""
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Work:
+    """What happens with a model now, or what can be done with it.
+
+    `asked` is what a download would do, `progress` how far one is, `buttons` are (what they do,
+    words, look).
+    """
+
+    said: str = ""
+    tone: str = ""
+    asked: Sequence[tuple[str, str]] = ()
+    progress: Mapping[str, str | None] | None = None
+    files: Sequence[Mapping[str, str]] = ()
+    buttons: Sequence[tuple[str, str, str]] = ()
+
+
 def shelf(view: Shelf) -> str:
     """Both lists: what is here, and what can be downloaded."""
     here = [row for row in view.rows if row.state != "known"]
     others = [row for row in view.rows if row.state == "known"]
-    said = "" if view.admin else f'<p class="shelf-note">{_read_only(view)}</p>'
-    notice = f'<p class="shelf-note" role="status">{escape(view.notice)}</p>'
-    problems = "".join(f'<p class="shelf-note bad">{escape(text)}</p>' for text in view.problems)
-    return (
-        f'<div class="shelf"><h2>On this computer</h2>{said}{notice}{problems}'
-        f"{_cards(here, view)}<h2>To download</h2>"
-        f'<p class="shelf-note">{escape(_shared(others))}</p>{_cards(others, view)}</div>'
+    return render(
+        _MARKUP,
+        "shelf",
+        view=view,
+        here=[_card(row, view) for row in here],
+        others=[_card(row, view) for row in others],
+        shared=_shared(others),
     )
-
-
-def _read_only(view: Shelf) -> str:
-    """Why there are no buttons, and where the admin token is given, if there is one."""
-    link = f' <a href="{view.entrance}">Give it</a>.' if view.entrance else ""
-    return f"{escape(view.read_only)}{link} From here they can be used."
-
-
-def _cards(rows: Sequence[ModelRow], view: Shelf) -> str:
-    return f'<ul class="models">{"".join(_card(row, view) for row in rows)}</ul>'
 
 
 def _shared(rows: Sequence[ModelRow]) -> str:
@@ -106,7 +115,7 @@ def _shared(rows: Sequence[ModelRow]) -> str:
     )
 
 
-def _card(row: ModelRow, view: Shelf) -> str:
+def _card(row: ModelRow, view: Shelf) -> dict[str, Any]:
     job = view.job if view.job is not None and view.job.model == row.id else None
     if job is not None and job.phase == "asked" and not view.admin:
         job = None
@@ -115,39 +124,38 @@ def _card(row: ModelRow, view: Shelf) -> str:
         tag = "Downloading"
     elif row.state == "known" and row.arrived:
         tag = "Begun"
-    state = "chosen" if row.id == view.chosen else row.state
-    kind = f'<p class="kind">{_KINDS[row.kind]}</p>' if row.kind in _KINDS else ""
-    problem = f'<p class="problem">{escape(row.problem)}</p>' if row.problem else ""
-    tagged = f'<span class="tag">{tag}</span>' if tag else ""
-    return (
-        f'<li class="model-card" data-state="{state}" data-model="{escape(row.id)}">'
-        f'<div class="model-head"><h3>{escape(row.title)}</h3>{tagged}</div>'
-        f'<p class="what">{escape(row.summary)}</p>{_samples(row, view)}{kind}{problem}'
-        f"{_facts(row, job, view)}"
-        f"{_work(row, job, view)}</li>"
-    )
+    return {
+        "row": row,
+        "state": "chosen" if row.id == view.chosen else row.state,
+        "tag": tag,
+        "kind": _KINDS.get(row.kind, ""),
+        "samples": _samples(row, view),
+        "facts": _facts(row, job, view),
+        "work": _work(row, job, view),
+    }
 
 
-def _samples(row: ModelRow, view: Shelf) -> str:
+def _samples(row: ModelRow, view: Shelf) -> list[dict[str, str]]:
     """Pieces of one strip, each with its prompt."""
     found = view.samples.get(row.id)
     if found is None:
-        return ""
+        return []
     many = len(found.prompts)
-    address = f"{SAMPLES}/{escape(row.id)}?v={found.version}"
-    cells = "".join(
-        f'<li><span role="img" aria-label="{escape(prompt)}" title="{escape(prompt)}"'
-        f' style="background:url({address}) {100 * place / max(1, many - 1):.4f}% 0'
-        f' / {100 * many}% 100%"></span></li>'
+    return [
+        {
+            "prompt": prompt,
+            "address": f"{SAMPLES}/{row.id}?v={found.version}",
+            "at": f"{100 * place / max(1, many - 1):.4f}",
+            "size": str(100 * many),
+        }
         for place, prompt in enumerate(found.prompts)
-    )
-    return f'<ul class="samples" aria-label="Painted by this model">{cells}</ul>'
+    ]
 
 
-def _facts(row: ModelRow, job: ModelJob | None, view: Shelf) -> str:
+def _facts(row: ModelRow, job: ModelJob | None, view: Shelf) -> list[tuple[str, str]]:
     if job is not None and job.phase == "asked":
         # The question says it all.
-        return ""
+        return []
     facts = [("Licence", row.licence)]
     if row.state == "known":
         if job is None:
@@ -164,27 +172,35 @@ def _facts(row: ModelRow, job: ModelJob | None, view: Shelf) -> str:
         shared = sorted(part.source.label for part in row.parts if part.shared_with)
         if shared:
             facts.append(("Shared", ", ".join(shared)))
-    rows = "".join(f"<div><dt>{name}</dt><dd>{escape(value)}</dd></div>" for name, value in facts)
-    return f'<dl class="model-facts">{rows}</dl>'
+    return facts
 
 
-def _work(row: ModelRow, job: ModelJob | None, view: Shelf) -> str:
-    """What happens with the model now, or what can be done with it."""
+def _work(row: ModelRow, job: ModelJob | None, view: Shelf) -> _Work:
     if view.removing == row.id and view.admin:
         buttons = (("remove", "Remove", "danger"), ("keep", "Keep it", ""))
-        return _said(view.question) + _buttons(row, buttons)
-    if job is None or job.phase == "done":
-        done = _said("It is here.", "good") if job is not None else ""
-        return done + _idle(row, view)
+        return _Work(said=view.question, buttons=buttons)
+    if job is None:
+        return _Work(buttons=_idle(row, view))
+    if job.phase == "done":
+        return _Work(said="It is here.", tone="good", buttons=_idle(row, view))
     if job.phase == "asked":
         return _question(row, job, view)
     if job.phase in ("stopped", "failed"):
         buttons = (_again(job), ("dismiss", "Not now", ""))
-        text = job.error or f"Stopped. {_amount(job)} are kept."
-        told = _said(text, "bad" if job.error else "")
-        return told + _files(job.files) + (_buttons(row, buttons) if view.admin else "")
+        return _Work(
+            said=str(job.error or f"Stopped. {_amount(job)} are kept."),
+            tone="bad" if job.error else "",
+            files=_files(job.files),
+            buttons=buttons if view.admin else (),
+        )
     stop = (("stop", "Stop", "" if job.phase != "stopping" else "off"),)
-    return _progress(job) + _files(job.files) + (_buttons(row, stop) if view.admin else "")
+    part = 100 * job.done / job.total if job.total else 0.0
+    return _Work(
+        said=_progress(job),
+        progress={"value": f"{part:.0f}" if job.total else None, "width": f"{part:.1f}"},
+        files=_files(job.files),
+        buttons=stop if view.admin else (),
+    )
 
 
 def _again(job: ModelJob) -> tuple[str, str, str]:
@@ -193,7 +209,7 @@ def _again(job: ModelJob) -> tuple[str, str, str]:
     return ("download", "Go on" if job.done else "Try again", "lead")
 
 
-def _idle(row: ModelRow, view: Shelf) -> str:
+def _idle(row: ModelRow, view: Shelf) -> list[tuple[str, str, str]]:
     buttons: list[tuple[str, str, str]] = []
     busy = "off" if view.job is not None and view.job.active else ""
     if row.id in view.usable and row.id != view.chosen:
@@ -204,10 +220,10 @@ def _idle(row: ModelRow, view: Shelf) -> str:
         buttons.append(("repair", "Repair…", busy or "lead"))
     if view.admin and (row.state in ("downloaded", "broken", "own") or row.arrived):
         buttons.append(("ask-remove", "Remove…", busy))
-    return _buttons(row, buttons)
+    return buttons
 
 
-def _question(row: ModelRow, job: ModelJob, view: Shelf) -> str:
+def _question(row: ModelRow, job: ModelJob, view: Shelf) -> _Work:
     """What a download would do, before it does it."""
     enough = not view.free or view.free >= job.left + job.spare + MARGIN
     lines = [
@@ -221,14 +237,13 @@ def _question(row: ModelRow, job: ModelJob, view: Shelf) -> str:
         lines.append(("Memory", needs))
     if job.spare:
         lines.insert(1, ("Then", f"converted; {plain_size(job.spare)} more until that is done"))
-    facts = "".join(f"<div><dt>{n}</dt><dd>{escape(v)}</dd></div>" for n, v in lines)
-    short = "" if enough else _said("The disk has too little room for it.", "bad")
     nothing = "Convert it, nothing to fetch" if job.spare else "Add it, nothing to fetch"
     label = f"Download {plain_size(job.left)}" if job.left else nothing
-    buttons = (("download", label, "lead" if enough else "off"), ("dismiss", "Not now", ""))
-    return (
-        f'<div class="ask"><dl class="model-facts">{facts}</dl></div>'
-        f"{short}{_buttons(row, buttons)}"
+    return _Work(
+        asked=lines,
+        said="" if enough else "The disk has too little room for it.",
+        tone="bad",
+        buttons=(("download", label, "lead" if enough else "off"), ("dismiss", "Not now", "")),
     )
 
 
@@ -249,17 +264,10 @@ def _progress(job: ModelJob) -> str:
             words += f", {plain_size(int(job.speed))}/s"
         if job.seconds_left is not None and job.seconds_left >= 1:
             words += f", about {duration(job.seconds_left)} left"
-    part = 100 * job.done / job.total if job.total else 0.0
-    unknown = " data-unknown" if not job.total else ""
-    value = "" if unknown else f' aria-valuenow="{part:.0f}"'
-    return (
-        f'<div class="bar" role="progressbar" aria-label="Download" aria-valuemin="0"'
-        f' aria-valuemax="100"{value}{unknown}><i style="width:{part:.1f}%"></i></div>'
-        f"{_said(words)}"
-    )
+    return words
 
 
-def _files(files: Sequence[FileState]) -> str:
+def _files(files: Sequence[FileState]) -> list[dict[str, str]]:
     """Every file that matters: those of a few kilobytes are one line together."""
     large = [file for file in files if file.size >= 100_000] or list(files)
     small = [file for file in files if file not in large]
@@ -268,33 +276,20 @@ def _files(files: Sequence[FileState]) -> str:
         done, size = sum(f.done for f in small), sum(f.size for f in small)
         what = f"{len(small)} small files" if len(small) > 1 else small[0].path
         rows.append((what, done, size))
-    items = "".join(
-        f'<li><span class="path"><bdi>{escape(name)}</bdi></span>'
-        f'<span class="much">{_much(done, size)}</span>'
-        f'<i style="width:{100 * done / size if size else 100:.1f}%"></i></li>'
+    return [
+        {
+            "name": name,
+            "much": _much(done, size),
+            "width": f"{100 * done / size if size else 100:.1f}",
+        }
         for name, done, size in rows
-    )
-    return f'<ul class="files">{items}</ul>' if items else ""
+    ]
 
 
 def _much(done: int, size: int) -> str:
     if done >= size:
         return f"{plain_size(size)} ✓"
     return f"{plain_size(done)} of {plain_size(size)}" if done else plain_size(size)
-
-
-def _said(text: str, tone: str = "") -> str:
-    return f'<p class="said {tone}">{escape(text)}</p>' if text else ""
-
-
-def _buttons(row: ModelRow, buttons: Sequence[tuple[str, str, str]]) -> str:
-    made = "".join(
-        f'<button type="button" class="action {look}" data-do="{do}" data-name="{escape(row.id)}"'
-        f"{' disabled' if look == 'off' else ''}>{label}"
-        f'<span class="unseen"> ({escape(row.title)})</span></button>'
-        for do, label, look in buttons
-    )
-    return f'<div class="actions">{made}</div>' if made else ""
 
 
 def hardware(found: Hardware, title: str, size: str, plan: str) -> str:
@@ -305,12 +300,14 @@ def hardware(found: Hardware, title: str, size: str, plan: str) -> str:
         cells.append(("Graphics memory", _free(machine.vram_free, machine.vram_total)))
     cells.append(("Memory", _free(found.ram_free, found.ram_total)))
     cells.append(("Disk", f"{plain_size(found.disk_free)} free" if found.disk_free else "…"))
-    told = "".join(f"<div><dt>{name}</dt><dd>{escape(text)}</dd></div>" for name, text in cells)
     words = f"{title} at {size.replace('x', ' × ')} px {plan}." if plan else ""
-    return (
-        f'<section class="hardware" aria-label="This computer"><dl>{told}</dl>'
-        f'<p class="plan">{escape(words)}</p></section>'
-    )
+    return render(_MARKUP, "hardware", cells=cells, words=words)
+
+
+def elsewhere(files: Sequence[FoundFile]) -> str:
+    """Single files of other programs, with what can be done with them."""
+    told = [(f"{one.what} ({plain_size(one.size)}) in {one.file}", one.way()) for one in files]
+    return render(_MARKUP, "elsewhere", files=told)
 
 
 def _free(free: int, total: int) -> str:

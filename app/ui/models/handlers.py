@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from html import escape
 from typing import TYPE_CHECKING, Any
 
 import gradio as gr
@@ -248,18 +247,8 @@ class ModelsHandlers:
             )
         )
         shown += lora_cards.shelf(catalog.loras, visit.removing, admin=admin)
-        return shown + self._elsewhere() if admin else shown
-
-    def _elsewhere(self) -> str:
-        """Single files of other programs, with what can be done with them."""
-        files = self._studio.models.store.found.files
-        lines = "".join(
-            f'<p class="shelf-note">{escape(f"{f.what} ({plain_size(f.size)}) in {f.file}")}:'
-            f" {escape(f.way())}</p>"
-            for f in files[:MAX_PROBLEMS]
-        )
-        head = "<h2>Files of other programs</h2>"
-        return f'<div class="shelf" id="elsewhere">{head}{lines}</div>' if files else ""
+        files = jobs.store.found.files[:MAX_PROBLEMS]
+        return shown + cards.elsewhere(files) if admin else shown
 
     def _hardware(self, model_id: str) -> str:
         try:

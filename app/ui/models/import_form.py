@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from html import escape
 from typing import Any
 
 import gradio as gr
 
+from app.markup import render
 from app.models.import_jobs import ImportJob
 from app.models.rows import ImportOptions
 from app.ui import choices
@@ -18,10 +18,7 @@ from pipelines.progress import plain_size
 OWN = ""
 COPY, IN_PLACE = "copy", "in-place"
 MAX_TEXT = 1000
-HEAD = (
-    '<h2><button type="button" aria-expanded="false" aria-controls="import-body">'
-    "Import a model of your own</button></h2>"
-)
+_MARKUP = "ui/models/import_form.html"
 _ANOTHER = "Choose another model to take T5 and VAE from."
 # The same errors are said on the command line, where options are named.
 _WAYS = {
@@ -72,6 +69,11 @@ def _files_select() -> str:
     return choices.select("import-files", "Its files are", [("", rows)], note)
 
 
+def head() -> str:
+    """The line above the form, which opens it."""
+    return render(_MARKUP, "head")
+
+
 def wanted(values: Mapping[str, Any]) -> tuple[str, ImportOptions]:
     """The path and what is wished for it. Raises RequestError for values that are no text."""
     texts = {name: value for name, value in values.items() if isinstance(value, str)}
@@ -103,40 +105,24 @@ def job(state: ImportJob | None, title: str, *, usable: bool) -> str:
     """How the last import goes, or went. `title` is that of the finished model."""
     if state is None:
         return ""
-    name = escape(state.source)
-    if state.active:
-        off = " disabled" if state.phase == "stopping" else ""
-        return _frame(
-            f"<h2>Importing {name}</h2>{_progress(state)}",
-            f'<button type="button" class="action" data-do="stop-import"{off}>Stop'
-            '<span class="unseen"> the import</span></button>',
-        )
-    close = (
-        '<button type="button" class="action" data-do="dismiss-import">Close'
-        '<span class="unseen"> the note on the import</span></button>'
-    )
+    said, tone = f"Stopped. Nothing of {state.source} was left behind.", ""
     if state.phase == "done":
-        use = (
-            f'<button type="button" class="action lead" data-do="use"'
-            f' data-name="{escape(state.model)}">Use in Create</button>'
-        )
-        said = f'<p class="said good" role="status">“{escape(title)}” is here.</p>'
-        return _frame(said, (use if usable else "") + close)
-    if state.error is not None:
-        said = f"{name} was not imported. {escape(sentence(state.error))}"
-        return _frame(f'<p class="said bad" role="status">{said}</p>', close)
-    said = f"Stopped. Nothing of {name} was left behind."
-    return _frame(f'<p class="said" role="status">{said}</p>', close)
-
-
-def _frame(inside: str, buttons: str) -> str:
-    return (
-        '<section class="model-card imported" aria-label="Import">'
-        f'{inside}<div class="actions">{buttons}</div></section>'
+        said, tone = f"“{title}” is here.", "good"
+    elif state.error is not None:
+        said, tone = f"{state.source} was not imported. {sentence(state.error)}", "bad"
+    return render(
+        _MARKUP,
+        "job",
+        name=state.source,
+        progress=_progress(state) if state.active else None,
+        stopping=state.phase == "stopping",
+        said=said,
+        tone=tone,
+        use=state.model if state.phase == "done" and usable else "",
     )
 
 
-def _progress(state: ImportJob) -> str:
+def _progress(state: ImportJob) -> dict[str, str | None]:
     if state.phase == "stopping":
         words = "Stopping…"
     elif state.stage == "copy":
@@ -144,9 +130,5 @@ def _progress(state: ImportJob) -> str:
     else:
         words = _WORDS[state.stage].format(state.done, state.total)
     part = 100 * state.done / state.total if state.total else 0.0
-    value = f' aria-valuenow="{part:.0f}"' if state.total else " data-unknown"
-    return (
-        '<div class="bar" role="progressbar" aria-label="Import" aria-valuemin="0"'
-        f' aria-valuemax="100"{value}><i style="width:{part:.1f}%"></i></div>'
-        f'<p class="said">{words}</p>'
-    )
+    value = f"{part:.0f}" if state.total else None
+    return {"value": value, "width": f"{part:.1f}", "words": words}

@@ -30,7 +30,7 @@ def build(studio: Studio) -> ModelsTab:
         # the properties of what is told something before it is drawn, as inside an Accordion.
         with gr.Column(elem_id="import", visible="hidden") as parts["import_box"]:
             gr.HTML(
-                import_form.HEAD,
+                import_form.head(),
                 elem_id="import-head",
                 apply_default_css=False,
                 js_on_load=script("disclose.js"),

@@ -110,7 +110,7 @@ def test_files_of_other_programs_are_shown_to_whoever_sits_here(
     monkeypatch.setenv("PIXART_STUDIO_MODEL_FOLDERS", str(comfy))
     shelf = str(page.open()["shelf"])
     assert "T5-XXL text encoder (9.5 GB) in " in shelf
-    assert f"TRANSFORMER --text &quot;{escape(str(t5))}&quot;" in shelf
+    assert f"TRANSFORMER --text &#34;{escape(str(t5))}&#34;" in shelf
     assert "<UI>" not in shelf
     assert "text_encoders" not in str(page.open(ELSEWHERE)["shelf"])
 
@@ -310,7 +310,7 @@ def test_a_conversion_is_said_before_and_while() -> None:
         seconds_left=9,
     )
     shelf = cards.shelf(view(now))
-    assert "Converting to diffusers&#x27; layout, 300 MB of 900 MB, about 9 s left" in shelf
+    assert "Converting to diffusers&#39; layout, 300 MB of 900 MB, about 9 s left" in shelf
     assert 'data-do="stop"' in shelf
 
 
