@@ -94,8 +94,8 @@ def _read(payload: Any) -> ImportOrder:
     if not path.is_absolute() or not isinstance(given, dict):
         raise RequestError("path", "This is no import.")
     options = {field.name: _option(given.get(field.name, field.default)) for field in _OPTIONS}
-    known = isinstance(size, int) and size > 0
-    return ImportOrder(source=path, options=ImportOptions(**options), size=size if known else 0)
+    known = size if isinstance(size, int) and size > 0 else 0
+    return ImportOrder(source=path, options=ImportOptions(**options), size=known)
 
 
 _OPTIONS = fields(ImportOptions)

@@ -87,6 +87,7 @@ class SquareEngine:
 def run_page(workspace: Path) -> None:
     """Queues the jobs, if there are none, and waits until all have ended; says what it shows."""
     from app.painting import process
+    from app.painting.worker import WorkerRunner
     from app.settings import Settings
     from app.studio import Studio
 
@@ -95,7 +96,9 @@ def run_page(workspace: Path) -> None:
     studio = Studio.of(Settings(workspace=workspace))
     studio.start()
     # Of this studio's own worker: the test kills it.
-    say("worker", pid=studio._worker._child.pid)  # type: ignore[union-attr]
+    assert isinstance(studio._worker, WorkerRunner)
+    assert studio._worker._child is not None
+    say("worker", pid=studio._worker._child.pid)
     for number in range(JOBS if not studio._jobs.jobs() else 0):
         values = {"prompt": f"job {number}", "seed": _SEEDS * number, "count": PICTURES, "steps": 4}
         studio.submit(studio.request(values), "somebody")

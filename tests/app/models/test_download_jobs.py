@@ -36,10 +36,10 @@ def face(
     """Downloads over a queue of their own."""
     models = Shelf(workspace).store
     runner = SimpleNamespace(paint=nothing)
-    kinds = [downloads.question(models), downloads.kind(models, lambda: jobs.refresh())]
+    kinds = [downloads.question(models), downloads.kind(models, lambda: made.refresh())]
     queue = JobQueue(runner, store, kinds=kinds)
-    jobs = ModelJobs(models, queue, changed)
-    return jobs, queue
+    made = ModelJobs(models, queue, changed)
+    return made, queue
 
 
 @pytest.fixture

@@ -182,11 +182,11 @@ def face(monkeypatch: pytest.MonkeyPatch) -> Iterator[Face]:
     queues: list[JobQueue] = []
 
     def make(
-        settings: Settings, fake: Fake, changed: Callable[[], object] = lambda: None
+        settings: Settings, fake: Fake, changed: Callable[[], None] = lambda: None
     ) -> ImportJobs:
         monkeypatch.setattr(import_process, "run", fake)
-        kinds = [imports.kind(settings, lambda: (changed(), None)[1])]
-        queues.append(JobQueue(SimpleNamespace(paint=None), kinds=kinds))  # type: ignore[arg-type]
+        kinds = [imports.kind(settings, changed)]
+        queues.append(JobQueue(SimpleNamespace(paint=None), kinds=kinds))
         return ImportJobs(queues[-1])
 
     yield make
@@ -218,7 +218,9 @@ def source(tmp_path: Path) -> Path:
 
 def test_one_at_a_time_and_followed(settings: Settings, source: Path, face: Face) -> None:
     fake, changed = Fake(), []
-    jobs = face(settings, fake, lambda: changed.append(jobs.job))
+    made: list[ImportJobs] = []
+    jobs = face(settings, fake, lambda: changed.append(made[0].job))
+    made.append(jobs)
     assert jobs.job is None
     # As it is pasted from a file manager.
     jobs.start(f' "{source}" ', ImportOptions(id="net"))

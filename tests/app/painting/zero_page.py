@@ -14,8 +14,8 @@ from pathlib import Path
 
 from app.gallery.pictures import PictureFile
 from app.painting.zero import ZeroRunner
+from app.parts import assemble
 from app.settings import Settings
-from app.studio import _runner
 from pipelines.catalog import Catalog
 from pipelines.errors import StudioError
 from pipelines.progress import Progress
@@ -28,7 +28,7 @@ def say(**event: object) -> None:
 
 def main(workspace: Path) -> None:
     settings = Settings(workspace=workspace)
-    runner = _runner(settings)
+    runner = assemble(settings).worker
     assert isinstance(runner, ZeroRunner)
     runner.start(preload="nano")
     say(event="ready", here=os.getpid(), device=runner.state.device, phase=runner.state.phase)

@@ -40,7 +40,7 @@ class Exports:
         self.folder, self.pictures = folder / "exports", pictures
         self.fault: Exception | None = None
         kinds = [exports.kind(self.folder, self.find)]
-        self.queue = JobQueue(SimpleNamespace(paint=None), kinds=kinds)  # type: ignore[arg-type]
+        self.queue = JobQueue(SimpleNamespace(paint=None), kinds=kinds)
         self.jobs = ExportJobs(self.folder, self.queue)
 
     def find(self, order: ExportOrder, owner: str) -> Sequence[IndexedPicture]:
@@ -205,7 +205,7 @@ def test_a_killed_studio_leaves_nothing(tmp_path: Path) -> None:
         (path / "pictures.zip").write_bytes(b"x")
     for path in (old / "pictures.zip", old):
         os.utime(path, (0, 0))
-    queue = JobQueue(SimpleNamespace(paint=None), runs=False)  # type: ignore[arg-type]
+    queue = JobQueue(SimpleNamespace(paint=None), runs=False)
     ExportJobs(tmp_path, queue)
     assert sorted(tmp_path.iterdir()) == sorted([mine, new])
     assert (mine / "pictures.zip").is_file()

@@ -39,14 +39,14 @@ def request(count: int = 1, prompt: str = "a red apple") -> GenerationRequest:
 
 
 def job(state: JobState, *, count: int = 1, done: int = 0, prompt: str = "a red apple") -> Job:
-    painted = request(count, prompt)
+    wish = request(count, prompt)
     files = tuple(
         PictureFile(
-            path=Path(f"/x/2026-01-02/101530-{i}-a1b2c3.png"), request=painted.single(i), seconds=1
+            path=Path(f"/x/2026-01-02/101530-{i}-a1b2c3.png"), request=wish.single(i), seconds=1
         )
         for i in range(done)
     )
-    return Job(id="j", owner="o", payload=painted, state=state, pictures=files)
+    return Job(id="j", owner="o", payload=wish, state=state, pictures=files)
 
 
 class Tags(HTMLParser):
@@ -135,12 +135,11 @@ def everything(text: str) -> str:
     shown = job(JobState.DONE, done=1, prompt=text or "x")
     tokens = Tokens(ids=(1,), used=30, limit=24, kept=text, cut=text)
     engine = EngineState(phase="ready", device=text, message=text)
+    failed = replace(shown, state=JobState.FAILED, error=StudioError(text))
     return "".join(
         (
             canvas.canvas(shown, ""),
-            canvas.status(
-                replace(shown, state=JobState.FAILED, error=StudioError(text)), engine, None
-            ),
+            canvas.status(failed, engine, None),
             canvas.status(None, engine, Notice(text=text, field=text)),
             canvas.result(shown.pictures[0], busy=False),
             canvas.token_count(tokens, empty=False, unseen=(text, text)),
