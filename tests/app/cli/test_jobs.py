@@ -12,7 +12,14 @@ from pathlib import Path
 import pytest
 
 from app.cli.main import main
-from app.jobs.job import Job, JobState
+from app.jobs.downloads import DOWNLOAD, Fetch
+from app.jobs.exports import ExportOrder
+from app.jobs.job import COMPUTER, Job, JobState
+from app.models import import_process
+from app.models.rows import ImportOptions
+from app.parts import assemble
+from app.settings import Settings
+from tests.app.jobs.test_kinds import Process
 from tests.app.jobs.test_store import OWNER, Studio, request
 
 Told = pytest.CaptureFixture[str]
@@ -178,3 +185,65 @@ def test_a_database_of_a_newer_version_is_not_touched(
     assert run(tmp_path, "list") == 2
     assert "newer version" in capsys.readouterr().err
     assert not list(tmp_path.glob("jobs.db.2*"))
+
+
+@pytest.mark.parametrize("running", [True, False])
+def test_every_kind_is_listed_stopped_retried_and_duplicated(
+    tmp_path: Path, capsys: Told, monkeypatch: pytest.MonkeyPatch, running: bool
+) -> None:
+    """Also by a command that has none of the parts which run them."""
+    monkeypatch.setattr(import_process, "run", importing)
+    settings = Settings(workspace=tmp_path)
+    parts = assemble(settings, worker=Process(settings.outputs))
+    parts.jobs.pause(True)
+    parts.jobs.start()
+    parts.jobs.add(DOWNLOAD, Fetch(model="alpha-512"), COMPUTER)
+    parts.exports.start(ExportOrder(format="zip", everybodys=True), OWNER)
+    (tmp_path / "my\x1bnet.pth").touch()
+    parts.imports.start(str(tmp_path / "my\x1bnet.pth"), ImportOptions())
+    ids = {job.kind: job.id for job in parts.jobs.jobs()}
+    if not running:
+        parts.store.close()
+        parts.jobs.close()
+
+    def shown() -> dict[str, str]:
+        capsys.readouterr()
+        assert run(tmp_path, "list") == 0
+        out = capsys.readouterr().out
+        assert "\x1b" not in out
+        assert OWNER not in out
+        return {line[:8]: line for line in out.splitlines()}
+
+    lines = shown()
+    for kind, title in (
+        ("download", "Download PixArt-α 512"),
+        ("import", "Import my net.pth"),
+        ("export", "Export all pictures (Archive)"),
+    ):
+        line = lines[ids[kind][:8]]
+        assert line.split()[1] == "waiting", line
+        assert line.endswith(f"  {kind}  {title}")
+    for kind, job_id in ids.items():
+        assert run(tmp_path, "stop", job_id) == 0
+        assert " stopped " in shown()[job_id[:8]], kind
+        assert run(tmp_path, "retry", job_id) == 0
+        assert " waiting " in shown()[job_id[:8]], kind
+    assert run(tmp_path, "duplicate", ids["download"]) == 0
+    copy = capsys.readouterr().out.split()[-1].rstrip(".")
+    assert " waiting " in shown()[copy]
+    assert run(tmp_path, "duplicate", ids["export"]) == 2
+    assert "waits or runs already" in capsys.readouterr().err
+    if not running:
+        parts = assemble(settings, worker=Process(settings.outputs))
+        parts.jobs.start()
+    for job in (ids["download"], copy):
+        assert run(tmp_path, "stop", job) == 0
+    assert run(tmp_path, "resume") == 0
+    done = parts.jobs.wait(ids["import"], COMPUTER, 20)
+    parts.jobs.close()
+    assert done is not None
+    assert (done.state, done.result) == (JobState.DONE, "net")
+
+
+def importing(*_: object, **__: object) -> str:
+    return "net"
