@@ -12,6 +12,8 @@ from pipelines.request import FIELDS
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 _BLOCK = "<!-- fields: {name}, written by app/field_docs.py -->\n"
 _END = "<!-- end of fields -->"
+_MARKUP = re.compile(r"\[([^\]]*)\]\([^)]*\)|`")
+_RETURNS = "One object per picture: url, seed, width, height, seconds and the rest of its recipe."
 
 
 def option_table(fields: Mapping[str, RequestField]) -> str:
@@ -37,6 +39,30 @@ def _facts(row: RequestField) -> tuple[str, str, str]:
     return about, limits, spec.default or _always(row)
 
 
+def parameter_table(fields: Mapping[str, RequestField]) -> str:
+    """The parameters of the endpoint `generate`, as Markdown."""
+    head = ("parameter", "what", "limits", "default")
+    return _table(head, ((f"`{name}`", *_told(row)) for name, row in fields.items()))
+
+
+def endpoint(fields: Mapping[str, RequestField]) -> str:
+    """What the endpoint `generate` says of itself, as gradio reads it."""
+    lines = ["Paints pictures and waits for them.", "", "Args:"]
+    for name, row in fields.items():
+        about, limits, default = _told(row)
+        said = [about, limits, f"default: {default}" if default else ""]
+        # Links and code marks are for pages.
+        plain = _MARKUP.sub(r"\1", "; ".join(filter(None, said)))
+        lines.append(f"    {name}: {plain}.")
+    lines += ["", "Returns:", f"    {_RETURNS}"]
+    return "\n".join(lines)
+
+
+def _told(row: RequestField) -> tuple[str, str, str]:
+    about, limits, default = _facts(row)
+    return row.spec.api or about, limits, default
+
+
 def _always(row: RequestField) -> str:
     """The default that depends on nothing, where it is worth a word."""
     if row.required or row.type is bool or not row.default:
@@ -53,6 +79,7 @@ def _table(head: tuple[str, ...], rows: Iterator[tuple[str, ...]]) -> str:
 
 TABLES: dict[str, tuple[str, Callable[[Mapping[str, RequestField]], str]]] = {
     "options of generate": ("command-line.md", option_table),
+    "parameters of generate": ("api.md", parameter_table),
 }
 """Each block by its name: the page it stands on, and what makes it."""
 

@@ -11,12 +11,16 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 def with_parameters(function: F, parameters: Iterable[Parameter]) -> F:
-    """`function`, seen as one that takes `parameters` where it says `**values`.
+    """`function`, seen as one that takes `parameters` where it says `*values` or `**values`.
 
-    They come before its own keyword-only ones. It is called with all of them by name.
+    They come before its own keyword-only ones.
     """
     signature = inspect.signature(function, eval_str=True)
-    own = [p for p in signature.parameters.values() if p.kind is not Parameter.VAR_KEYWORD]
+    own = [
+        p
+        for p in signature.parameters.values()
+        if p.kind not in (Parameter.VAR_POSITIONAL, Parameter.VAR_KEYWORD)
+    ]
     first = [p for p in own if p.kind is not Parameter.KEYWORD_ONLY]
     seen = [*first, *parameters, *own[len(first) :]]
     named = {p.name: p.annotation for p in seen}

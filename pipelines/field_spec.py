@@ -79,20 +79,21 @@ class Column:
 class FieldSpec:
     """How the doors of the studio show a field.
 
-    `help` is a phrase for the command line and the API, `doc` the longer one of the docs, in
-    Markdown. `name` is how the doors call it where that is not the field's name: `width` and
-    `height` are one `size`. `noun` names it in sentences. `fault` is the sentence for a value that
-    it cannot have, with {value} in it, where limits say too little. `follows` names the fields with
-    which its default changes, `default` says in words what that is. `only_for` tells which samplers
-    read it, `needs` which other field has to be given; where it has no effect, `no_effect` says so,
-    with {sampler} in it. A recipe leaves out a value that is the default, so that earlier versions
-    read it, unless `always_written`.
+    `help` is a phrase for the command line, `doc` the longer one of the docs, in Markdown, and
+    `api` that of the API where it differs. `name` is how the doors call it where that is not the
+    field's name: `width` and `height` are one `size`. `noun` names it in sentences. `fault` is the
+    sentence for a value that it cannot have, with {value} in it, where limits say too little.
+    `follows` names the fields with which its default changes, `default` says in words what that is.
+    `only_for` tells which samplers read it, `needs` which other field has to be given; where it has
+    no effect, `no_effect` says so, with {sampler} in it. A recipe leaves out a value that is the
+    default, so that earlier versions read it, unless `always_written`.
     """
 
     label: str
     help: str
     widget: Widget
     doc: str = ""
+    api: str = ""
     name: str = ""
     noun: str = ""
     fault: str = ""

@@ -5,21 +5,31 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import secrets
+from collections.abc import Iterator
+from inspect import Parameter
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import gradio as gr
+from gradio.utils import get_upload_folder
 
-from app import hosting
+from app import field_docs, hosting
 from app.jobs.job import Job, JobState
+from app.signatures import with_parameters
+from app.ui.create import fields
 from app.ui.guards import clients
 from app.ui.listener import ClientListener
 from app.ui.routes import PICTURES
-from pipelines.errors import StudioError
+from pipelines.errors import RequestError, StudioError
+from pipelines.request import FIELDS
 
 if TYPE_CHECKING:
     from app.studio import Studio
 
+EARLIER = 10
+"""So many values `generate` took before it took every field."""
 _POLL_SECONDS = 0.1
+_UPLOAD = "Upload it first, e.g. with gradio_client's handle_file, or give the name of a kept one."
 
 
 class Api:
@@ -29,49 +39,15 @@ class Api:
         self._studio = studio
 
     async def generate(
-        self,
-        prompt: str,
-        negative: str = "",
-        model: str = "",
-        sampler: str = "",
-        steps: int | None = None,
-        guidance: float | None = None,
-        size: str = "",
-        seed: str = "",
-        count: int = 1,
-        style: str = "None",
-        request: gr.Request = None,  # type: ignore[assignment]
+        self, values: dict[str, Any], request: gr.Request | None
     ) -> list[dict[str, Any]]:
-        """Paints pictures and waits for them.
-
-        Args:
-            prompt: What the picture should show.
-            negative: What should stay out of it.
-            model: The name of a model; empty for the default.
-            sampler: The name of a sampler; empty for the model's own.
-            steps: How many steps; null for the sampler's own.
-            guidance: How closely to follow the prompt; null for the sampler's own.
-            size: Width x height in pixels, e.g. 128x128; empty for the model's own.
-            seed: The seed of the first picture; empty for a new one.
-            count: How many pictures, 1 to 64.
-            style: The name of a style.
-
-        Returns:
-            One object per picture: url, seed, width, height, seconds and the rest of its recipe.
-        """
-        values = {
-            "prompt": prompt,
-            "negative": negative,
-            "model": model or None,
-            "sampler": sampler or None,
-            "steps": steps,
-            "guidance": guidance,
-            "size": size or None,
-            "seed": "" if seed is None else seed,
-            "count": count,
-            "style": style or None,
-        }
-        return _told(await self._paint(values, request), _base(request))
+        """Paints pictures and waits for them; `values` are those of the fields, by name."""
+        try:
+            start = await asyncio.to_thread(self._start, values["init"])
+        except StudioError as error:
+            raise gr.Error(str(error), print_exception=False) from None
+        given = fields.request_values(values | {"init": start})
+        return _told(await self._paint(given, request), _base(request))
 
     async def stop_all(self, request: gr.Request = None) -> int:  # type: ignore[assignment]
         """Stops every job of this session (`session_hash`), waiting or painted just now.
@@ -80,6 +56,18 @@ class Api:
             How many there were.
         """
         return self._studio.stop_all(_owner(request))
+
+    def _start(self, given: Any) -> str:
+        """The name of the picture to start from, which is kept; "" for none. Raises StudioError."""
+        if given is None or given == "":
+            return ""
+        if not isinstance(given, dict):
+            return self._studio.find_start(str(given)).name
+        path = given.get("path")
+        # gradio looks at files where they say that they are files; others are none at all.
+        if not isinstance(path, str) or not _is_upload(path):
+            raise RequestError("init", "The start picture is none that was uploaded.", _UPLOAD)
+        return self._studio.keep_start(Path(path)).name
 
     async def _paint(self, values: dict[str, Any], request: gr.Request | None) -> Job:
         owner, client = _owner(request), clients.sender(request).client
@@ -101,11 +89,50 @@ class Api:
             self._studio.stop(job.id, owner)
 
 
+def _is_upload(path: str) -> bool:
+    """Whether the file lies where uploads do."""
+    folder = Path(get_upload_folder()).resolve()
+    try:
+        return Path(path).resolve().is_relative_to(folder)
+    except (OSError, ValueError):
+        return False
+
+
+def parameters() -> Iterator[Parameter]:
+    """The parameters of `generate`, out of the table of fields, and the request of gradio."""
+    for name, row in FIELDS.items():
+        kind: Any = str
+        default: Any = row.default if isinstance(row.default, str) else ""
+        if row.spec.widget.kind in ("number", "switch"):
+            varies = row.required or bool(row.spec.follows)
+            kind, default = (row.type | None, None) if varies else (row.type, row.default)
+        elif row.spec.widget.kind == "start":
+            kind = str | dict[str, Any]
+        if name == "prompt":
+            default = Parameter.empty
+        yield Parameter(name, Parameter.POSITIONAL_OR_KEYWORD, default=default, annotation=kind)
+    yield Parameter("request", Parameter.POSITIONAL_OR_KEYWORD, default=None, annotation=gr.Request)
+
+
+def with_defaults(api_name: str, inputs: list[Any]) -> list[Any]:
+    """`inputs` as the endpoint takes them: programs of earlier versions know fewer fields."""
+    if api_name != "generate" or not EARLIER <= len(inputs) < len(FIELDS):
+        return inputs
+    # Null is the default of every field.
+    return [*inputs, *[None] * (len(FIELDS) - len(inputs))]
+
+
 def publish(studio: Studio) -> None:
     """Adds the endpoints to the Blocks that is open now."""
     api = Api(studio)
+
+    async def generate(*values: Any) -> list[dict[str, Any]]:
+        *given, request = values
+        return await api.generate(dict(zip(FIELDS, given, strict=True)), request)
+
+    generate.__doc__ = field_docs.endpoint(FIELDS)
     gr.api(
-        api.generate,
+        with_parameters(generate, parameters()),
         api_name="generate",
         api_visibility="public",
         # Each waits for a job without a thread, and jobs have their own limit (`app.jobs.turns`).

@@ -40,6 +40,7 @@ class _Page(gr.Blocks):
         """The values as the function takes them. Raises gr.Error for those that a browser with
         this page would not send: files that nobody uploaded, texts in the place of numbers."""
         try:
+            inputs = api.with_defaults(block_fn.api_name, inputs)
             return await super().preprocess_data(block_fn, inputs, state, explicit_call)
         except gr.Error as error:
             error.print_exception = False

@@ -42,7 +42,9 @@ def page(workspace: Path) -> dict[str, Any]:
     from tests.app.ui.fake_studio import FakeStudio
 
     studio = FakeStudio(workspace)
-    config = build(studio).get_config_file()
+    demo = build(studio)
+    config = demo.get_config_file()
+    parameters = demo.get_api_info()["named_endpoints"]["/generate"]["parameters"]
     (control,) = (c for c in config["components"] if c["props"].get("elem_id") == "grain")
     form = fields.first(studio) | {"prompt": "x", "grain": 1.5}
     painted = studio.request(fields.request_values(form))
@@ -51,6 +53,7 @@ def page(workspace: Path) -> dict[str, Any]:
     studio.close()
     return {
         "control": {"type": control["type"], **control["props"]},
+        "parameter": next(p for p in parameters if p["parameter_name"] == "grain"),
         "painted": painted.recipe(),
         "form": [back["grain"], fields.restored(back, studio)["grain"], kept["grain"]],
     }

@@ -64,6 +64,13 @@ def test_a_new_field_is_a_control_of_the_form(new: dict[str, Any]) -> None:
     assert new["form"] == [1.5, 1.5, 0.5]
 
 
+def test_a_new_field_is_a_parameter_of_the_api(new: dict[str, Any]) -> None:
+    parameter = new["parameter"]
+    assert parameter["parameter_has_default"]
+    assert parameter["parameter_default"] == 0.5
+    assert parameter["type"] == {"type": "number"}
+
+
 def test_a_new_field_is_in_the_infotext_and_is_found_by_it(new: dict[str, Any]) -> None:
     last = new["infotext"].splitlines()[-1]
     # Behind what other programs know.

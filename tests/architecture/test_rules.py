@@ -36,7 +36,6 @@ MANY_POSITIONAL = {
     "app/cli/train.py:text_to_image": "typer makes each parameter an option",
     "app/cli/train.py:evaluate": "typer makes each parameter an option",
     "app/cli/train.py:scenes": "typer makes each parameter an option",
-    "app/ui/api.py:generate": "gradio makes each parameter an input of the endpoint",
 }
 # The outermost seams, where any fault must become a sentence.
 BROAD_EXCEPT = {

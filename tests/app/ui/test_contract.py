@@ -22,6 +22,7 @@ from app.ui.create import fields
 from lora_manager import drafts
 from pipelines.catalog import ROOT
 from pipelines.errors import StudioError
+from pipelines.request import FIELDS
 from tests.app.ui.fake_studio import FakeStudio, served
 
 PNG = b"\x89PNG"
@@ -107,7 +108,7 @@ def test_too_few_values_are_refused_in_a_sentence(
     event, data = call(http, "generate", given)
     assert event == "error"
     said = json.dumps(data)
-    assert f"This call takes {len(GENERATE)} values and got {len(given)};" in said
+    assert f"This call takes {len(FIELDS)} values and got {len(given)};" in said
     assert "\\n" not in said
     assert "Traceback" not in "".join(capfd.readouterr())
 
