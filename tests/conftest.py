@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import signal
 import socket
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
+
+from tests import quick, warm
 
 # Time is no result of a test: a busy machine must not fail one.
 settings.register_profile("studio", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -28,7 +32,30 @@ os.environ.update(
 os.environ.setdefault("OMP_NUM_THREADS", "2")
 os.environ.pop("PIXART_STUDIO_WORKSPACE", None)
 
+# A job that a shell starts in the background is deaf to Ctrl+C, and so is whatever it starts.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
 _connect = socket.socket.connect
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--quick",
+        action="store_true",
+        help="only what loads no model and no browser and starts no process",
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    # With -n the process that hands the tests out starts others, and runs none.
+    hands_out = getattr(config.option, "numprocesses", None) and not hasattr(config, "workerinput")
+    if config.getoption("quick") and not hands_out:
+        quick.refuse_what_is_slow()
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    return True if config.getoption("quick") and quick.is_never_quick(collection_path) else None
 
 
 def _is_here(address: Any) -> bool:
@@ -62,3 +89,15 @@ def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path / "workspace"
     monkeypatch.setenv("PIXART_STUDIO_WORKSPACE", str(folder))
     return folder
+
+
+@pytest.fixture
+def warm_children(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Child processes of the studio are forks of one that has torch loaded.
+
+    In everything else they are as those that it starts itself, whose imports take eight seconds.
+    """
+    from pipelines.processes import child
+
+    given = SimpleNamespace(get_context=lambda _: warm.Children)
+    monkeypatch.setattr(child, "multiprocessing", given)

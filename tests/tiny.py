@@ -1,20 +1,21 @@
-"""Small random nets in diffusers layout, built offline: the same folders that real models have."""
+"""Small random nets in diffusers layout, built offline: the same folders that real models have.
+
+The libraries are imported by what needs them, so that a test that builds no net stays quick.
+"""
 
 from __future__ import annotations
 
 import shutil
 from pathlib import Path
-
-import torch
-from diffusers import AutoencoderKL, DPMSolverMultistepScheduler, PixArtTransformer2DModel
-from tokenizers import Tokenizer
-from transformers import T5Config, T5EncoderModel
+from typing import TYPE_CHECKING
 
 from pipelines.catalog import ROOT
 
+if TYPE_CHECKING:
+    from diffusers import PixArtTransformer2DModel
+
 NANO = ROOT / "assets" / "models" / "nano"
 TOKENS = 24
-_VOCABULARY = Tokenizer.from_file(str(NANO / "tokenizer" / "tokenizer.json")).get_vocab_size()
 _ROW = """
 title = "Tiny"
 summary = "Random weights for tests."
@@ -35,6 +36,9 @@ def transformer(
 
     `sigma`: of the size of the 1024 models, and never told sizes all the same.
     """
+    import torch
+    from diffusers import PixArtTransformer2DModel
+
     large = micro_conditions or sigma
     net = PixArtTransformer2DModel(
         num_attention_heads=2,
@@ -58,18 +62,19 @@ def transformer(
         net.pos_embed.proj.weight.mul_(0.3)
         for block in net.transformer_blocks:
             block.attn2.to_out[0].weight.mul_(0.1)
-    net.eval()
-    _predict_noise(net)
+        net.eval()
+        _predict_noise(net)
     return net
 
 
-@torch.no_grad()
 def _predict_noise(net: PixArtTransformer2DModel) -> None:
     """Fits the last layer by least squares so that the net roughly returns its input as noise.
 
     With noise that has nothing to do with the input, latents would grow to hundreds within a few
     steps, and an absolute comparison would measure float32's rounding of large numbers.
     """
+    import torch
+
     channels, out, patch = net.config.in_channels, net.config.out_channels, net.config.patch_size
     micro = net.config.use_additional_conditions
     inputs: list[torch.Tensor] = []
@@ -100,6 +105,11 @@ def build(
     folder: Path, *, micro_conditions: bool = False, sigma: bool = False, seed: int = 0
 ) -> Path:
     """Writes a complete model into `folder` (its name becomes the model's id); returns it."""
+    import torch
+    from diffusers import AutoencoderKL, DPMSolverMultistepScheduler
+    from tokenizers import Tokenizer
+    from transformers import T5Config, T5EncoderModel
+
     torch.manual_seed(seed)
     net = transformer(micro_conditions=micro_conditions, sigma=sigma)
     net.save_pretrained(folder / "transformer")
@@ -114,8 +124,9 @@ def build(
         scaling_factor=0.13025 if sigma else 0.2,
     )
     vae.save_pretrained(folder / "vae")
+    tokenizer = Tokenizer.from_file(str(NANO / "tokenizer" / "tokenizer.json"))
     config = T5Config(
-        vocab_size=_VOCABULARY,
+        vocab_size=tokenizer.get_vocab_size(),
         d_model=32,
         d_kv=16,
         d_ff=64,

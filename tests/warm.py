@@ -18,8 +18,10 @@ import sys
 import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from multiprocessing import forkserver
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import launch as launcher
 
@@ -47,7 +49,7 @@ def launch(
             out=str(out),
             err=terminal or str(err),
         )
-        process = _context().Process(target=_command, args=(arguments, where, before))
+        process = _forks().Process(target=_command, args=(arguments, where, before))
         process.start()
         process.join(timeout)
         if process.exitcode is None:
@@ -69,22 +71,32 @@ class _Where:
 
 
 @functools.cache
-def _context() -> Any:
+def _forks() -> Any:
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["tests.warmed"])
-    from multiprocessing import forkserver
-
     # Where it looks for that module; it has none of the search path of this process.
-    before = os.environ.get("PYTHONPATH")
-    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(ROOT), before)))
-    try:
+    path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
+    with mock.patch.dict(os.environ, PYTHONPATH=path):
         forkserver.ensure_running()
-    finally:
-        if before is None:
-            del os.environ["PYTHONPATH"]
-        else:
-            os.environ["PYTHONPATH"] = before
     return context
+
+
+class Children:
+    """Stands for the context of `multiprocessing` that the studio's child processes come from."""
+
+    @staticmethod
+    def Pipe() -> Any:
+        return _forks().Pipe()
+
+    @staticmethod
+    def Process(*, target: Callable[..., object], args: tuple[Any, ...], **more: Any) -> Any:
+        return _forks().Process(target=_born, args=(dict(os.environ), target, args), **more)
+
+
+def _born(env: dict[str, str], target: Callable[..., object], args: tuple[Any, ...]) -> None:
+    os.environ.clear()
+    os.environ.update(env)
+    target(*args)
 
 
 def _command(arguments: tuple[str, ...], where: _Where, before: Callable[[], object]) -> None:

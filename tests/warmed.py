@@ -6,6 +6,8 @@ The page is not in it: gradio reads its variables once, when it is imported.
 import gc
 import os
 
+import pytest  # noqa: F401
+
 from pipelines.memory.planning import before_torch
 
 before_torch()

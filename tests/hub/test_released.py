@@ -15,13 +15,13 @@ from diffusers import DDPMScheduler, LCMScheduler, PixArtSigmaPipeline
 from PIL import Image
 
 from app.cli.main import main
+from pipelines.benchmarks.benchmark import stock_pipeline as stock
 from pipelines.catalog import Catalog
 from pipelines.text.tokens import tokenize
 from tests import tiny
 from tests.fake_hub import FakeHub
 from tests.hub import published
 from tests.hub.conftest import ALPHA, COMMIT
-from tests.pipelines.conftest import stock
 
 pytestmark = pytest.mark.usefixtures("workspace")
 

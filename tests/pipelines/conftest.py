@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
-from pipelines.benchmarks.benchmark import stock_pipeline as stock
 from pipelines.catalog import Catalog
-from pipelines.engine import Engine
 from pipelines.memory.planning import Machine
 from tests import tiny
 
-__all__ = ["stock"]
+if TYPE_CHECKING:
+    from pipelines.engine import Engine
 
 CPU = Machine(device="cpu", name="CPU", bf16=False)
 
@@ -40,5 +40,7 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def engine(catalog: Catalog, inputs: Path) -> Engine:
+    from pipelines.engine import Engine
+
     # On the processor, also where there is a GPU: the references below run there in float32.
     return Engine(catalog, inputs=inputs, machine=CPU)

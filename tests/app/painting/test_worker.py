@@ -25,6 +25,8 @@ from pipelines.progress import Progress, Stage
 from pipelines.request import GenerationRequest, complete
 
 CATALOG = Catalog()
+# Only the first one of all, which `worker` starts, is started as the studio does it.
+pytestmark = pytest.mark.usefixtures("warm_children")
 
 
 def request(**values: object) -> GenerationRequest:
@@ -230,12 +232,12 @@ def test_a_refused_process_is_a_sentence(
     def refuse(*args: object, **kwargs: object) -> None:
         raise BlockingIOError(11, "Resource temporarily unavailable")
 
-    monkeypatch.setattr("multiprocessing.context.SpawnProcess.start", refuse)
-    runner.start()
-    assert runner.state.phase == "lost"
-    with pytest.raises(WorkerError, match="could not be started"):
-        paint(runner, request())
-    monkeypatch.undo()
+    with monkeypatch.context() as patch:
+        patch.setattr("multiprocessing.process.BaseProcess.start", refuse)
+        runner.start()
+        assert runner.state.phase == "lost"
+        with pytest.raises(WorkerError, match="could not be started"):
+            paint(runner, request())
     assert paint(runner, request())[0]
     runner.close()
 

@@ -12,12 +12,12 @@ from diffusers import SASolverScheduler
 from PIL import Image
 from torch import Tensor
 
+from pipelines.benchmarks.benchmark import stock_pipeline as stock
 from pipelines.catalog import Catalog
 from pipelines.denoising.denoise import denoise, make_schedule, start_latents
 from pipelines.engine import Engine
 from pipelines.request import GenerationRequest, complete
 from pipelines.text.encoder import batch
-from tests.pipelines.conftest import stock
 from tests.tiny import NANO
 
 PROMPT = "a red apple on a light blue background"

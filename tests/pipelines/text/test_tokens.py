@@ -14,13 +14,13 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer
 from transformers import AutoTokenizer
 
+from pipelines.benchmarks.benchmark import stock_pipeline as stock
 from pipelines.catalog import Catalog, Cleaning, ModelSpec
 from pipelines.engine import Engine
 from pipelines.errors import ModelError
 from pipelines.text import seen_words
 from pipelines.text.encoder import batch
 from pipelines.text.tokens import clean, tokenize
-from tests.pipelines.conftest import stock
 from tests.tiny import NANO
 
 MODEL = Catalog().find("nano")
