@@ -280,7 +280,7 @@ def test_large_honest_pictures_are_read(tmp_path: Path) -> None:
     formats: tuple[tuple[str, dict[str, Any]], ...] = (
         ("a.png", {"compress_level": 0}),
         ("a.jpg", {"progressive": True, "quality": 100, "restart_marker_blocks": 1}),
-        ("a.webp", {"lossless": True, "method": 0}),
+        ("a.webp", {"lossless": True, "method": 0, "quality": 0}),
     )
     for name, options in formats:
         noise.save(tmp_path / name, **options)
