@@ -13,7 +13,7 @@ import gradio as gr
 
 from app.markup import render
 from app.ui.routes import STARTS
-from app.ui.shell import script
+from app.ui.shell import on_load
 from lora_manager import card
 from lora_manager.card import LoraCard
 from lora_manager.errors import LoraError
@@ -31,14 +31,6 @@ _SIDE = 26
 _MARKUP = "ui/choices.html"
 MAX_PROBLEMS = 3
 _PROBLEM = "Not every model can be used; the Models tab says why."
-_START = (
-    "${value ? `<div class='start-chip'>"
-    f"<img src='{STARTS}/${{value}}' alt='The start picture'>"
-    "<span>Starts from this picture</span>"
-    "<button type='button' data-remove aria-label='Remove the start picture'>Remove</button>"
-    "</div>` : ''}"
-)
-
 Option = tuple[str, str]
 
 
@@ -47,7 +39,7 @@ def choice(name: str, value: str, markup: str, **arguments: Any) -> gr.HTML:
     return gr.HTML(
         value,
         html_template="${markup}",
-        js_on_load=script("choice.js"),
+        js_on_load=on_load("choices/choice.js"),
         apply_default_css=False,
         elem_id=name,
         elem_classes=["field"],
@@ -61,7 +53,7 @@ def loras(name: str) -> gr.HTML:
     return gr.HTML(
         "",
         html_template="${markup}",
-        js_on_load=script("loras.js"),
+        js_on_load=on_load("choices/loras.js"),
         apply_default_css=False,
         elem_id=name,
         elem_classes=["field"],
@@ -99,8 +91,8 @@ def start(name: str) -> gr.HTML:
     """The picture to start from: its name in a request, or ""."""
     return gr.HTML(
         "",
-        html_template=_START,
-        js_on_load=script("start.js"),
+        html_template=render(_MARKUP, "start", address=STARTS),
+        js_on_load=on_load("choices/start.js"),
         apply_default_css=False,
         elem_id=name,
         elem_classes=["field"],

@@ -10,7 +10,6 @@ import hashlib
 import json
 import re
 from functools import cache
-from html import escape
 from pathlib import Path
 
 from starlette.datastructures import MutableHeaders
@@ -19,18 +18,19 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from app.markup import render
 from app.ui.guards.headers import NONCE, page_policy
 
 ASSETS = Path(__file__).resolve().parent.parent.parent / "assets"
 STATIC = "studio/static"
+SCRIPTS = f"{STATIC}/js"
 _SERVED = {
     "studio.css": ("css/studio.css", "text/css; charset=utf-8"),
-    "studio.js": ("js/studio.js", "text/javascript; charset=utf-8"),
-    "jobs.js": ("js/jobs.js", "text/javascript; charset=utf-8"),
     "inter.woff2": ("fonts/inter.woff2", "font/woff2"),
     "logo.svg": ("logo.svg", "image/svg+xml"),
 }
 _SHEETS = ("base", "controls", "create", "canvas", "models", "gallery", "jobs")
+_EVENT = re.compile(rb'\btrigger\("([a-z]+)"')
 _INLINE_SCRIPT = re.compile(rb"<script((?: (?!src)[a-z-]+(?:=\"[^\"]*\")?)*)>")
 NO_SNIFF = {"X-Content-Type-Options": "nosniff"}
 
@@ -43,21 +43,41 @@ def asset(name: str) -> bytes:
     return (ASSETS / name).read_bytes()
 
 
+@cache
+def scripts() -> dict[str, bytes]:
+    """The modules under assets/js, by the names with which they import each other."""
+    root = ASSETS / "js"
+    files = sorted(root.rglob("*.js"))
+    return {file.relative_to(root).as_posix(): file.read_bytes() for file in files}
+
+
+@cache
+def _scripts_version() -> str:
+    digest = hashlib.sha256()
+    for name, text in scripts().items():
+        digest.update(f"{name}\0{len(text)}\0".encode() + text)
+    return digest.hexdigest()[:12]
+
+
 def script(name: str) -> str:
-    """The text of assets/js/`name`."""
-    return asset(f"js/{name}").decode("utf-8")
+    """The address of a module. The version of them all is a folder of it, so that what a module
+    imports beside itself is of the same version and may be cached for ever, too."""
+    if name not in scripts():
+        raise FileNotFoundError(f"assets/js/{name}")
+    return f"{SCRIPTS}/{_scripts_version()}/{name}"
 
 
-def call(module: str, function: str) -> str:
-    """The script of an element that is left to `function` of the served ES module `module`.
+def on_load(name: str) -> str:
+    """What gradio runs for a component: hands it to the default function of a module.
 
-    It gets the element, a function that sends data to the studio, and gradio's `watch`.
+    The events of the component are those that are named in this text, so the module's are.
+    An address is relative to the page; in `import` it would be to the script of gradio.
     """
-    where = json.dumps(address(module))
+    events = sorted(set(_EVENT.findall(scripts()[name])))
     return (
-        f"import(new URL({where}, document.baseURI))"
-        # gradio looks for the names of events in the text of scripts.
-        f'.then((module) => module.{function}(element, (data) => trigger("act", data), watch));'
+        f"// {' '.join(json.dumps(event.decode()) for event in events)}\n"
+        f"import(new URL({json.dumps(script(name))}, document.baseURI))"
+        ".then((part) => part.default({ element, props, trigger, watch }));"
     )
 
 
@@ -77,34 +97,44 @@ async def _static(request: Request) -> Response:
     if found is None:
         return Response(status_code=404)
     file, kind = found
-    known = "v" in request.query_params
+    return _answer(asset(file), kind, known="v" in request.query_params)
+
+
+async def _script(request: Request) -> Response:
+    found = scripts().get(request.path_params["name"])
+    if found is None:
+        return Response(status_code=404)
+    # A page that was loaded before the studio was updated gets what there is, for now.
+    known = request.path_params["version"] == _scripts_version()
+    return _answer(found, "text/javascript; charset=utf-8", known=known)
+
+
+def _answer(content: bytes, kind: str, *, known: bool) -> Response:
+    """A file; for ever where its address has its version."""
     cached = "public, max-age=31536000, immutable" if known else "no-cache"
-    return Response(asset(file), media_type=kind, headers={"Cache-Control": cached, **NO_SNIFF})
+    return Response(content, media_type=kind, headers={"Cache-Control": cached, **NO_SNIFF})
 
 
 def routes() -> list[Route]:
     """The routes of the page's own files."""
-    return [Route(f"/{STATIC}/{{name}}", _static)]
+    return [
+        Route(f"/{SCRIPTS}/{{version}}/{{name:path}}", _script),
+        Route(f"/{STATIC}/{{name}}", _static),
+    ]
 
 
 def head() -> bytes:
     """What goes in front of </head>: the theme first, so that nothing flashes."""
-    theme = (
-        'try{document.documentElement.dataset.theme=localStorage.getItem("pixart-studio-theme")'
-        '==="light"?"light":"dark"}catch{document.documentElement.dataset.theme="dark"}'
-    )
-    font = escape(address("inter.woff2"))
-    face = (
-        "@font-face{font-family:InterVariable;font-weight:100 900;font-display:swap;"
-        f"src:url({json.dumps(address('inter.woff2'))}) format('woff2')}}"
-    )
-    return (
-        f"<script>{theme}</script><style>{face}</style>"
-        f'<link rel="preload" as="font" type="font/woff2" href="{font}" crossorigin>'
-        f'<link rel="stylesheet" href="{escape(address("studio.css"))}">'
-        f'<link rel="icon" type="image/svg+xml" href="{escape(address("logo.svg"))}">'
-        f'<meta name="color-scheme" content="dark light">'
-        f'<script defer src="{escape(address("studio.js"))}"></script>'
+    # What the first tab needs is fetched together; the others bring their own when they open.
+    needed = [name for name in scripts() if not name.startswith(("gallery/", "models/"))]
+    return render(
+        "ui/shell.html",
+        "head",
+        font=address("inter.woff2"),
+        style=address("studio.css"),
+        icon=address("logo.svg"),
+        script=script("studio.js"),
+        modules=[script(name) for name in needed],
     ).encode()
 
 

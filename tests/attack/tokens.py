@@ -17,7 +17,7 @@ def _shared(target: Target) -> str:
 
 def _nothing_without(target: Target) -> str:
     _shared(target)
-    paths = ("/", "/config", "/gradio_api/info", "/studio/alive", "/studio/static/studio.js")
+    paths = ("/", "/config", "/gradio_api/info", "/studio/alive", "/studio/static/js/-/studio.js")
     with target.client() as http:
         for path in paths:
             must(http.get(path).status_code == 401, f"{path} answers")

@@ -60,7 +60,7 @@ async ([studio, picture, calls]) => {
     setTimeout(() => done(false), 3000);
   });
   if (await loaded(new Image(), studio + picture)) seen.push('the picture is shown');
-  if (await loaded(document.createElement('script'), studio + '/studio/static/studio.js'))
+  if (await loaded(document.createElement('script'), studio + '/studio/static/js/-/studio.js'))
     seen.push('a script is loaded');
   await new Promise((done) => {
     const events = new EventSource(`${studio}/gradio_api/queue/data?session_hash=foreign`);

@@ -11,7 +11,7 @@ from app.ui import choices
 from app.ui.create import canvas, fields
 from app.ui.create.fields import FIELDS, Form
 from app.ui.create.handlers import FORECAST, CreateHandlers, CreateTab, Session, filled
-from app.ui.shell import script
+from app.ui.shell import on_load
 from pipelines.errors import StudioError
 from pipelines.field_spec import Place
 from pipelines.request import FIELDS as DECLARED
@@ -25,7 +25,9 @@ _SAVE = """(kept, ...values) => window.studioReady
   ? Object.fromEntries(%s.map((name, i) => [name, values[i]])) : kept"""
 
 
-def _html(name: str, value: str = "", js: str | None = None) -> gr.HTML:
+def _html(name: str, value: str = "", part: str = "") -> gr.HTML:
+    """Markup of its own; `part` is the module that brings it to life."""
+    js = on_load(f"create/{part}.js") if part else None
     return gr.HTML(value, elem_id=name, apply_default_css=False, js_on_load=js)
 
 
@@ -37,11 +39,13 @@ def build(studio: Studio) -> CreateTab:
             parts = _form(studio, start)
         with gr.Column(elem_id="stage", scale=1, min_width=320):
             stage: dict[str, Any] = {
-                "canvas": _html("canvas", canvas.canvas(None, ""), script("canvas.js")),
+                "canvas": _html("canvas", canvas.canvas(None, ""), "canvas"),
                 "status": _html(
-                    "status", canvas.status(None, studio.engine(), None), script("status.js")
+                    "status",
+                    canvas.status(None, studio.engine(), None),
+                    "status",
                 ),
-                "result": _html("result", canvas.result(None, busy=False), script("canvas.js")),
+                "result": _html("result", canvas.result(None, busy=False), "canvas"),
             }
     return CreateTab(**parts, **stage)
 
@@ -136,7 +140,7 @@ def _form(studio: Studio, start: Form) -> dict[str, Any]:
     with gr.Column(elem_classes="card", elem_id="words"):
         form.rest("prompt")
         count = _html("token-count", _count(studio, form.model.id))
-        examples = _html("examples", canvas.examples(form.model.examples), script("examples.js"))
+        examples = _html("examples", canvas.examples(form.model.examples), "examples")
         form.rest("words")
     with gr.Column(elem_classes="card", elem_id="frame"):
         form.draw("size")

@@ -11,7 +11,7 @@ from app.ui.create.tab import QUIET
 from app.ui.gallery import cards, handlers
 from app.ui.gallery.browse import Browse
 from app.ui.gallery.handlers import GalleryHandlers, GalleryTab
-from app.ui.shell import script
+from app.ui.shell import on_load
 
 if TYPE_CHECKING:
     from app.studio import Studio
@@ -19,9 +19,8 @@ if TYPE_CHECKING:
 _HINT = "Words, “a phrase”, -without, model:nano, size:128x128, date:2026-11, starred:yes"
 
 
-def _html(name: str, *scripts: str, value: str = "") -> gr.HTML:
-    # What they know together stands in front of each.
-    js = "\n".join(map(script, ("gallery-state.js", *scripts)))
+def _html(name: str, part: str, value: str = "") -> gr.HTML:
+    js = on_load(f"gallery/{part}.js")
     return gr.HTML(value, elem_id=name, apply_default_css=False, js_on_load=js)
 
 
@@ -36,14 +35,14 @@ def build() -> GalleryTab:
                 max_lines=1,
                 elem_id="gallery-search",
             )
-            _html("gallery-chips", "gallery-find.js", value=cards.find())
-        bar = _html("gallery-bar", "gallery-bar.js")
+            _html("gallery-chips", "find", cards.find())
+        bar = _html("gallery-bar", "bar")
         with gr.Row(elem_id="gallery-split", equal_height=False):
-            grid = _html("shots", "gallery.js")
-            look = _html("look", "look.js", "gallery-view.js")
+            grid = _html("shots", "shots")
+            look = _html("look", "look")
         with gr.Column(elem_id="gallery-dock"):
-            note = _html("gallery-note", "gallery-work.js")
-            work = _html("gallery-work", "gallery-work.js")
+            note = _html("gallery-note", "dock")
+            work = _html("gallery-work", "dock")
     return GalleryTab(
         query=query,
         bar=bar,

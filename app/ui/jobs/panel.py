@@ -10,7 +10,7 @@ from app.ui.create.handlers import Session
 from app.ui.create.tab import QUIET
 from app.ui.jobs import handlers, view
 from app.ui.jobs.handlers import JobsHandlers, JobsPanel, PanelState
-from app.ui.shell import call
+from app.ui.shell import on_load
 
 if TYPE_CHECKING:
     from app.studio import Studio
@@ -22,7 +22,7 @@ def chip() -> gr.HTML:
         view.chip([]),
         elem_id="jobs-chip",
         apply_default_css=False,
-        js_on_load=call("jobs.js", "chip"),
+        js_on_load=on_load("jobs/chip.js"),
     )
 
 
@@ -31,7 +31,7 @@ def build(button: gr.HTML) -> JobsPanel:
     return JobsPanel(
         chip=button,
         panel=gr.HTML(
-            "", elem_id="jobs-panel", apply_default_css=False, js_on_load=call("jobs.js", "panel")
+            "", elem_id="jobs-panel", apply_default_css=False, js_on_load=on_load("jobs/panel.js")
         ),
         timer=gr.Timer(handlers.IDLE_SECONDS),
     )

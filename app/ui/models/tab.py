@@ -10,14 +10,16 @@ from app.ui.create.handlers import CreateHandlers, CreateTab, Session, filled
 from app.ui.create.tab import QUIET
 from app.ui.models import handlers, import_form
 from app.ui.models.handlers import ModelsHandlers, ModelsTab, Visit
-from app.ui.shell import script
+from app.ui.shell import on_load
 
 if TYPE_CHECKING:
     from app.studio import Studio
 
 
-def _html(name: str, js: str | None = None) -> gr.HTML:
-    return gr.HTML("", elem_id=name, apply_default_css=False, js_on_load=js)
+def _html(name: str, part: str = "", value: str = "") -> gr.HTML:
+    """Markup of its own; `part` is the module that brings it to life."""
+    js = on_load(f"models/{part}.js") if part else None
+    return gr.HTML(value, elem_id=name, apply_default_css=False, js_on_load=js)
 
 
 def build(studio: Studio) -> ModelsTab:
@@ -25,21 +27,16 @@ def build(studio: Studio) -> ModelsTab:
     with gr.Column(elem_id="models"):
         with gr.Column(elem_id="computer"):
             parts: dict[str, Any] = {"hardware": _html("hardware")}
-            parts["care"] = _html("care", script("care.js"))
+            parts["care"] = _html("care", "maintenance")
         # Shown to people at the computer itself. Its fields are there from the start: gradio loses
         # the properties of what is told something before it is drawn, as inside an Accordion.
         with gr.Column(elem_id="import", visible="hidden") as parts["import_box"]:
-            gr.HTML(
-                import_form.head(),
-                elem_id="import-head",
-                apply_default_css=False,
-                js_on_load=script("disclose.js"),
-            )
+            _html("import-head", "disclose", import_form.head())
             with gr.Column(elem_id="import-body"):
                 parts["form"] = import_form.build(studio.catalog)
                 parts["start"] = gr.Button("Import", variant="primary", elem_id="import-start")
-        parts["imported"] = _html("imported", script("models.js"))
-        parts["shelf"] = _html("shelf", script("models.js"))
+        parts["imported"] = _html("imported", "cards")
+        parts["shelf"] = _html("shelf", "cards")
     return ModelsTab(timer=gr.Timer(handlers.IDLE_SECONDS, active=False), **parts)
 
 

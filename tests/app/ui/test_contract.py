@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -157,6 +158,8 @@ def test_pictures_come_with_their_own_bytes(http: httpx.Client, studio: FakeStud
         "/studio/samples/..%2fnano",
         "/studio/static/..%2fpyproject.toml",
         "/studio/static/secret",
+        "/studio/static/js/0123456789ab/..%2f..%2fcss%2fbase.css",
+        "/studio/static/js/0123456789ab/gallery",
     ],
 )
 def test_other_files_are_not_served(http: httpx.Client, path: str) -> None:
@@ -189,6 +192,32 @@ def test_own_files_are_cached_for_ever(http: httpx.Client) -> None:
     answer = http.get("/" + page[start:].split('"')[0])
     assert "immutable" in answer.headers["cache-control"]
     assert answer.headers["content-type"].startswith("text/css")
+
+
+def test_scripts_are_modules_whose_version_is_in_their_address(http: httpx.Client) -> None:
+    page = http.get("/").text
+    (address,) = re.findall(r'<script type="module" src="(studio/static/js/[^"]+)"', page)
+    answer = http.get(f"/{address}")
+    assert answer.headers["content-type"] == "text/javascript; charset=utf-8"
+    assert "immutable" in answer.headers["cache-control"]
+    # What a module imports lies beside it, so it is of the same version.
+    for name in re.findall(r'import "\./([^"]+)"', answer.text):
+        part = http.get(f"/{address.rpartition('/')[0]}/{name}")
+        assert part.status_code == 200
+        assert "immutable" in part.headers["cache-control"]
+    other = http.get("/studio/static/js/0123456789ab/studio.js")
+    assert other.content == answer.content
+    assert other.headers["cache-control"] == "no-cache"
+
+
+def test_no_script_of_a_component_is_longer_than_a_call(studio: FakeStudio) -> None:
+    loads = [
+        part["props"]["js_on_load"]
+        for part in build(studio).get_config_file()["components"]
+        if part["props"].get("js_on_load")
+    ]
+    assert len(loads) > 15
+    assert all(re.fullmatch(r'// [^\n]*\nimport\(new URL\("[^"]+",[^\n]+;', js) for js in loads)
 
 
 def test_the_theme_is_chosen_before_the_first_paint(http: httpx.Client) -> None:
