@@ -106,7 +106,7 @@ def kind(store: ModelStore, changed: Callable[[], None]) -> Kind:
         write=asdict,
         read=_read,
         title=lambda fetch: f"Download {_title(fetch.model)}",
-        interrupted=("The studio was restarted during the download.", "Press Retry; it goes on."),
+        interrupted=("The studio was restarted during the download.", "Retry it; it goes on."),
         keep=_kept,
         restore=_restore,
         timing=lambda fetch: f"{platform.node()}|{DOWNLOAD}",

@@ -91,7 +91,7 @@ def kind(folder: Path, find: Find) -> Kind:
         write=asdict,
         read=_read,
         title=_title,
-        interrupted=("The studio was restarted during the export.", "Press Retry; it begins anew."),
+        interrupted=("The studio was restarted during the export.", "Retry it; it begins anew."),
         timing=lambda order: f"{platform.node()}|{EXPORT}|{order.format}|{order.strip}",
         units=_units,
         most_each=1,

@@ -66,7 +66,7 @@ def kind(settings: Settings, changed: Callable[[], None]) -> Kind:
         write=lambda order: asdict(order) | {"source": str(order.source)},
         read=_read,
         title=lambda order: f"Import {order.name}",
-        interrupted=("The studio was restarted during the import.", "Press Retry; it begins anew."),
+        interrupted=("The studio was restarted during the import.", "Retry it; it begins anew."),
         keep=lambda entry: {"model": entry.job.result or ""},
         restore=_restore,
         timing=_timing,

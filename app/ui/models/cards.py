@@ -258,6 +258,8 @@ def _progress(job: ModelJob) -> str:
         words = f"Checking what is here, {_amount(job)}"
     elif job.phase == "asking":
         words = "Asking the hub what is needed…"
+    elif job.phase == "waiting":
+        words = "Waiting for its turn…"
     else:
         words = ("Converting to diffusers' layout, " if job.converting else "") + _amount(job)
         if job.speed:

@@ -225,7 +225,7 @@ def test_an_import_that_was_cut_says_so_and_what_waited_waits_on(
     cut = only(second.jobs, IMPORT)
     assert (cut.id, cut.state, cut.may_retry) == (order[0], JobState.INTERRUPTED, True)
     assert str(cut.error) == (
-        "The studio was restarted during the import. Press Retry; it begins anew."
+        "The studio was restarted during the import. Retry it; it begins anew."
     )
     waited = [second.jobs.get(job_id, None) for job_id in order[1:]]
     assert [job.state for job in waited if job] == [JobState.DONE] * 2
