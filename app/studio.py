@@ -76,8 +76,9 @@ class Studio:
     def start(self) -> None:
         """Starts the painting process and the jobs; drafts of dead processes go."""
         self._worker.start(preload=self.catalog.default.id)
-        sweeping.sweep(self.settings)
         self._jobs.start()
+        # Last: it may take long where there are many files.
+        sweeping.sweep(self.settings)
 
     def close(self) -> None:
         """Stops what runs for the page, and ends the painting process."""

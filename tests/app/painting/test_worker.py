@@ -16,6 +16,7 @@ import pytest
 from app.gallery import metadata
 from app.gallery.pictures import Gallery
 from app.jobs.job import Job, JobState
+from app.jobs.kinds import JobControl, Kind, Lane
 from app.jobs.queue import JobQueue
 from app.painting.worker import WorkerRunner
 from app.settings import Settings
@@ -284,6 +285,41 @@ def test_the_device_is_lent_and_taken_back(settings: Settings) -> None:
     assert len(painted) == 1
     assert runner.state.restarts == 0, "it was no death"
     runner.close()
+
+
+def test_a_job_of_another_kind_has_the_device_for_itself(settings: Settings) -> None:
+    """The queue sees to it: whoever adds a kind of the device says no more than its lane."""
+    runner = WorkerRunner(settings)
+    runner.start(preload="nano")
+    until(lambda: runner.state.phase == "ready")
+    number, phases = pid(runner), []
+
+    def caption(control: JobControl) -> bool:
+        phases.append(runner.state.phase)
+        with pytest.raises(ProcessLookupError):
+            os.kill(number, 0)
+        return True
+
+    kind = Kind(
+        name="caption",
+        lane=Lane.DEVICE,
+        resumes=False,
+        run=caption,
+        write=dict,
+        read=dict,
+        title=str,
+    )
+    gallery = Gallery(settings.outputs)
+    jobs = JobQueue(runner, gallery=gallery, kinds=[kind], lend=runner.lent, runs=False)
+    made = [jobs.submit(request(), "me"), jobs.add("caption", {}, "me")]
+    made.append(jobs.submit(request(), "me"))
+    jobs.start()
+    ended = [jobs.wait(job.id, "me", 120) for job in made]
+    jobs.close()
+    runner.close()
+    assert [(job.state, job.error) for job in ended if job] == [("done", None)] * 3
+    assert phases == ["lent"]
+    assert runner.state.restarts == 0, "it was no death"
 
 
 def test_a_page_that_is_killed_takes_its_worker_with_it(tmp_path: Path) -> None:

@@ -256,8 +256,8 @@ def test_elsewhere_nothing_of_it_is_imported(tmp_path: Path) -> None:
         "import sys\n"
         "from pathlib import Path\n"
         "from app.settings import Settings\n"
-        "from app.studio import _runner\n"
-        "runner = _runner(Settings(workspace=Path(sys.argv[1])))\n"
+        "from app.parts import assemble\n"
+        "runner = assemble(Settings(workspace=Path(sys.argv[1]))).worker\n"
         "print(type(runner).__name__, 'spaces' in sys.modules, 'torch' in sys.modules)"
     )
     for variables in ({}, {"SPACE_ID": "me/studio"}, {"SPACES_ZERO_GPU": "false"}):
