@@ -13,15 +13,19 @@ from __future__ import annotations
 import functools
 import multiprocessing
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing import forkserver
 from pathlib import Path
 from typing import Any
 from unittest import mock
+
+import psutil
 
 import launch as launcher
 
@@ -60,6 +64,42 @@ def launch(
     return subprocess.CompletedProcess(["launch.py", *arguments], process.exitcode, *said)
 
 
+class Started:
+    """A process that calls a function at the top of a module: followed, killed, waited for."""
+
+    def __init__(self, function: Callable[..., object], *args: str, **env: str) -> None:
+        self._folder = Path(tempfile.mkdtemp())
+        out, self._err = self._folder / "out", self._folder / "err"
+        os.mkfifo(out)
+        where = _Where(
+            cwd=str(Path.cwd()), env={**os.environ, **env}, out=str(out), err=str(self._err)
+        )
+        self._process = _forks().Process(target=_call, args=(function, args, where))
+        self._process.start()
+        # Waits until the process has opened its end.
+        self.stdout = open(out, encoding="utf-8")
+        self.stderr = ""
+
+    def kill(self) -> None:
+        """SIGKILL to the process and all that it has started; `wait` for its end."""
+        process = psutil.Process(self._process.pid)
+        for one in (*process.children(recursive=True), process):
+            with suppress(psutil.NoSuchProcess):
+                one.kill()
+
+    def wait(self, timeout: float = 120) -> int:
+        """Its exit code; below zero, the signal that ended it. Reads what it still prints;
+        what it said on standard error is in `stderr` from now on."""
+        self.stdout.read()
+        self.stdout.close()
+        self._process.join(timeout)
+        code: int | None = self._process.exitcode
+        assert code is not None, "it does not end"
+        self.stderr = self._err.read_text("utf-8")
+        shutil.rmtree(self._folder)
+        return code
+
+
 @dataclass(frozen=True, kw_only=True)
 class _Where:
     """What a start gives to a process."""
@@ -94,27 +134,44 @@ class Children:
 
 
 def _born(env: dict[str, str], target: Callable[..., object], args: tuple[Any, ...]) -> None:
-    os.environ.clear()
-    os.environ.update(env)
+    _as_begun(env)
     target(*args)
 
 
-def _command(arguments: tuple[str, ...], where: _Where, before: Callable[[], object]) -> None:
-    """What the fork runs."""
-    for target, file in enumerate((where.out, where.err), 1):
-        stream = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_NOCTTY)
-        os.dup2(stream, target)
-        os.close(stream)
-    # As a start makes them: those that were made before know nothing of a terminal.
-    sys.stdout = open(1, "w", encoding="utf-8", closefd=False)
-    sys.stderr = open(
-        2, "w", encoding="utf-8", closefd=False, errors="backslashreplace", buffering=1
-    )
+def _as_begun(env: dict[str, str]) -> None:
+    """What a fork has of the process that it came from, and a new process has not."""
     os.environ.clear()
-    os.environ.update(where.env)
-    os.chdir(where.cwd)
+    os.environ.update(env)
+    # Otherwise those that it starts come from a process that forks, too, and from another one.
+    multiprocessing.set_start_method(None, force=True)
+
+
+def _command(arguments: tuple[str, ...], where: _Where, before: Callable[[], object]) -> None:
+    """What the fork of `launch` runs."""
+    _settle(where)
     sys.argv = [str(launcher.__file__), *arguments]
     # What a process that it starts by "spawn" imports once more.
     sys.modules["__main__"] = launcher
     before()
     sys.exit(launcher.main(list(arguments)))
+
+
+def _call(function: Callable[..., object], args: tuple[str, ...], where: _Where) -> None:
+    """What the fork of `Started` runs."""
+    _settle(where)
+    function(*args)
+
+
+def _settle(where: _Where) -> None:
+    """What a new process finds made for it."""
+    for target, file in enumerate((where.out, where.err), 1):
+        stream = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_NOCTTY)
+        os.dup2(stream, target)
+        os.close(stream)
+    # Those that were made before know nothing of a terminal.
+    sys.stdout = open(1, "w", encoding="utf-8", closefd=False)
+    sys.stderr = open(
+        2, "w", encoding="utf-8", closefd=False, errors="backslashreplace", buffering=1
+    )
+    _as_begun(where.env)
+    os.chdir(where.cwd)

@@ -14,6 +14,7 @@ before_torch()
 
 import app.cli.main  # noqa: E402, F401
 import pipelines.engine  # noqa: E402, F401
+import training.loop.trainer  # noqa: E402, F401
 
 # The collector of a fork need not look at it, which would copy every page of it.
 gc.freeze()

@@ -25,16 +25,16 @@ def main(times: int) -> int:
     with tempfile.TemporaryDirectory() as folder:
         cut = Path(folder) / "cut"
         for number in range(times):
-            process = test_kill.start(cut, steps, "slow=5")
+            training = test_kill.Training(cut, steps, "slow=5")
             # From before the first checkpoint to the middle of any later write.
-            test_kill.until(process, 0)
+            test_kill.until(training, 0)
             time.sleep(dice.uniform(0, 1))
-            test_kill.kill(process)
+            training.kill()
             newest, told = checkpoint.newest(cut / "checkpoints")
             print(f"kill {number + 1}: last whole checkpoint", newest and newest.step, told)
-        test_kill.wait(test_kill.start(cut, steps))
+        test_kill.finish(test_kill.Training(cut, steps))
         straight = Path(folder) / "straight"
-        test_kill.wait(test_kill.start(straight, steps))
+        test_kill.finish(test_kill.Training(straight, steps))
         config = toy.config(steps=40 * times)
         toy.assert_same(toy.open_run(straight, config), toy.open_run(cut, config))
     print(f"{times} kills: the weights are the same to the bit")

@@ -2,66 +2,71 @@
 
 from __future__ import annotations
 
-import os
 import random
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
-import psutil
 import pytest
 import torch
 from safetensors.torch import load_file
 
-from tests import ports
-from tests.training.loop import toy
+from tests import ports, warm
+from tests.training.loop import toy, toy_process
 from training.loop import checkpoint
 from training.run import Run, open_run
 
-SCRIPT = Path(__file__).with_name("toy_process.py")
-# What `accelerate launch --multi_gpu` calls; for processors it wants MPI, which few have.
-LAUNCH = ("-m", "torch.distributed.run", "--nproc_per_node", "2")
-QUIET = {"OMP_NUM_THREADS": "1", "ACCELERATE_DISABLE_RICH": "1"}
+
+class Training:
+    """The toy training in a process of its own, or in two that share it."""
+
+    def __init__(self, folder: Path, *settings: str, processes: int = 1) -> None:
+        place: list[dict[str, str]] = [{}]
+        if processes > 1:
+            # What `torch.distributed.run` tells its processes; tests/journeys starts them with it.
+            shared = {
+                "WORLD_SIZE": str(processes),
+                "LOCAL_WORLD_SIZE": str(processes),
+                "MASTER_ADDR": "127.0.0.1",
+                "MASTER_PORT": str(ports.free()),
+            }
+            place = [shared | {"RANK": str(n), "LOCAL_RANK": str(n)} for n in range(processes)]
+        self._processes = [
+            warm.Started(toy_process.main, str(folder), *settings, **variables)
+            for variables in place
+        ]
+        self.stdout = self._processes[0].stdout
+
+    def kill(self) -> None:
+        """SIGKILL to all of them and to what they have started."""
+        for process in self._processes:
+            process.kill()
+        self.wait()
+
+    def wait(self) -> list[int]:
+        """The exit codes."""
+        return [process.wait() for process in self._processes]
+
+    @property
+    def said(self) -> str:
+        """What they have said on standard error."""
+        return "".join(process.stderr for process in self._processes)
 
 
-def start(folder: Path, *settings: str, processes: int = 1) -> subprocess.Popen[str]:
-    launch = (*LAUNCH, "--master_port", str(ports.free())) if processes == 2 else ()
-    return subprocess.Popen(
-        [sys.executable, *launch, str(SCRIPT), str(folder), *settings],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ, **QUIET},
-    )
+def finish(training: Training) -> None:
+    codes = training.wait()
+    assert not any(codes), training.said
 
 
-def kill(process: subprocess.Popen[str]) -> None:
-    """SIGKILL to the process and all that it started; launchers start sessions of their own."""
-    everyone = [*psutil.Process(process.pid).children(recursive=True), psutil.Process(process.pid)]
-    for one in everyone:
-        with suppress(psutil.NoSuchProcess):
-            one.kill()
-    psutil.wait_procs(everyone, timeout=20)
-    process.communicate()
-
-
-def wait(process: subprocess.Popen[str]) -> None:
-    _, err = process.communicate(timeout=120)
-    assert process.returncode == 0, err
-
-
-def until(process: subprocess.Popen[str], pictures: int) -> None:
-    """Reads the process's lines until it has trained on so many pictures."""
-    assert process.stdout is not None
-    for line in process.stdout:
-        if line.strip().isdigit() and int(line) >= pictures:
+def until(training: Training, pictures: int) -> None:
+    """Reads the lines of the training until it has seen so many pictures."""
+    for line in training.stdout:
+        if int(line) >= pictures:
             return
-    raise AssertionError(process.communicate()[1])
+    training.wait()
+    raise AssertionError(training.said)
 
 
 def whole(folder: Path, **changes: int) -> Run:
@@ -75,7 +80,7 @@ def two(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Run]:
     @cache
     def ran(setting: str) -> Run:
         folder = tmp_path_factory.mktemp("two") / "run"
-        wait(start(folder, *([setting] if setting else []), processes=2))
+        finish(Training(folder, *([setting] if setting else []), processes=2))
         return whole(folder, shard=bool(setting))
 
     return ran
@@ -87,16 +92,16 @@ def test_kill_9_in_the_middle_then_the_same_command_again(
 ) -> None:
     straight, _ = toy.go(tmp_path / "straight", toy.config())
     # 13 updates are in the middle of an epoch of 6 micro-batches, and 3 behind a checkpoint.
-    process = start(tmp_path / "cut", "slow=100", *settings)
-    until(process, 13 * 6)
-    kill(process)
+    training = Training(tmp_path / "cut", "slow=100", *settings)
+    until(training, 13 * 6)
+    training.kill()
     run = whole(tmp_path / "cut")
     newest, told = checkpoint.newest(run.checkpoints)
     assert newest is not None
     # A slow machine may kill an update or two later; never behind the end.
     assert 10 <= newest.step < 20
     assert told == []
-    wait(start(tmp_path / "cut", *settings))
+    finish(Training(tmp_path / "cut", *settings))
     assert run.is_finished
     toy.assert_same(straight, run)
 
@@ -106,14 +111,14 @@ def test_two_processes_resume_to_the_bit(
     tmp_path: Path, two: Callable[[str], Run], setting: str
 ) -> None:
     settings = [setting] if setting else []
-    process = start(tmp_path / "cut", "slow=100", *settings, processes=2)
-    until(process, 12 * 12)
-    kill(process)
+    training = Training(tmp_path / "cut", "slow=100", *settings, processes=2)
+    until(training, 12 * 12)
+    training.kill()
     run = whole(tmp_path / "cut", shard=bool(setting))
     newest, _ = checkpoint.newest(run.checkpoints)
     assert newest is not None
     assert 10 <= newest.step < 20
-    wait(start(tmp_path / "cut", *settings, processes=2))
+    finish(Training(tmp_path / "cut", *settings, processes=2))
     toy.assert_same(two(setting), run)
     assert run.events("start")[0]["world"] == 2
 
@@ -138,11 +143,11 @@ def test_random_kills_lose_nothing(tmp_path: Path) -> None:
     dice = random.Random(7)
     straight, _ = toy.go(tmp_path / "straight", toy.config(steps=60))
     for _ in range(3):
-        process = start(tmp_path / "cut", "steps=60", "slow=15")
-        until(process, 6)
+        training = Training(tmp_path / "cut", "steps=60", "slow=15")
+        until(training, 6)
         time.sleep(dice.uniform(0, 0.5))
-        kill(process)
-    wait(start(tmp_path / "cut", "steps=60"))
+        training.kill()
+    finish(Training(tmp_path / "cut", "steps=60"))
     toy.assert_same(straight, whole(tmp_path / "cut", steps=60))
 
 
@@ -155,24 +160,23 @@ def test_kill_9_behind_a_checkpoint_keeps_the_patience(tmp_path: Path, validatio
     )
     assert (outcome.reason, outcome.step) == ("patience", 15)
     settings = ("steps=60", "patience=3")
-    process = start(tmp_path / "cut", *settings, f"die={validation}")
-    process.communicate(timeout=120)
-    assert process.returncode == -signal.SIGKILL
+    training = Training(tmp_path / "cut", *settings, f"die={validation}")
+    assert training.wait() == [-signal.SIGKILL]
     run = Run(tmp_path / "cut", straight.config)
     newest, _ = checkpoint.newest(run.checkpoints)
     assert newest is not None
     assert newest.step == 5 * (validation - 1)
-    wait(start(tmp_path / "cut", *settings))
+    finish(Training(tmp_path / "cut", *settings))
     assert run.events("end")[-1]["step"] == outcome.step
     toy.assert_same(straight, run)
 
 
 def test_a_stop_signal_is_obeyed_within_one_step(tmp_path: Path) -> None:
     folder = tmp_path / "run"
-    process = start(folder, "steps=500", "slow=10")
-    until(process, 30)
+    training = Training(folder, "steps=500", "slow=10")
+    until(training, 30)
     (folder / "stop").touch()
-    wait(process)
+    finish(training)
     run = whole(folder, steps=500)
     (stop,) = run.events("stop")
     newest, _ = checkpoint.newest(run.checkpoints)

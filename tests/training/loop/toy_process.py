@@ -1,4 +1,4 @@
-"""The toy training in a process of its own: `toy_process.py FOLDER [key=value ...]`.
+"""The toy training in a process of its own: a folder, and settings of the form key=value.
 
 A number after `slow=` is slept between updates, so that a test can kill it in the middle; with
 `die=N` it kills itself as its validation number N begins. `patience=` is that of the validation.
@@ -8,12 +8,9 @@ from __future__ import annotations
 
 import os
 import signal
-import sys
 import time
 from pathlib import Path
 from typing import Any
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
 
 import torch
 
@@ -45,7 +42,3 @@ def main(folder: str, *settings: str) -> None:
             time.sleep(slow)
 
     toy.go(Path(folder), toy.config(**changes), report=report)
-
-
-if __name__ == "__main__":
-    main(*sys.argv[1:])
