@@ -71,7 +71,7 @@ def refuse_what_is_slow() -> None:
     def refuse(path: Any, *_: Any) -> NoReturn:
         _leave_out(f"starts {os.fsdecode(path)}")
 
-    multiprocessing.util.spawnv_passfds = refuse  # type: ignore[attr-defined]
+    multiprocessing.util.spawnv_passfds = refuse  # type: ignore[assignment]
 
 
 def is_never_quick(path: Path) -> bool:

@@ -50,7 +50,7 @@ def build(studio: Studio) -> CreateTab:
     return CreateTab(**parts, **stage)
 
 
-class _Form:
+class _Controls:
     """Draws the controls of the fields: most from their declarations alone.
 
     What stands around them has a place of its own in the form; a field that is new is drawn with
@@ -136,7 +136,7 @@ class _Form:
 
 
 def _form(studio: Studio, start: Form) -> dict[str, Any]:
-    form = _Form(studio, start)
+    form = _Controls(studio, start)
     with gr.Column(elem_classes="card", elem_id="words"):
         form.rest("prompt")
         count = _html("token-count", _count(studio, form.model.id))
