@@ -18,7 +18,8 @@ from pipelines.memory.measured import measured
 from pipelines.memory.planning import DevicePlan, Machine, MemoryRequest
 from pipelines.models import loader
 from pipelines.models.loaded import Loaded, free
-from pipelines.picture_job import Picture, PictureJob, PictureWork, StageMark
+from pipelines.picture_job import PictureJob, PictureWork, StageMark
+from pipelines.picture_record import Picture
 from pipelines.progress import Clock, Progress, Report, ShouldStop, Stage
 from pipelines.request import GenerationRequest
 from pipelines.text import text_loader

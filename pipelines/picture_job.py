@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from PIL import Image
 from torch import Tensor
 
 from pipelines import pictures
@@ -21,26 +20,9 @@ from pipelines.memory import planning
 from pipelines.memory.planning import DevicePlan
 from pipelines.models import loader
 from pipelines.models.loaded import Loaded
+from pipelines.picture_record import Picture
 from pipelines.progress import Clock, Progress, Report, ShouldStop, Stage
 from pipelines.request import GenerationRequest
-
-
-@dataclass(frozen=True, kw_only=True)
-class Picture:
-    """Finished pixels and the request that paints exactly them again.
-
-    `weights` is the hash of the model's weights, `seconds` what the painting took; `notes` say
-    what was done where memory was short. `peak` is the memory in bytes at its highest, above what
-    the process held before its first model; `forecast` what the plan had said.
-    """
-
-    image: Image.Image
-    request: GenerationRequest
-    seconds: float
-    weights: str
-    peak: int = 0
-    forecast: int = 0
-    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

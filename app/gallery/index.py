@@ -23,7 +23,8 @@ from app.gallery.pictures import PICTURE_NAME
 from app.gallery.tables import BUSY_SECONDS, Tables, writing
 from lora_manager import folders
 from pipelines.errors import RecipeError, RequestError, SaveError, printable
-from pipelines.request import GenerationRequest, from_mapping
+from pipelines.picture_record import PictureRecord
+from pipelines.request import GenerationRequest
 
 if TYPE_CHECKING:
     from sqlite_utils import Database
@@ -38,16 +39,25 @@ _SETTLED_NS = 2_000_000_000
 class IndexedPicture:
     """A picture of the gallery. `name` is "YYYY-MM-DD/....png", `size` in bytes.
 
-    `request` is None where the recipe inside cannot be read; `problem` then says why.
+    `record` is None where the recipe inside cannot be read; `problem` then says why.
     """
 
     name: str
     path: Path
     size: int
-    request: GenerationRequest | None
-    weights: str = ""
+    record: PictureRecord | None
     problem: str = ""
     starred: bool = False
+
+    @property
+    def request(self) -> GenerationRequest | None:
+        """What paints it again."""
+        return self.record.request if self.record else None
+
+    @property
+    def weights(self) -> str:
+        """The hash of the weights that painted it, "" where it is unknown."""
+        return self.record.weights if self.record else ""
 
     @property
     def created(self) -> str:
@@ -160,8 +170,8 @@ class GalleryIndex:
         if problem := self.problem():
             raise SaveError(problem)
         sql = (
-            "SELECT DISTINCT json_extract(recipe, '$.init') AS init FROM pictures"
-            " WHERE json_valid(recipe)"
+            "SELECT DISTINCT json_extract(record, '$.request.init') AS init FROM pictures"
+            " WHERE json_valid(record)"
         )
         rows = self._tables.use(lambda db: list(db.query(sql)))
         return {str(row["init"]) for row in rows if row["init"]}
@@ -183,19 +193,18 @@ class GalleryIndex:
         self._stars.set(*names, on=on)
 
     def _entry(self, row: dict[str, Any], marked: Collection[str]) -> IndexedPicture:
-        problem, request = str(row["problem"]), None
+        problem, record = str(row["problem"]), None
         if not problem:
             try:
-                request = from_mapping(json.loads(row["recipe"]))
-            except (ValueError, TypeError, RequestError):
+                record = PictureRecord.from_json(json.loads(row["record"]))
+            except (KeyError, ValueError, TypeError, RequestError):
                 problem = "The index of the gallery is damaged; rebuild it."
         name = str(row["name"])
         return IndexedPicture(
             name=name,
             path=self._outputs / name,
             size=int(row["bytes"] or 0),
-            request=request,
-            weights=str(row["weights"]),
+            record=record,
             problem=problem,
             starred=name in marked,
         )
@@ -316,16 +325,15 @@ _LISTED = "(SELECT value FROM json_each(?))"
 
 def _row(file: Path, name: str) -> dict[str, Any] | None:
     """The row of a picture; None for one that went away meanwhile."""
-    row: dict[str, Any] = {"name": name, "day": name[:10], "problem": "", "weights": ""}
+    row: dict[str, Any] = {"name": name, "day": name[:10], "problem": "", "record": ""}
     try:
         stat = file.stat()
         row |= {"bytes": stat.st_size, "mtime_ns": stat.st_mtime_ns}
-        recipe = metadata.read(file)
-        text = recipe.request.model_dump_json()
+        record = metadata.read(file)
+        text = json.dumps(record.to_json())
     except OSError:
         return None
     # Whatever a recipe holds, it must not keep the others out.
     except (RecipeError, ValueError) as error:
-        return row | tables.empty_values() | {"recipe": "", "problem": str(error)}
-    values = tables.values_of(recipe.request)
-    return row | values | {"weights": recipe.weights, "recipe": text}
+        return row | tables.empty_values() | {"problem": str(error)}
+    return row | tables.values_of(record.request) | {"record": text}

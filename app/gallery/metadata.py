@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -19,6 +17,7 @@ from PIL import Image, PngImagePlugin
 from app.settings import VERSION
 from pipelines import picture_parts
 from pipelines.errors import RecipeError, RequestError, printable
+from pipelines.picture_record import PictureRecord
 from pipelines.request import FIELDS, GenerationRequest, from_mapping
 from pipelines.text import styles
 
@@ -35,28 +34,23 @@ _USUAL = (
 MAX_FILE_BYTES = 200_000_000
 MAX_CHUNK_BYTES = 2_000_000
 """A recipe of the greatest length in the widest letters stays below."""
+_MAX_NOTES, _MAX_NOTE = 64, 400
 
 
-def chunks(
-    request: GenerationRequest, *, weights: str = "", notes: Sequence[str] = ()
-) -> PngImagePlugin.PngInfo:
-    """The text chunks of a picture painted from `request` (one picture: count 1).
-
-    `weights` is the hash of the weights that painted it, `notes` say what was done for lack of
-    memory.
-    """
+def chunks(picture: PictureRecord) -> PngImagePlugin.PngInfo:
+    """The text chunks of a picture."""
     recipe: dict[str, Any] = {
         "version": FORMAT_VERSION,
         "studio": VERSION,
-        "weights": weights,
-        "request": request.recipe(),
+        "weights": picture.weights,
+        "request": picture.request.recipe(),
     }
-    if notes:
-        recipe["notes"] = list(notes)
+    if picture.notes:
+        recipe["notes"] = list(picture.notes)
     info = PngImagePlugin.PngInfo()
     info.add_itxt(CHUNK, json.dumps(recipe, ensure_ascii=False))
     # iTXt: the older chunk kind cannot carry more than Latin-1.
-    info.add_itxt(INFOTEXT, infotext(request, weights=weights))
+    info.add_itxt(INFOTEXT, infotext(picture.request, weights=picture.weights))
     return info
 
 
@@ -84,16 +78,8 @@ def _quoted(value: str) -> str:
     return json.dumps(value, ensure_ascii=False) if re.search(r"[,:\n]", value) else value
 
 
-@dataclass(frozen=True, kw_only=True)
-class Recipe:
-    """What a picture says about itself. `weights` is "" where it does not say."""
-
-    request: GenerationRequest
-    weights: str
-
-
-def read(file: Path) -> Recipe:
-    """The recipe inside a picture that this studio painted. Raises RecipeError."""
+def read(file: Path) -> PictureRecord:
+    """What a picture that this studio painted says of itself. Raises RecipeError."""
     text = _chunk(file)
     shown = printable(file.name)
     try:
@@ -108,10 +94,19 @@ def read(file: Path) -> Recipe:
             f"“{shown}” was painted by a newer version of the studio.", "Update the studio."
         )
     try:
-        weights = printable(recipe.get("weights", ""), 64)
-        return Recipe(request=from_mapping(request), weights=weights)
+        return PictureRecord(
+            request=from_mapping(request),
+            weights=printable(recipe.get("weights", ""), 64),
+            notes=_notes(recipe.get("notes")),
+        )
     except RequestError as error:
         raise RecipeError(f"The recipe inside “{shown}” cannot be used: {error.message}") from None
+
+
+def _notes(told: object) -> tuple[str, ...]:
+    """Anybody may have written them."""
+    listed = told if isinstance(told, list) else []
+    return tuple(printable(note, _MAX_NOTE) for note in listed[:_MAX_NOTES])
 
 
 def _no_constant(name: str) -> float:

@@ -11,15 +11,13 @@ from datetime import datetime
 from io import BytesIO
 from itertools import islice
 from pathlib import Path
-from typing import Protocol
-
-from PIL import Image
 
 from app.gallery import metadata
 from app.settings import make_folder
 from lora_manager import drafts
 from pipelines import files
 from pipelines.errors import RecipeError, SaveError
+from pipelines.picture_record import Picture, PictureRecord
 from pipelines.request import GenerationRequest
 
 PICTURE_NAME = re.compile(r"\d{4}-\d{2}-\d{2}/\d{6}-\d{1,20}-[0-9a-f]{6}\.png")
@@ -35,44 +33,20 @@ def came_after(name: str, newest: Sequence[str]) -> bool:
 
 
 @dataclass(frozen=True, kw_only=True)
-class PictureFile:
-    """A picture on disk. `request` paints it again alone; `seconds` is what it took.
-
-    `weights` is the hash of the weights that painted it, "" where it is unknown; `peak` the memory
-    in bytes that it took at its highest, 0 where it is unknown, `forecast` what had been said.
-    """
+class PictureFile(PictureRecord):
+    """A picture on disk."""
 
     path: Path
-    request: GenerationRequest
-    seconds: float
-    weights: str = ""
-    peak: int = 0
-    forecast: int = 0
+
+    @classmethod
+    def of(cls, picture: PictureRecord, path: Path) -> PictureFile:
+        """The file `path`, in which `picture` lies."""
+        return cls(path=path, **picture.facts())
 
     @property
     def name(self) -> str:
         """The path below the outputs folder, e.g. "2026-11-22/101530-42-a1b2c3.png"."""
         return f"{self.path.parent.name}/{self.path.name}"
-
-
-class Painted(Protocol):
-    """What the engine hands over (`pipelines.engine.Picture`, which this light module must not
-    import)."""
-
-    @property
-    def image(self) -> Image.Image: ...
-    @property
-    def request(self) -> GenerationRequest: ...
-    @property
-    def seconds(self) -> float: ...
-    @property
-    def weights(self) -> str: ...
-    @property
-    def peak(self) -> int: ...
-    @property
-    def forecast(self) -> int: ...
-    @property
-    def notes(self) -> tuple[str, ...]: ...
 
 
 class Gallery:
@@ -128,20 +102,12 @@ class Gallery:
                     if part in name and PICTURE_NAME.fullmatch(name)
                 )
 
-    def add(self, picture: Painted) -> PictureFile:
+    def add(self, picture: Picture) -> PictureFile:
         """Writes `picture` with its recipe. Raises SaveError; never leaves half a file."""
         now = datetime.now().astimezone()
         folder = make_folder(self._root / f"{now:%Y-%m-%d}" if self._by_day else self._root)
         buffer = BytesIO()
-        chunks = metadata.chunks(picture.request, weights=picture.weights, notes=picture.notes)
-        picture.image.save(buffer, format="PNG", pnginfo=chunks)
+        picture.image.save(buffer, format="PNG", pnginfo=metadata.chunks(picture))
         name = f"{now:%H%M%S}-{picture.request.seed}-{secrets.token_hex(3)}.png"
         files.write(folder / name, buffer.getvalue())
-        return PictureFile(
-            path=folder / name,
-            request=picture.request,
-            seconds=picture.seconds,
-            weights=picture.weights,
-            peak=picture.peak,
-            forecast=picture.forecast,
-        )
+        return PictureFile.of(picture, folder / name)

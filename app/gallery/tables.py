@@ -38,8 +38,7 @@ _COLUMNS: dict[str, type] = {
         if (column := row.spec.column)
         for name in row.names
     },
-    "weights": str,
-    "recipe": str,
+    "record": str,
     "problem": str,
     "mtime_ns": int,
 }

@@ -127,19 +127,14 @@ def _painted(
         name = f"{path.parent.name}/{path.name}"
         with suppress(OSError, StudioError):
             if name not in known and path.stat().st_mtime >= since - _SLACK_SECONDS:
-                recipe = metadata.read(path)
-                if recipe.request == wanted:
-                    yield PictureFile(
-                        path=path, request=wanted, seconds=0.0, weights=recipe.weights
-                    )
+                record = metadata.read(path)
+                if record.request == wanted:
+                    yield PictureFile.of(record, path)
 
 
 def _kept(entry: Entry) -> dict[str, Any]:
     """What was painted, as JSON."""
-    pictures = [
-        {"name": p.name, "seconds": p.seconds, "peak": p.peak, "forecast": p.forecast}
-        for p in entry.job.pictures
-    ]
+    pictures = [{"name": picture.name, **picture.figures()} for picture in entry.job.pictures]
     return {"pictures": pictures, "total": entry.total, "painted": entry.painted}
 
 
@@ -176,18 +171,5 @@ def _restored(rows: Any, gallery: Gallery) -> tuple[list[PictureFile], int]:
             deleted += 1
             continue
         with suppress(StudioError):
-            recipe = metadata.read(path)
-            seconds = float(row["seconds"])
-            if not math.isfinite(seconds):
-                raise ValueError(seconds)
-            found.append(
-                PictureFile(
-                    path=path,
-                    request=recipe.request,
-                    seconds=seconds,
-                    weights=recipe.weights,
-                    peak=int(row["peak"]),
-                    forecast=int(row["forecast"]),
-                )
-            )
+            found.append(PictureFile.of(metadata.read(path).with_figures(row), path))
     return found, deleted

@@ -101,16 +101,7 @@ class _PaintingProcess:
             self._pipe.tell("progress", job=job, progress=progress_fields(progress))
 
         def keep(file: PictureFile) -> None:
-            self._pipe.tell(
-                "picture",
-                job=job,
-                path=str(file.path),
-                request=file.request.model_dump(mode="json"),
-                seconds=file.seconds,
-                weights=file.weights,
-                peak=file.peak,
-                forecast=file.forecast,
-            )
+            self._pipe.tell("picture", job=job, file=file.to_json())
 
         failure = self._attempt(
             lambda: runner.paint(

@@ -9,8 +9,9 @@ from contextlib import AbstractContextManager
 from dataclasses import replace
 from typing import Protocol, runtime_checkable
 
-from app.gallery.pictures import Gallery, Painted, PictureFile
+from app.gallery.pictures import Gallery, PictureFile
 from pipelines.errors import SaveError, StudioError
+from pipelines.picture_record import Picture
 from pipelines.progress import Progress, Report, ShouldStop, Stage
 from pipelines.request import GenerationRequest
 
@@ -54,7 +55,7 @@ class Painter(Protocol):
         should_stop: ShouldStop,
         *,
         upcoming: Sequence[GenerationRequest] = (),
-    ) -> Iterator[Painted]:
+    ) -> Iterator[Picture]:
         """Yields the pictures of `request`."""
 
 
@@ -137,7 +138,7 @@ class _Saver:
         saving = self._saving
         return saving is not None and saving.done() and saving.exception() is not None
 
-    def save(self, picture: Painted) -> None:
+    def save(self, picture: Picture) -> None:
         """Begins to write `picture`."""
         with self._telling:
             self._busy = True
@@ -148,7 +149,7 @@ class _Saver:
         if self._saving is not None:
             self._saving.result()
 
-    def _write(self, picture: Painted) -> None:
+    def _write(self, picture: Picture) -> None:
         try:
             self._keep(self._gallery.add(picture))
         finally:

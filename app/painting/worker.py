@@ -16,7 +16,6 @@ import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Literal
 
 from app.gallery.pictures import PictureFile
@@ -30,7 +29,7 @@ from pipelines.processes.child import Child
 from pipelines.processes.inside import ChildSpec
 from pipelines.processes.wire import Message, error_fields, error_of, progress_of
 from pipelines.progress import Report, ShouldStop
-from pipelines.request import GenerationRequest, from_mapping
+from pipelines.request import GenerationRequest
 
 WorkerPhase = Literal["starting", "loading", "ready", "painting", "lost", "lent"]
 # A worker that dies this soon after its start would only die again.
@@ -226,7 +225,7 @@ class WorkerRunner:
             if event == "progress":
                 report(progress_of(message["progress"]))
             elif event == "picture":
-                keep(_picture(message))
+                keep(PictureFile.from_json(message["file"]))
             elif event == "failed":
                 raise error_of(message)
             elif event == "done":
@@ -293,14 +292,3 @@ def _too_little_memory() -> str:
 
 def _lost(error: StudioError) -> Message:
     return {"event": "lost", **error_fields(error)}
-
-
-def _picture(message: Message) -> PictureFile:
-    return PictureFile(
-        path=Path(message["path"]),
-        request=from_mapping(message["request"]),
-        seconds=message["seconds"],
-        weights=message["weights"],
-        peak=message["peak"],
-        forecast=message["forecast"],
-    )

@@ -26,7 +26,7 @@ from pipelines.errors import RequestError
 from pipelines.memory.forecast import words
 from pipelines.memory.planning import GIB, Machine
 from pipelines.models import loader
-from pipelines.picture_job import Picture
+from pipelines.picture_record import Picture
 from pipelines.request import GenerationRequest, complete
 
 MODEL = "full-size"

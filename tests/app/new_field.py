@@ -68,6 +68,7 @@ def gallery(workspace: Path) -> dict[str, Any]:
     from app.gallery.index import GalleryIndex
     from app.ui.gallery.detail import detail
     from pipelines.catalog import Catalog
+    from pipelines.picture_record import PictureRecord
     from pipelines.request import complete
 
     catalog = Catalog()
@@ -76,7 +77,7 @@ def gallery(workspace: Path) -> dict[str, Any]:
     for number, grain in enumerate((0.5, 1.5)):
         one = complete({"prompt": "x", "seed": number, "grain": grain}, catalog)
         file = day / f"10153{number}-{number}-a1b2c3.png"
-        Image.new("RGB", (8, 8)).save(file, pnginfo=metadata.chunks(one))
+        Image.new("RGB", (8, 8)).save(file, pnginfo=metadata.chunks(PictureRecord(request=one)))
     index = GalleryIndex(workspace / "outputs", workspace / "cache" / "gallery.db")
     index.sync()
     (found,) = index.search("grain:1.5").entries

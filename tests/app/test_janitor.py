@@ -15,6 +15,7 @@ from app.janitor import DAY, HOUR, Janitor, Kept, old
 from app.settings import Settings
 from pipelines import pictures
 from pipelines.catalog import Catalog
+from pipelines.picture_record import PictureRecord
 from pipelines.request import complete
 
 NOW = 2_000_000_000.0
@@ -48,7 +49,7 @@ def painted(settings: Settings, init: Path | None, name: str = "000000-1-abcdef.
     request = complete({k: v for k, v in values.items() if v is not None}, Catalog())
     file = settings.outputs / "2026-01-01" / name
     file.parent.mkdir(parents=True, exist_ok=True)
-    Image.new("RGB", (8, 8)).save(file, pnginfo=metadata.chunks(request))
+    Image.new("RGB", (8, 8)).save(file, pnginfo=metadata.chunks(PictureRecord(request=request)))
     return file
 
 

@@ -20,7 +20,7 @@ from pipelines.engine import Engine
 from pipelines.errors import ModelError, OutOfMemoryError, RequestError
 from pipelines.memory import planning
 from pipelines.memory.measured import Peak
-from pipelines.picture_job import Picture
+from pipelines.picture_record import Picture
 from pipelines.progress import Progress, Stage
 from pipelines.request import complete
 

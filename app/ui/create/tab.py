@@ -71,9 +71,8 @@ class _Controls:
 
     def draw(self, name: str) -> None:
         """The control of one field."""
-        widget = DECLARED[name].spec.widget
         drawn: Any
-        match widget.kind:
+        match DECLARED[name].spec.widget.kind:
             case "text":
                 drawn = self._text(name)
             case "number":

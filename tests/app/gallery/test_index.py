@@ -23,8 +23,8 @@ from app.gallery.index import GalleryIndex, IndexedPicture
 from app.gallery.pictures import Gallery
 from app.gallery.stars import FILE
 from pipelines.errors import BusyError, RequestError, SaveError, StudioError
+from pipelines.picture_record import Picture, PictureRecord
 from pipelines.request import GenerationRequest, from_mapping
-from tests.app.ui.fake_studio import FakePicture
 
 BASE = {
     "model": "nano",
@@ -45,7 +45,7 @@ def put(outputs: Path, name: str, prompt: str, **values: object) -> Path:
     """A picture of another day, as the studio would have written it."""
     file = outputs / name
     file.parent.mkdir(parents=True, exist_ok=True)
-    chunks = metadata.chunks(request(prompt, **values), weights="abc")
+    chunks = metadata.chunks(PictureRecord(request=request(prompt, **values), weights="abc"))
     Image.new("RGB", (8, 8), "teal").save(file, pnginfo=chunks)
     return file
 
@@ -72,7 +72,7 @@ def test_an_empty_workspace_has_an_empty_gallery(index: GalleryIndex, outputs: P
 
 def test_pictures_come_and_go_with_their_files(index: GalleryIndex, outputs: Path) -> None:
     gallery = Gallery(outputs)
-    picture = FakePicture(image=Image.new("RGB", (8, 8)), request=request("a cat"), seconds=1)
+    picture = Picture(image=Image.new("RGB", (8, 8)), request=request("a cat"), seconds=1)
     new = gallery.add(picture)
     old = put(outputs, "2024-02-29/235959-7-abcdef.png", "a dog", seed=7)
     assert index.sync()
@@ -397,7 +397,7 @@ def test_a_recipe_in_the_index_is_checked_like_any_other(
     three: GalleryIndex, tmp_path: Path
 ) -> None:
     with sqlite3.connect(tmp_path / "cache" / "gallery.db") as connection:
-        connection.execute("UPDATE pictures SET recipe = '{\"prompt\": 1}'")
+        connection.execute("UPDATE pictures SET record = '{\"prompt\": 1}'")
     connection.close()
     found: tuple[IndexedPicture, ...] = three.search().entries
     assert all(e.request is None and "rebuild it" in e.problem for e in found)

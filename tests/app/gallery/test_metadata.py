@@ -15,6 +15,7 @@ from PIL import Image, PngImagePlugin
 from app.gallery import metadata
 from pipelines.catalog import Catalog
 from pipelines.errors import RecipeError, StudioError
+from pipelines.picture_record import PictureRecord
 from pipelines.request import GenerationRequest, complete
 
 CATALOG = Catalog()
@@ -24,6 +25,10 @@ PAIR = re.compile(r'\s*(\w[\w \-/]+):\s*("(?:\\.|[^\\"])+"|[^,]*)(?:,|$)')
 
 def request(**values: object) -> GenerationRequest:
     return complete({"prompt": "a red apple", "seed": 42, **values}, CATALOG)
+
+
+def chunks(made: GenerationRequest, **facts: Any) -> PngImagePlugin.PngInfo:
+    return metadata.chunks(PictureRecord(request=made, **facts))
 
 
 def save(file: Path, info: PngImagePlugin.PngInfo) -> Path:
@@ -41,13 +46,13 @@ def test_every_request_survives_the_file(
     tmp_path: Path, prompt: str, negative: str, seed: int
 ) -> None:
     made = request(prompt=prompt, negative=negative, seed=seed, guidance=3.3)
-    recipe = metadata.read(save(tmp_path / "a.png", metadata.chunks(made, weights="a1b2c3")))
+    recipe = metadata.read(save(tmp_path / "a.png", chunks(made, weights="a1b2c3")))
     assert (recipe.request, recipe.weights) == (made, "a1b2c3")
 
 
 def test_prompts_that_look_like_settings_survive(tmp_path: Path) -> None:
     made = request(prompt="a cat\nNegative prompt: x\nSteps: 1, Sampler: a, Seed: 2")
-    assert metadata.read(save(tmp_path / "a.png", metadata.chunks(made))).request == made
+    assert metadata.read(save(tmp_path / "a.png", chunks(made))).request == made
 
 
 def test_infotext_is_read_by_the_common_pattern() -> None:
@@ -67,7 +72,7 @@ def test_infotext_is_read_by_the_common_pattern() -> None:
 
 def test_other_programs_find_the_text(tmp_path: Path) -> None:
     made = request(prompt="りんご 🍎")
-    with Image.open(save(tmp_path / "a.png", metadata.chunks(made))) as picture:
+    with Image.open(save(tmp_path / "a.png", chunks(made))) as picture:
         assert picture.info["parameters"] == metadata.infotext(made)
 
 
@@ -118,7 +123,7 @@ def test_files_without_a_recipe_are_a_sentence(tmp_path: Path) -> None:
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=100)
 @given(at=st.integers(0, 3000), value=st.integers(0, 255), end=st.integers(0, 3000))
 def test_damaged_files_never_crash(tmp_path: Path, at: int, value: int, end: int) -> None:
-    file = save(tmp_path / "a.png", metadata.chunks(request()))
+    file = save(tmp_path / "a.png", chunks(request()))
     data = bytearray(file.read_bytes())
     data[at % len(data)] = value
     file.write_bytes(bytes(data[: max(9, end)]))
@@ -126,3 +131,16 @@ def test_damaged_files_never_crash(tmp_path: Path, at: int, value: int, end: int
         metadata.read(file)
     except StudioError as error:
         assert "\n" not in str(error)
+
+
+def test_the_notes_of_a_picture_are_read_and_not_trusted(tmp_path: Path) -> None:
+    file = tmp_path / "a.png"
+    read = metadata.read(save(file, chunks(request(), notes=("Memory ran out.",), seconds=3.5)))
+    # How long it took is known to its painter alone.
+    assert read == PictureRecord(request=request(), notes=("Memory ran out.",))
+    for notes in ("x", 7, None, {"a": 1}):
+        assert metadata.read(save(file, hostile(json.dumps({**GOOD, "notes": notes})))).notes == ()
+    long = ["x\x1b" * 500] * 20
+    told = metadata.read(save(file, hostile(json.dumps({**GOOD, "notes": long})))).notes
+    assert len(told) == 20
+    assert all(len(note) < 1000 and "\x1b" not in note for note in told)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import os
 import re
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,23 +15,14 @@ from app.gallery import metadata
 from app.gallery.pictures import Gallery
 from pipelines.catalog import Catalog
 from pipelines.errors import RecipeError, SaveError
-from pipelines.request import GenerationRequest, complete
+from pipelines.picture_record import Picture, PictureRecord
+from pipelines.request import complete
 
 
-@dataclass(frozen=True)
-class Painted:
-    image: Image.Image
-    request: GenerationRequest
-    seconds: float = 0.5
-    weights: str = "0123456789"
-    peak: int = 0
-    forecast: int = 0
-    notes: tuple[str, ...] = ()
-
-
-def painted(prompt: str = "a red apple") -> Painted:
+def painted(prompt: str = "a red apple") -> Picture:
     request = complete({"prompt": prompt, "seed": 42}, Catalog())
-    return Painted(Image.effect_noise((64, 64), 90).convert("RGB"), request)
+    image = Image.effect_noise((64, 64), 90).convert("RGB")
+    return Picture(image=image, request=request, seconds=0.5, weights="0123456789")
 
 
 def test_the_name_and_the_recipe(tmp_path: Path) -> None:
@@ -40,9 +30,7 @@ def test_the_name_and_the_recipe(tmp_path: Path) -> None:
     file = Gallery(tmp_path / "outputs").add(picture)
     assert re.fullmatch(r"\d{4}-\d\d-\d\d/\d{6}-42-[0-9a-f]{6}\.png", file.name)
     assert file.path == tmp_path / "outputs" / file.name
-    assert metadata.read(file.path) == metadata.Recipe(
-        request=picture.request, weights="0123456789"
-    )
+    assert metadata.read(file.path) == PictureRecord(request=picture.request, weights="0123456789")
     with Image.open(file.path) as image:
         assert image.tobytes() == picture.image.tobytes()
 

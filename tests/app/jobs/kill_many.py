@@ -19,7 +19,6 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -45,17 +44,6 @@ def paint_squares(pipe: Any, workspace: str, preload: str | None) -> None:
     process.main(pipe, workspace, preload)
 
 
-@dataclass(frozen=True)
-class Square:
-    image: Any
-    request: Any
-    seconds: float = 0.05
-    weights: str = "a1"
-    peak: int = 0
-    forecast: int = 0
-    notes: tuple[str, ...] = ()
-
-
 class SquareEngine:
     def __init__(self, *_: Any, **__: Any) -> None:
         from pipelines.memory.planning import Machine
@@ -67,9 +55,10 @@ class SquareEngine:
 
     def generate(
         self, request: Any, report: Any, should_stop: Any, *, upcoming: Any = ()
-    ) -> Iterator[Square]:
+    ) -> Iterator[Any]:
         from PIL import Image
 
+        from pipelines.picture_record import Picture
         from pipelines.progress import Progress, Stage
 
         for index in range(request.count):
@@ -78,7 +67,8 @@ class SquareEngine:
                 time.sleep(_STEP_SECONDS)
                 if should_stop():
                     return
-            yield Square(Image.new("RGB", (64, 64)), request.single(index))
+            one, image = request.single(index), Image.new("RGB", (64, 64))
+            yield Picture(image=image, request=one, seconds=0.05, weights="a1")
 
 
 # --- the page

@@ -9,7 +9,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from app.painting.runner import Keep
 from app.settings import Settings
 from pipelines.catalog import Catalog
 from pipelines.errors import BusyError, ProcessDeathError, RequestError
+from pipelines.picture_record import Picture
 from pipelines.progress import Progress, Report, ShouldStop, Stage
 from pipelines.request import GenerationRequest, complete
 from tests.app.jobs import kill_many
@@ -39,15 +40,10 @@ def request(prompt: str = "a cat", *, seed: int = 5, count: int = 3) -> Generati
     return complete({"prompt": prompt, "seed": seed, "count": count}, CATALOG)
 
 
-@dataclass(frozen=True)
-class Painted:
-    image: Image.Image
-    request: GenerationRequest
-    seconds: float = 0.5
-    weights: str = "a1"
-    peak: int = 7_000
-    forecast: int = 6_000
-    notes: tuple[str, ...] = ()
+def painted(request: GenerationRequest) -> Picture:
+    image = Image.new("RGB", (8, 8))
+    facts: dict[str, Any] = {"weights": "a1", "seconds": 0.5, "peak": 7_000, "forecast": 6_000}
+    return Picture(image=image, request=request, **facts)
 
 
 class Painter:
@@ -74,7 +70,7 @@ class Painter:
             while not self.go.acquire(timeout=0.01):
                 if should_stop():
                     return
-            file = self.gallery.add(Painted(Image.new("RGB", (8, 8)), request.single(index)))
+            file = self.gallery.add(painted(request.single(index)))
             if self.deaths:
                 self.deaths -= 1
                 # Written, and nobody heard of it.
@@ -150,7 +146,7 @@ def test_a_picture_that_nobody_heard_of_is_found_and_not_painted_twice(studio: M
     one = studio()
     one.painter.deaths = 1
     # Of an earlier job of the same request, and not of this one.
-    earlier = one.painter.gallery.add(Painted(Image.new("RGB", (8, 8)), request().single(0)))
+    earlier = one.painter.gallery.add(painted(request().single(0)))
     os.utime(earlier.path, (time.time() - 60,) * 2)
     job = one.ended(one.jobs.submit(request(), OWNER))
     assert (job.state, len(job.pictures)) == (JobState.DONE, 3)

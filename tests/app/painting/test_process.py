@@ -11,11 +11,12 @@ from typing import Any
 import pytest
 
 from app.gallery import metadata
-from app.gallery.pictures import Gallery, Painted, PictureFile
+from app.gallery.pictures import Gallery, PictureFile
 from app.painting import process
 from app.painting.worker import WorkerRunner
 from app.settings import Settings
 from pipelines.errors import StudioError
+from pipelines.picture_record import Picture
 from pipelines.processes.inside import ParentPipe
 from pipelines.progress import Progress, Stage
 from tests.app.painting.test_worker import paint, request, until
@@ -63,7 +64,7 @@ def test_only_a_failure_of_the_gpu_itself_ends_the_process() -> None:
 def _save_slowly(pipe: ParentPipe, workspace: str, preload: str | None) -> None:
     add = Gallery.add
 
-    def later(gallery: Gallery, picture: Painted) -> PictureFile:
+    def later(gallery: Gallery, picture: Picture) -> PictureFile:
         time.sleep(1)
         return add(gallery, picture)
 

@@ -10,13 +10,13 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from app.gallery.pictures import Gallery, Painted, PictureFile
+from app.gallery.pictures import Gallery, PictureFile
 from app.painting.runner import LocalRunner
 from pipelines.catalog import Catalog
 from pipelines.errors import ModelError, SaveError
+from pipelines.picture_record import Picture
 from pipelines.progress import Progress, Report, ShouldStop, Stage
 from pipelines.request import GenerationRequest, complete
-from tests.app.ui.fake_studio import FakePicture
 
 
 class Painter:
@@ -44,7 +44,7 @@ class Painter:
         should_stop: ShouldStop,
         *,
         upcoming: Sequence[GenerationRequest] = (),
-    ) -> Iterator[FakePicture]:
+    ) -> Iterator[Picture]:
         for index in range(request.count):
             self._before(index)
             for step in range(self._steps):
@@ -65,7 +65,7 @@ class Painter:
             if self._note:
                 report(Progress(stage=Stage.LOADING, picture=index + 1, note=self._note))
             image = Image.new("RGB", (8, 8))
-            yield FakePicture(image=image, request=request.single(index), seconds=0.1)
+            yield Picture(image=image, request=request.single(index), seconds=0.1)
 
 
 class Slow(Gallery):
@@ -76,7 +76,7 @@ class Slow(Gallery):
         self.may = threading.Event()
         self._fails = fails
 
-    def add(self, picture: Painted) -> PictureFile:
+    def add(self, picture: Picture) -> PictureFile:
         assert self.may.wait(20)
         if picture.request.seed == self._fails:
             raise SaveError("No space left.")
@@ -162,7 +162,7 @@ def test_a_fault_of_ours_while_saving_stays_one(tmp_path: Path) -> None:
             raise ModelError("It is damaged.")
 
     class Faulty(Slow):
-        def add(self, picture: Painted) -> PictureFile:
+        def add(self, picture: Picture) -> PictureFile:
             assert self.may.wait(20)
             raise KeyError("a fault of ours")
 

@@ -8,7 +8,6 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
 from types import SimpleNamespace
@@ -27,6 +26,7 @@ from app.ui.build import build, launch_arguments
 from app.ui.guards import access
 from pipelines.errors import WorkerError
 from pipelines.memory.planning import Machine
+from pipelines.picture_record import Picture
 from pipelines.progress import Progress, Report, ShouldStop, Stage
 from pipelines.request import GenerationRequest
 
@@ -38,19 +38,6 @@ MACHINE = Machine(
 # What gradio hands to a handler, for somebody at the computer and for a visitor.
 HERE = SimpleNamespace(request=SimpleNamespace(scope={access.ADMIN: True}))
 ELSEWHERE = SimpleNamespace(request=SimpleNamespace(scope={access.ADMIN: False}))
-
-
-@dataclass(frozen=True, kw_only=True)
-class FakePicture:
-    """What an engine would hand over."""
-
-    image: Image.Image
-    request: GenerationRequest
-    seconds: float
-    weights: str = ""
-    peak: int = 0
-    forecast: int = 0
-    notes: tuple[str, ...] = ()
 
 
 def gradient(seed: int, width: int, height: int) -> Image.Image:
@@ -108,7 +95,7 @@ class FakeRunner:
                         "The painting process ended in the middle of the work.", "Try again."
                     )
                 report(self._progress(request, index, step, picture))
-            kept = FakePicture(image=picture, request=single, seconds=time.monotonic() - began)
+            kept = Picture(image=picture, request=single, seconds=time.monotonic() - began)
             keep(self._gallery.add(kept))
 
     def _progress(

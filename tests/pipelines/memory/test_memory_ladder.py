@@ -22,7 +22,7 @@ from pipelines.memory import forecast, model_numbers, planning
 from pipelines.memory.available_memory import Supply
 from pipelines.memory.planning import DevicePlan, Machine, MemoryRequest
 from pipelines.models.loaded import Loaded
-from pipelines.picture_job import Picture
+from pipelines.picture_record import Picture
 from pipelines.progress import Progress
 from pipelines.request import GenerationRequest, complete
 from pipelines.text import text_loader

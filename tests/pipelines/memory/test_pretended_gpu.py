@@ -19,7 +19,7 @@ from pipelines.engine import Engine
 from pipelines.memory import model_numbers, planning
 from pipelines.memory.planning import CONTEXT, GIB, DevicePlan, Machine, MemoryRequest
 from pipelines.models.loaded import Loaded
-from pipelines.picture_job import Picture
+from pipelines.picture_record import Picture
 from pipelines.progress import Progress, Stage
 from pipelines.request import complete
 from tests import pretend_gpu

@@ -29,10 +29,11 @@ from app.gallery.index import GalleryIndex, IndexedPicture
 from app.gallery.pictures import Gallery
 from pipelines import files, pictures
 from pipelines.errors import RequestError, SaveError, UnknownNameError
+from pipelines.picture_record import Picture, PictureRecord
 from pipelines.progress import Progress, Stage
 from pipelines.request import GenerationRequest, from_mapping
 from pipelines.request_values import MAX_PROMPT, MAX_SEED
-from tests.app.ui.fake_studio import FakePicture, gradient
+from tests.app.ui.fake_studio import gradient
 from training.data import archives, lint, readers
 
 BASE = {
@@ -74,8 +75,9 @@ def put(
     file.parent.mkdir(parents=True, exist_ok=True)
     recipe = request(prompt, **values)
     noise = Image.frombytes("RGB", size, os.urandom(3 * size[0] * size[1]))
-    noise.save(file, pnginfo=metadata.chunks(recipe))
-    return IndexedPicture(name=name, path=file, size=file.stat().st_size, request=recipe)
+    noise.save(file, pnginfo=metadata.chunks(PictureRecord(request=recipe)))
+    record = PictureRecord(request=recipe)
+    return IndexedPicture(name=name, path=file, size=file.stat().st_size, record=record)
 
 
 @pytest.fixture
@@ -206,7 +208,7 @@ def test_a_name_with_a_time_that_no_clock_shows(tmp_path: Path) -> None:
 
 def test_pictures_of_the_gallery_and_its_index(tmp_path: Path) -> None:
     gallery = Gallery(tmp_path / "outputs")
-    picture = FakePicture(image=gradient(3, 32, 24), request=request("a cat"), seconds=1)
+    picture = Picture(image=gradient(3, 32, 24), request=request("a cat"), seconds=1)
     file = gallery.add(picture)
     index = GalleryIndex(tmp_path / "outputs", tmp_path / "gallery.db")
     index.sync()
@@ -491,7 +493,9 @@ def test_a_style_that_is_gone_leaves_the_prompt(tmp_path: Path) -> None:
     entry = put(tmp_path / "outputs", "2025-02-03/101530-7-abcdef.png", "a cat")
     assert entry.request is not None
     gone = entry.request.model_copy(update={"style": "Gone", "sampler": "gone"})
-    lost = IndexedPicture(name=entry.name, path=entry.path, size=1, request=gone)
+    lost = IndexedPicture(
+        name=entry.name, path=entry.path, size=1, record=PictureRecord(request=gone)
+    )
     for format, name in FORMS:
         assert done([lost], tmp_path / f"x{format}" / name, format).count == 1
     table = (tmp_path / "xdataset" / "a" / "metadata.jsonl").read_text("utf-8")
@@ -512,7 +516,7 @@ def test_hostile_prompts_and_no_recipe_at_all(
         name="2025-02-04/000000-1-abcdef.png",
         path=file,
         size=9,
-        request=None,
+        record=None,
         problem="It holds no recipe.",
     )
     found = done([nothing, *hostile], tmp_path / name, format)
