@@ -28,6 +28,7 @@ from unittest import mock
 import psutil
 
 import launch as launcher
+from tests import ports
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -100,6 +101,17 @@ class Started:
         return code
 
 
+def places(processes: int) -> list[dict[str, str]]:
+    """What `torch.distributed.run` tells each of the processes that train together."""
+    shared = {
+        "WORLD_SIZE": str(processes),
+        "LOCAL_WORLD_SIZE": str(processes),
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(ports.free()),
+    }
+    return [shared | {"RANK": str(n), "LOCAL_RANK": str(n)} for n in range(processes)]
+
+
 @dataclass(frozen=True, kw_only=True)
 class _Where:
     """What a start gives to a process."""
@@ -130,18 +142,22 @@ class Children:
 
     @staticmethod
     def Process(*, target: Callable[..., object], args: tuple[Any, ...], **more: Any) -> Any:
-        return _forks().Process(target=_born, args=(dict(os.environ), target, args), **more)
+        given = (dict(os.environ), str(Path.cwd()), target, args)
+        return _forks().Process(target=_born, args=given, **more)
 
 
-def _born(env: dict[str, str], target: Callable[..., object], args: tuple[Any, ...]) -> None:
-    _as_begun(env)
+def _born(
+    env: dict[str, str], cwd: str, target: Callable[..., object], args: tuple[Any, ...]
+) -> None:
+    _as_begun(env, cwd)
     target(*args)
 
 
-def _as_begun(env: dict[str, str]) -> None:
-    """What a fork has of the process that it came from, and a new process has not."""
+def _as_begun(env: dict[str, str], cwd: str) -> None:
+    """What a new process has of the one that starts it, and a fork of another one has not."""
     os.environ.clear()
     os.environ.update(env)
+    os.chdir(cwd)
     # Otherwise those that it starts come from a process that forks, too, and from another one.
     multiprocessing.set_start_method(None, force=True)
 
@@ -173,5 +189,4 @@ def _settle(where: _Where) -> None:
     sys.stderr = open(
         2, "w", encoding="utf-8", closefd=False, errors="backslashreplace", buffering=1
     )
-    _as_begun(where.env)
-    os.chdir(where.cwd)
+    _as_begun(where.env, where.cwd)

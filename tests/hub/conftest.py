@@ -68,7 +68,7 @@ WANTED = {
 
 
 @pytest.fixture(autouse=True)
-def _clean(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def _clean(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, warm_children: None) -> None:
     """No weights, tokens or proxies of the machine that the tests run on."""
     for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "HF_HUB_OFFLINE", "HF_HOME"):
         monkeypatch.delenv(name, raising=False)

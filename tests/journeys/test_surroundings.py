@@ -22,7 +22,7 @@ import httpx
 import pytest
 
 from lora_manager import drafts
-from tests import ports
+from tests import ports, warm
 
 ROOT = Path(__file__).resolve().parents[2]
 LAUNCH = str(ROOT / "launch.py")
@@ -265,7 +265,9 @@ def test_no_variable_of_gradio_changes_anything(tmp_path: Path) -> None:
 def painted(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A workspace with one picture, of a prompt that is not Latin."""
     workspace = tmp_path_factory.mktemp("painted") / "ws"
-    done = run(workspace, "generate", "красное яблоко", "--steps", "2", "--seed", "1")
+    done = warm.launch(
+        *("generate", "красное яблоко", "--steps", "2", "--seed", "1"), env=variables(workspace)
+    )
     assert done.returncode == 0, done.stderr
     return workspace
 

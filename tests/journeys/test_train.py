@@ -12,22 +12,16 @@ from typing import Any
 
 import pytest
 
-from tests import ports
+import launch as launcher
+from tests import ports, warm
 from tests.training import small
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
 def launch(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, str(ROOT / "launch.py"), *arguments],
-        capture_output=True,
-        text=True,
-        cwd=cwd,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "PIXART_STUDIO_WORKSPACE": str(cwd / "w")},
-        check=False,
-        timeout=240,
-    )
+    env = {**os.environ, "OMP_NUM_THREADS": "1", "PIXART_STUDIO_WORKSPACE": str(cwd / "w")}
+    return warm.launch(*arguments, cwd=cwd, env=env)
 
 
 def toml(values: dict[str, Any]) -> str:
@@ -128,17 +122,27 @@ def test_check_looks_into_an_archive(place: Path) -> None:
     assert "setup.exe" in done.stderr
 
 
-@pytest.mark.parametrize("shard", [False, True])
-def test_two_processes_walk_the_stages(place: Path, shard: bool) -> None:
+def finished(place: Path, values: dict[str, Any]) -> bool:
+    """Whether every stage of two.toml has gone all its updates."""
+    runs = place / "w" / "runs" / "two"
+    stories = [
+        runs / f"{number:02d}-{stage['name']}" / "result" / "training.json"
+        for number, stage in enumerate(values["stage"], 1)
+    ]
+    return [json.loads(story.read_text("utf-8"))["step"] for story in stories] == [4] * len(stories)
+
+
+TWO = ("train", "text-to-image", "two.toml", "--data", "data", "--workspace", "w")
+
+
+def test_two_processes_walk_the_stages(place: Path) -> None:
     values = small.recipe()
-    del values["publish"], values["stage"][4 if shard else 2 :]
-    values["all"] = {"shard": shard}
+    del values["publish"], values["stage"][2:]
     (place / "two.toml").write_text(toml(values), "utf-8")
     port = str(ports.free())
     two = ("-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", port)
-    command = ("train", "text-to-image", "two.toml", "--data", "data", "--workspace", "w")
     done = subprocess.run(
-        [sys.executable, *two, str(ROOT / "launch.py"), *command],
+        [sys.executable, *two, str(ROOT / "launch.py"), *TWO],
         capture_output=True,
         text=True,
         cwd=place,
@@ -147,10 +151,25 @@ def test_two_processes_walk_the_stages(place: Path, shard: bool) -> None:
         timeout=240,
     )
     assert done.returncode == 0, done.stderr
-    for number, stage in enumerate(values["stage"], 1):
-        run = place / "w" / "runs" / "two" / f"{number:02d}-{stage['name']}"
-        story = run / "result" / "training.json"
-        assert json.loads(story.read_text("utf-8"))["step"] == 4
+    assert finished(place, values)
+
+
+def command(*arguments: str) -> None:
+    sys.exit(launcher.main(list(arguments)))
+
+
+def test_two_processes_that_share_the_weights_walk_the_stages(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    values = small.recipe()
+    del values["publish"], values["stage"][4:]
+    values["all"] = {"shard": True}
+    (place / "two.toml").write_text(toml(values), "utf-8")
+    monkeypatch.chdir(place)
+    processes = [warm.Started(command, *TWO, **place) for place in warm.places(2)]
+    codes = [process.wait(240) for process in processes]
+    assert codes == [0, 0], [process.stderr for process in processes]
+    assert finished(place, values)
 
 
 def test_scenes_need_their_package(place: Path) -> None:

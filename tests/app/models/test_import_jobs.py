@@ -33,6 +33,8 @@ from tests import original, tiny
 from tests.lora_manager import made
 from tests.small_loras import lora
 
+pytestmark = pytest.mark.usefixtures("warm_children")
+
 
 @pytest.fixture
 def settings(tmp_path: Path) -> Settings:

@@ -13,3 +13,8 @@ from app.ui.serving import one_loop
 def _one_loop() -> Iterator[None]:
     with one_loop():
         yield
+
+
+@pytest.fixture(autouse=True)
+def _warm(warm_children: None) -> None:
+    """What the page starts need not load torch first."""

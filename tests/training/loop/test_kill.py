@@ -13,7 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tests import ports, warm
+from tests import warm
 from tests.training.loop import toy, toy_process
 from training.loop import checkpoint
 from training.run import Run, open_run
@@ -23,19 +23,10 @@ class Training:
     """The toy training in a process of its own, or in two that share it."""
 
     def __init__(self, folder: Path, *settings: str, processes: int = 1) -> None:
-        place: list[dict[str, str]] = [{}]
-        if processes > 1:
-            # What `torch.distributed.run` tells its processes; tests/journeys starts them with it.
-            shared = {
-                "WORLD_SIZE": str(processes),
-                "LOCAL_WORLD_SIZE": str(processes),
-                "MASTER_ADDR": "127.0.0.1",
-                "MASTER_PORT": str(ports.free()),
-            }
-            place = [shared | {"RANK": str(n), "LOCAL_RANK": str(n)} for n in range(processes)]
+        places: list[dict[str, str]] = [{}] if processes == 1 else warm.places(processes)
         self._processes = [
             warm.Started(toy_process.main, str(folder), *settings, **variables)
-            for variables in place
+            for variables in places
         ]
         self.stdout = self._processes[0].stdout
 
