@@ -23,9 +23,9 @@ class PictureRecord:
     """A picture as it was painted. `request` paints exactly it again, alone.
 
     `weights` is the hash of the weights that painted it, "" where it is unknown; `notes` say what
-    was done for lack of memory. Only its painter knows the rest: `seconds` is what it took, `peak`
-    the memory in bytes at its highest, above what the process held before its first model, and
-    `forecast` what the plan had said; 0 where that is unknown.
+    was done where memory was short. Only its painter knows the rest: `seconds` is what it took,
+    `peak` the memory in bytes at its highest, above what the process held before its first model,
+    and `forecast` what the plan had said; 0 where that is unknown.
     """
 
     request: GenerationRequest

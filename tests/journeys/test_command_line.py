@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 
 from app.gallery import metadata
-from app.gallery.pictures import Gallery, Painted, PictureFile
+from app.gallery.pictures import Gallery, PictureFile
 from tests import tiny
 from tests.warm import launch
 
@@ -172,7 +172,7 @@ def fill_after_the_first() -> None:
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     real = Gallery.add
 
-    def add(self: Gallery, picture: Painted) -> PictureFile:
+    def add(self: Gallery, picture: Picture) -> PictureFile:
         file = real(self, picture)
         resource.setrlimit(resource.RLIMIT_FSIZE, (500, 500))
         return file
