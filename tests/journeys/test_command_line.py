@@ -17,6 +17,7 @@ from PIL import Image
 
 from app.gallery import metadata
 from app.gallery.pictures import Gallery, PictureFile
+from pipelines.picture_record import Picture
 from tests import tiny
 from tests.warm import launch
 
