@@ -13,6 +13,7 @@ from app.cli.options import JsonOption, WorkspaceOption
 from app.gallery.pictures import Gallery
 from app.jobs import table
 from app.jobs.job import PAINT, JobState
+from app.jobs.kinds import Lane
 from app.jobs.listing import ListedJob, listed
 from app.jobs.orders import PLACES, PRIORITIES
 from app.jobs.queue import PAUSED, JobQueue
@@ -38,13 +39,15 @@ def list_(
     context: typer.Context, workspace: WorkspaceOption = None, as_json: JsonOption = False
 ) -> None:
     """Says what runs, what waits in its order, and what has ended, the last first."""
-    store = _store(context, workspace)
+    settings = Settings(workspace=workspace_path(workspace or context.obj))
+    store = JobStore(settings.jobs)
     rows = store.load() if store.file.exists() else []
     if rows is None:
         raise SaveError(store.problem)
     paused = bool(store.noted(PAUSED)) if rows else False
     store.close()
-    jobs = listed(rows)
+    lanes = {kind.name: kind.lane for kind in table.kinds(settings)}
+    jobs = listed(rows, lanes | {PAINT: Lane.DEVICE})
     if as_json:
         for job in jobs:
             print(json.dumps(job.as_json()))
@@ -126,10 +129,6 @@ def resume(
 ) -> None:
     """Lets waiting jobs begin again."""
     _ask(context, workspace, as_json, verb="resume")
-
-
-def _store(context: typer.Context, workspace: str | None) -> JobStore:
-    return JobStore(Settings(workspace=workspace_path(workspace or context.obj)).jobs)
 
 
 def _ask(

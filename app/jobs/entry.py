@@ -46,6 +46,8 @@ class Entry:
     resumed: bool = False
     # It has run before: something may be finished that was not told any more.
     again: bool = False
+    # When its progress was written the last time.
+    written: float = 0.0
     _began: float = 0.0
 
     @property
@@ -112,7 +114,10 @@ class Entry:
         self.job = replace(self.job, pictures=(*self.job.pictures, picture))
 
     def give(self, result: Any) -> None:
-        """What it has made, as it is told from now on."""
+        """What it has made, as it is told from now on; it is there after a death as well."""
+        if result != self.job.result:
+            # It gets on, as with a picture.
+            self.interruptions = 0
         self.job = replace(self.job, result=result)
 
     def never_asked(self, pictures: Sequence[PictureFile]) -> None:

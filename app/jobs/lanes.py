@@ -36,7 +36,6 @@ class Lanes:
         self, jobs: JobList, kinds: Mapping[str, Kind], lend: Lend, painter: Callable[[], str]
     ) -> None:
         self._list, self._kinds, self._lend, self._painter = jobs, kinds, lend, painter
-        self._told = 0.0
         self._threads: list[threading.Thread] = []
 
     def start(self) -> None:
@@ -156,9 +155,9 @@ class Lanes:
         with jobs.changed:
             entry.tell(progress)
             jobs.changed.notify_all()
-            due = now - self._told > _PROGRESS_SECONDS
+            due = now - entry.written > _PROGRESS_SECONDS
             if due:
-                self._told = now
+                entry.written = now
                 jobs.mark(entry)
         if due:
             jobs.flush()

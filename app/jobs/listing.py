@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any
 
 from app.jobs.job import ACTIVE, PAINT, JobState
+from app.jobs.kinds import Lane
 from app.jobs.rows import JobRow, json_of
 from app.jobs.turns import Claim, Turns
 from pipelines.errors import printable
@@ -21,8 +23,8 @@ class ListedJob:
     """A job as a list shows it.
 
     `owner` is a hash: the name itself would let whoever reads it in as that owner. `place` counts
-    from 1 among those that wait. `done` of `total` counts pictures, whose names `pictures` are, or
-    what the stage of another kind counts.
+    from 1 among those that wait for the same lane. `done` of `total` counts pictures, whose names
+    `pictures` are, or what the stage of another kind counts.
     """
 
     id: str
@@ -53,15 +55,19 @@ class ListedJob:
         return asdict(self) | times
 
 
-def listed(rows: Sequence[JobRow]) -> list[ListedJob]:
+def listed(rows: Sequence[JobRow], lanes: Mapping[str, Lane]) -> list[ListedJob]:
     """What runs, what waits in its order as far as the rows tell, then what ended, the last
-    first."""
+    first. `lanes` are those of the kinds."""
     running = [row for row in rows if row.state == JobState.RUNNING]
     ended = [row for row in rows if row.state not in ACTIVE]
     ended.sort(key=lambda row: row.ended or 0.0, reverse=True)
     turn = _in_turn([row for row in rows if row.state == JobState.WAITING], running)
     told = [_listed(row, None) for row in running]
-    told += [_listed(row, place) for place, row in enumerate(turn, start=1)]
+    places: Counter[Lane | None] = Counter()
+    for row in turn:
+        lane = lanes.get(row.kind)
+        places[lane] += 1
+        told.append(_listed(row, places[lane]))
     return told + [_listed(row, None) for row in ended]
 
 

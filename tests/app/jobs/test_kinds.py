@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 
 from app.jobs.downloads import DOWNLOAD, Fetch
+from app.jobs.entry import MAX_INTERRUPTIONS
 from app.jobs.exports import EXPORT, ExportOrder
 from app.jobs.imports import IMPORT
 from app.jobs.job import COMPUTER, Job, JobState
@@ -31,7 +32,7 @@ from app.parts import StudioParts, assemble
 from app.settings import Settings
 from app.ui.create.watch import BrowserSession
 from pipelines.catalog import ROOT
-from pipelines.errors import ModelError, RequestError
+from pipelines.errors import ModelError, ProcessDeathError, RequestError
 from pipelines.progress import Progress, Report, ShouldStop, Stage
 from tests.app.gallery.test_index import put
 from tests.app.jobs.test_store import Painter, request
@@ -266,6 +267,41 @@ def test_what_was_exported_before_a_restart_is_offered_no_more(studio: Make) -> 
     second = studio()
     assert only(second.jobs, EXPORT).state is JobState.DONE
     assert second.exports.job(VISITOR) is None, "its file has gone with the studio"
+
+
+def test_what_gets_on_between_deaths_goes_on_for_ever_and_what_does_not_ends(
+    tmp_path: Path,
+) -> None:
+    """As a download does, of which more has arrived each time."""
+    deaths: list[int] = []
+
+    def run(control: JobControl) -> bool:
+        payload = control.entry.job.payload
+        control.give(len(deaths) if payload["gets on"] else 0)
+        deaths.append(1)
+        if len(deaths) > 9:
+            return True
+        raise ProcessDeathError("It died.", "Try again.")
+
+    kind = Kind(
+        name="fetch",
+        lane=Lane.NETWORK,
+        resumes=True,
+        run=run,
+        write=dict,
+        read=dict,
+        title=str,
+    )
+    jobs = JobQueue(Painter(tmp_path), kinds=[kind])
+    first = jobs.wait(jobs.add("fetch", {"gets on": True}, COMPUTER).id, COMPUTER, 20)
+    assert first is not None
+    assert (first.state, len(deaths)) == (JobState.DONE, 10)
+    deaths.clear()
+    second = jobs.wait(jobs.add("fetch", {"gets on": False}, COMPUTER).id, COMPUTER, 20)
+    jobs.close()
+    assert second is not None
+    # The first death comes after something new, the zero.
+    assert (second.state, len(deaths)) == (JobState.FAILED, 1 + MAX_INTERRUPTIONS)
 
 
 # --- owners

@@ -171,14 +171,15 @@ def test_a_job_that_nobody_asks_for_is_stopped(
     assert jobs._entries[waits.id].job.state is JobState.STOPPED
 
 
+@pytest.mark.parametrize("how", ["latest", "jobs"])
 def test_whoever_asks_keeps_their_job(
-    jobs: JobQueue, runner: StepRunner, monkeypatch: pytest.MonkeyPatch
+    jobs: JobQueue, runner: StepRunner, monkeypatch: pytest.MonkeyPatch, how: str
 ) -> None:
     clock = Clock(monkeypatch)
     job = jobs.submit(request("mine", count=3), "me", client="1", grace=300)
     for _ in range(5):
         clock.ahead += 250
-        assert jobs.latest("me") is not None
+        assert getattr(jobs, how)("me")
         time.sleep(0.02)
     runner.go.release(3)
     assert ended(jobs, job).state is JobState.DONE
