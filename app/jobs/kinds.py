@@ -29,7 +29,8 @@ class JobControl:
     """What the function of a kind has of the job that it runs.
 
     `keep` takes in a finished picture, `give` what the job has made so far: the job shows it from
-    now on, and goes on after it should it be ended in its middle. `upcoming` gives the payloads of the jobs of the same kind that wait behind it.
+    now on, and goes on after it should it be ended in its middle. `upcoming` gives the payloads of
+    the jobs of the same kind that wait behind it.
     """
 
     entry: Entry
