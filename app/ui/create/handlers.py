@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import gradio as gr
 
 from app.ui import choices
+from app.ui.changes import Part, answer, enabled, ticking
 from app.ui.create import canvas, fields, watch
 from app.ui.create.fields import FIELDS, Form
 from app.ui.create.watch import BrowserSession
@@ -73,24 +74,22 @@ class CreateHandlers:
 
     def news(self, seat: BrowserSession, *, everything: bool = False) -> dict[Any, Any]:
         """Updates for whatever the studio has new for this seat."""
-        view = watch.look(self._studio, seat)
-        fresh = watch.news(view, seat, everything=everything)
-        updates: dict[Any, Any] = {}
-        for name, place in (
-            ("canvas", self._tab.canvas),
-            ("status", self._tab.status),
-            ("result", self._tab.result),
-            ("engine", self._session.engine),
-        ):
-            if name in fresh:
-                updates[place] = fresh[name]
-        if "busy" in fresh:
-            updates[self._tab.generate] = gr.update(interactive=not view.busy)
-            updates[self._tab.stop] = gr.update(interactive=view.busy)
-            updates[self._session.timer] = gr.Timer(
-                watch.BUSY_SECONDS if view.busy else watch.IDLE_SECONDS, active=True
-            )
-        return updates
+        view, tab, session = watch.look(self._studio, seat), self._tab, self._session
+        if everything:
+            seat.sent.forget()
+        return seat.sent.news(
+            {
+                "canvas": Part(place=tab.canvas, value=view.canvas),
+                "status": Part(place=tab.status, value=view.status),
+                "result": Part(place=tab.result, value=view.result),
+                "engine": Part(place=session.engine, value=view.engine),
+                "generate": enabled(tab.generate, not view.busy),
+                "stop": enabled(tab.stop, view.busy),
+                "timer": ticking(
+                    session.timer, watch.BUSY_SECONDS if view.busy else watch.IDLE_SECONDS
+                ),
+            }
+        )
 
     def fill(self, values: Form) -> dict[Any, Any]:
         """Updates that put `values` into the whole form."""
@@ -132,30 +131,30 @@ class CreateHandlers:
         self._studio.catalog.reload()
         updates = self.fill(fields.restored(kept, self._studio))
         updates[self._session.owner] = seat.sit(owner)
-        seat.sent["models"] = self._models()
-        return told(updates | self.news(seat, everything=True))
+        updates |= self.news(seat, everything=True)
+        seat.sent.is_new("models", self._models())
+        return answer(updates)
 
     def tick(self, seat: BrowserSession, owner: Any, *raw: Any) -> Any:
         """The timer asked what is new: for the seat, and for the form as it stands."""
         seat.sit(owner)
         late = self._late(seat, fields.form(raw)) if raw else {}
-        return told(late | self.news(seat))
+        return answer(late | self.news(seat))
 
     def _late(self, seat: BrowserSession, values: Form) -> dict[Any, Any]:
         """What changed for the form without anybody touching it: models came or went."""
         updates: dict[Any, Any] = {}
         models, catalog = self._models(), self._studio.catalog
         here = next((spec for spec in catalog if spec.id == values["model"]), None)
+        others = seat.sent.is_new("models", models)
         if here is None:
             updates = self.choose(values, catalog.default.id)
-        elif seat.sent.get("models") != models:
+        elif others:
             dressed = self._arguments(values)
             for name in ("model", "loras"):
                 updates[self._tab.form[name]] = gr.update(**dressed[name])
-        seat.sent["models"] = models
         needs = self._forecast(values)
-        if seat.sent.get("forecast") != hash(needs):
-            seat.sent["forecast"] = hash(needs)
+        if seat.sent.is_new("forecast", needs):
             updates.setdefault(self._tab.forecast, needs)
         return updates
 
@@ -176,13 +175,13 @@ class CreateHandlers:
         else:
             if watch.submit(self._studio, seat, wish, clients.sender(request)):
                 updates[self._tab.form["seed"]] = str(wish.seed)
-        return told(updates | self.news(seat))
+        return answer(updates | self.news(seat))
 
     def stop(self, seat: BrowserSession, owner: Any) -> Any:
         """Stop was pressed."""
         seat.sit(owner)
         watch.stop(self._studio, seat)
-        return told(self.news(seat))
+        return answer(self.news(seat))
 
     def act(
         self,
@@ -201,7 +200,7 @@ class CreateHandlers:
         updates: dict[Any, Any] = {}
         sender = clients.sender(request)
         if file is None:
-            return told(self.news(seat))
+            return answer(self.news(seat))
         seat.deleting = ""
         try:
             match data.get("do"):
@@ -226,7 +225,7 @@ class CreateHandlers:
                     seat.notice = None
         except StudioError as error:
             seat.complain(error)
-        return told(updates | self.news(seat))
+        return answer(updates | self.news(seat))
 
     def _repeat(self, seat: BrowserSession, values: Form, sender: Sender) -> dict[Any, Any]:
         """Paints `values` and, if that can be done, puts them into the form."""
@@ -329,7 +328,7 @@ class CreateHandlers:
             seat.notice = None
         except StudioError as error:
             seat.notice = canvas.Notice(text=str(error), field="start-card")
-        return told(updates | self.news(seat))
+        return answer(updates | self.news(seat))
 
     def start_from(self, name: str) -> dict[Any, Any]:
         """Updates that make the kept picture `name` the one to start from."""
@@ -342,8 +341,3 @@ class CreateHandlers:
             return self._studio.model(str(model)).examples[int(data.get("index", -1))]
         except (StudioError, IndexError, TypeError, ValueError):
             return gr.skip()
-
-
-def told(updates: dict[Any, Any]) -> Any:
-    """gradio takes an empty dict for a value, so nothing new has a word of its own."""
-    return updates or gr.skip()

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from app.gallery.pictures import PictureFile
 from app.jobs.job import Job
+from app.ui.changes import Sent
 from app.ui.create import canvas
 from app.ui.create.canvas import Notice
 from app.ui.guards.clients import Sender
@@ -38,7 +39,7 @@ class BrowserSession:
     picked: str = ""
     deleting: str = ""
     notice: Notice | None = None
-    sent: dict[str, Any] = field(default_factory=dict)
+    sent: Sent = field(default_factory=Sent)
 
     def sit(self, owner: Any) -> str:
         """The owner's id: the browser's own, else a new one."""
@@ -88,14 +89,6 @@ def picked_file(job: Job | None, name: str) -> PictureFile | None:
     if job is None or not job.pictures:
         return None
     return next((file for file in job.pictures if file.name == name), job.pictures[0])
-
-
-def news(view: View, seat: BrowserSession, *, everything: bool = False) -> dict[str, Any]:
-    """The parts of the view that the seat was not told yet, by name."""
-    parts = {name: getattr(view, name) for name in View.__dataclass_fields__}
-    fresh = {k: v for k, v in parts.items() if everything or seat.sent.get(k) != hash(v)}
-    seat.sent |= {name: hash(value) for name, value in fresh.items()}
-    return fresh
 
 
 def submit(

@@ -14,6 +14,7 @@ from typing import Any
 
 from app.gallery.index import IndexedPicture, SearchResult
 from app.gallery.pictures import SECOND
+from app.ui.changes import Sent
 from app.ui.gallery.cards import PAGE, Orders
 
 Ask = Callable[[int, int], SearchResult]
@@ -70,7 +71,7 @@ class Browse:
     notice: str = ""
     reading: bool = False
     orders: Orders = field(default_factory=Orders)
-    sent: dict[str, Any] = field(default_factory=dict)
+    sent: Sent = field(default_factory=Sent)
 
     def __post_init__(self) -> None:
         # Presses are not waited for, so that several can be on the way. No field: gradio sends

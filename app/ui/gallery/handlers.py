@@ -13,8 +13,9 @@ import gradio as gr
 
 from app.gallery.index import IndexedPicture, SearchResult
 from app.jobs.exports import ExportOrder
+from app.ui.changes import Part, answer, ticking
 from app.ui.create import fields
-from app.ui.create.handlers import CreateHandlers, Session, told
+from app.ui.create.handlers import CreateHandlers, Session
 from app.ui.create.watch import BrowserSession
 from app.ui.gallery import cards, detail
 from app.ui.gallery.browse import Browse, Press, Question, read_press
@@ -63,10 +64,10 @@ class GalleryHandlers:
         """The tab was opened: everything anew, and news from now on."""
         seat.sit(owner)
         with browse.lock:
-            browse.sent.clear()
+            browse.sent.forget()
             browse.newest = ()
             browse.ask(query)
-            return told(self._news(browse, seat, request, _FIRST_LOOK))
+            return answer(self._news(browse, seat, request, _FIRST_LOOK))
 
     def tick_gallery(
         self, browse: Browse, seat: BrowserSession, owner: Any, request: gr.Request
@@ -74,7 +75,7 @@ class GalleryHandlers:
         """The timer asked what is new."""
         seat.sit(owner)
         with browse.lock:
-            return told(self._news(browse, seat, request, _LOOK))
+            return answer(self._news(browse, seat, request, _LOOK))
 
     def leave_gallery(self) -> Any:
         """Another tab was opened."""
@@ -87,7 +88,7 @@ class GalleryHandlers:
         seat.sit(owner)
         with browse.lock:
             browse.ask(query)
-            return told(self._news(browse, seat, request, 0))
+            return answer(self._news(browse, seat, request, 0))
 
     def act_gallery(
         self,
@@ -113,7 +114,7 @@ class GalleryHandlers:
             except StudioError as error:
                 browse.notice = str(error)
             seconds = _LOOK if press.do == "missing" else 0
-            return told(updates | self._news(browse, seat, request, seconds))
+            return answer(updates | self._news(browse, seat, request, seconds))
 
     def _do(
         self,
@@ -164,7 +165,7 @@ class GalleryHandlers:
                 browse.pick("", press.at)
             case "again":
                 # An older answer came last: the page shows what it said.
-                browse.sent.pop("look", None)
+                browse.sent.forget("look")
 
     def _question(self, browse: Browse, only: str | None, press: Press) -> Question | None:
         """Asks about those that are still there. Raises RecipeError where none is."""
@@ -295,20 +296,18 @@ class GalleryHandlers:
         job = self._studio.exports.job(seat.owner)
         busy = browse.reading or (job is not None and job.active)
         tab = self._tab
-        parts: dict[str, tuple[Any, Any]] = {
-            "grid": (tab.grid, cards.grid(shown)),
-            "bar": (tab.bar, cards.bar(shown, many, browse.orders, admin=admin)),
-            "work": (tab.work, cards.exported(job)),
-            "note": (tab.note, cards.notice(browse.notice or unlisted)),
-            "look": (tab.look, look),
-            "wait": (tab.timer, BUSY_SECONDS if busy else IDLE_SECONDS),
-        }
-        fresh: dict[Any, Any] = {}
-        for name, (place, value) in parts.items():
-            if browse.sent.get(name) != hash(value):
-                browse.sent[name] = hash(value)
-                fresh[place] = gr.Timer(value, active=True) if name == "wait" else value
-        return fresh
+        return browse.sent.news(
+            {
+                "grid": Part(place=tab.grid, value=cards.grid(shown)),
+                "bar": Part(
+                    place=tab.bar, value=cards.bar(shown, many, browse.orders, admin=admin)
+                ),
+                "work": Part(place=tab.work, value=cards.exported(job)),
+                "note": Part(place=tab.note, value=cards.notice(browse.notice or unlisted)),
+                "look": Part(place=tab.look, value=look),
+                "timer": ticking(tab.timer, BUSY_SECONDS if busy else IDLE_SECONDS),
+            }
+        )
 
 
 def places(tab: GalleryTab) -> list[Any]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import gradio as gr
 
 from app.jobs.job import JobState
-from app.ui.create.handlers import told
+from app.ui.changes import Part, Sent, answer, ticking
 from app.ui.create.watch import BrowserSession
 from app.ui.guards import access
 from app.ui.jobs import view
@@ -43,7 +43,7 @@ class PanelState:
 
     is_open: bool = False
     notice: str = ""
-    sent: dict[str, Any] = field(default_factory=dict)
+    sent: Sent = field(default_factory=Sent)
 
 
 class JobsHandlers:
@@ -59,15 +59,15 @@ class JobsHandlers:
         """The page was loaded, with the panel closed."""
         seat.sit(owner)
         state.is_open = False
-        state.sent.clear()
-        return told(self._news(state, seat, request))
+        state.sent.forget()
+        return answer(self._news(state, seat, request))
 
     def tick_jobs(
         self, state: PanelState, seat: BrowserSession, owner: Any, request: gr.Request
     ) -> Any:
         """The timer asked what is new."""
         seat.sit(owner)
-        return told(self._news(state, seat, request))
+        return answer(self._news(state, seat, request))
 
     def act_jobs(
         self,
@@ -89,7 +89,7 @@ class JobsHandlers:
                 state.notice = self._do(seat, request, do, name, value)
             except StudioError as error:
                 state.notice = str(error)
-        return told(self._news(state, seat, request))
+        return answer(self._news(state, seat, request))
 
     def _do(self, seat: BrowserSession, request: gr.Request, do: str, name: str, value: str) -> str:
         """Does what was pressed; what there is to say of it. Raises StudioError."""
@@ -115,15 +115,12 @@ class JobsHandlers:
         jobs, paused = self._studio.jobs(only), self._studio.paused
         shown = view.Panel(jobs=jobs, paused=paused, all_jobs=only is None, notice=state.notice)
         moves = state.is_open and any(job.state is JobState.RUNNING for job in jobs)
-        seconds = BUSY_SECONDS if moves else IDLE_SECONDS
-        parts: dict[str, tuple[Any, Any]] = {
-            "chip": (self._parts.chip, view.chip(jobs, paused=paused)),
-            "panel": (self._parts.panel, view.panel(shown) if state.is_open else ""),
-            "timer": (self._parts.timer, seconds),
-        }
-        fresh: dict[Any, Any] = {}
-        for name, (place, value) in parts.items():
-            if state.sent.get(name) != hash(value):
-                state.sent[name] = hash(value)
-                fresh[place] = gr.Timer(seconds, active=True) if name == "timer" else value
-        return fresh
+        return state.sent.news(
+            {
+                "chip": Part(place=self._parts.chip, value=view.chip(jobs, paused=paused)),
+                "panel": Part(
+                    place=self._parts.panel, value=view.panel(shown) if state.is_open else ""
+                ),
+                "timer": ticking(self._parts.timer, BUSY_SECONDS if moves else IDLE_SECONDS),
+            }
+        )

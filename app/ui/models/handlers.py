@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -10,9 +9,10 @@ import gradio as gr
 
 from app.models import own_models, samples
 from app.models.import_jobs import ImportJob
+from app.ui.changes import Part, Sent, answer, ticking
 from app.ui.choices import MAX_PROBLEMS
 from app.ui.create import fields
-from app.ui.create.handlers import CreateHandlers, Session, told
+from app.ui.create.handlers import CreateHandlers, Session
 from app.ui.guards import access
 from app.ui.models import cards, import_form, lora_cards
 from app.ui.models import maintenance as care
@@ -53,7 +53,7 @@ class Visit:
     report: tuple[Finding, ...] = ()
     import_error: StudioError | None = None
     emptied: str = ""
-    sent: dict[str, Any] = field(default_factory=dict)
+    sent: Sent = field(default_factory=Sent)
 
 
 class ModelsHandlers:
@@ -69,16 +69,16 @@ class ModelsHandlers:
 
     def open_models(self, visit: Visit, model: Any, request: gr.Request) -> Any:
         """The tab was opened: everything anew, and news from now on."""
-        visit.sent.clear()
+        visit.sent.forget()
         visit.notice = visit.removing = visit.care_notice = ""
         visit.report, visit.import_error = (), None
         self._studio.catalog.reload()
         self._studio.models.rows(fresh=True)
-        return told(self._news(visit, model, request))
+        return answer(self._news(visit, model, request))
 
     def tick_models(self, visit: Visit, model: Any, request: gr.Request) -> Any:
         """The timer asked what is new."""
-        return told(self._news(visit, model, request))
+        return answer(self._news(visit, model, request))
 
     def leave_models(self) -> Any:
         """Another tab was opened."""
@@ -93,7 +93,7 @@ class ModelsHandlers:
         values = fields.form(raw)
         if data.get("do") == "use":
             chosen = self._create.choose(values, name)
-            return told({self._session.rail: gr.Tabs(selected="create"), **chosen})
+            return answer({self._session.rail: gr.Tabs(selected="create"), **chosen})
         visit.notice = visit.removing = visit.care_notice = ""
         if not access.may_administer(request):
             visit.notice = access.refusal(cards.ADMINISTERED, request)
@@ -102,7 +102,7 @@ class ModelsHandlers:
                 self._do(visit, str(data.get("do")), name)
             except StudioError as error:
                 visit.notice = str(error)
-        return told(self._news(visit, values["model"], request))
+        return answer(self._news(visit, values["model"], request))
 
     def start_import(
         self, visit: Visit, model: Any, request: gr.Request, *raw: Any
@@ -118,7 +118,7 @@ class ModelsHandlers:
                 self._studio.imports.start(*import_form.wanted(values))
             except StudioError as error:
                 visit.import_error = error
-        return told(self._news(visit, model, request))
+        return answer(self._news(visit, model, request))
 
     def _do(self, visit: Visit, wanted: str, name: str) -> None:
         jobs = self._studio.models
@@ -158,27 +158,26 @@ class ModelsHandlers:
     def _news(self, visit: Visit, model: Any, request: gr.Request) -> dict[Any, Any]:
         job, importing = self._studio.models.job, self._studio.imports.job
         busy = any(work is not None and work.active for work in (job, importing))
-        wait = BUSY_SECONDS if busy else IDLE_SECONDS
-        admin = access.may_administer(request)
-        parts = {
-            "shelf": (self._tab.shelf, self._shelf(visit, str(model), request)),
-            "hardware": (self._tab.hardware, self._hardware(str(model))),
-            "care": (self._tab.care, self._care(visit) if admin else ""),
-            "imported": (self._tab.imported, self._imported(visit) if admin else ""),
-            "parts": (self._tab.form["parts"], import_form.parts_select(self._studio.catalog)),
-            "import": (self._tab.import_box, admin),
-            "wait": (self._tab.timer, wait),
-        }
-        dressed: dict[str, Callable[[Any], Any]] = {
-            "wait": lambda seconds: gr.Timer(seconds, active=True),
-            "import": lambda shown: gr.update(visible=shown or "hidden"),
-            "parts": lambda markup: gr.update(markup=markup),
-        }
-        fresh: dict[Any, Any] = {}
-        for name, (place, value) in parts.items():
-            if visit.sent.get(name) != hash(value):
-                visit.sent[name] = hash(value)
-                fresh[place] = dressed[name](value) if name in dressed else value
+        admin, tab = access.may_administer(request), self._tab
+        fresh = visit.sent.news(
+            {
+                "shelf": Part(place=tab.shelf, value=self._shelf(visit, str(model), request)),
+                "hardware": Part(place=tab.hardware, value=self._hardware(str(model))),
+                "care": Part(place=tab.care, value=self._care(visit) if admin else ""),
+                "imported": Part(place=tab.imported, value=self._imported(visit) if admin else ""),
+                "parts": Part(
+                    place=tab.form["parts"],
+                    value=import_form.parts_select(self._studio.catalog),
+                    update=lambda markup: gr.update(markup=markup),
+                ),
+                "import": Part(
+                    place=tab.import_box,
+                    value=admin,
+                    update=lambda shown: gr.update(visible=shown or "hidden"),
+                ),
+                "timer": ticking(tab.timer, BUSY_SECONDS if busy else IDLE_SECONDS),
+            }
+        )
         return fresh | self._emptied(visit)
 
     def _emptied(self, visit: Visit) -> dict[Any, Any]:
