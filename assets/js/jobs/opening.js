@@ -1,32 +1,32 @@
-// Whether the Jobs panel is open: its button, Alt+J, Esc and the cross agree here.
+// Whether the Jobs panel is open: its button and its keys know it, and so does the panel.
 const root = document.documentElement;
-
-/** How the studio is told; set by the button. */
-export const studio = { tell() {} };
-
 export const toggle = () => document.querySelector("[data-jobs-toggle]");
-export const place = () => document.getElementById("jobs-panel");
+const place = () => document.getElementById("jobs-panel");
+
+export const opening = {
+  // Tells the studio; the button says how, once it is there.
+  ask: () => {},
+  // Whether whoever opened the panel is still to be led to it.
+  focusWanted: false,
+};
+
 export const isOpen = () => root.dataset.jobs === "open";
 
-/** What was just opened gets the focus once it is drawn. */
-export const wanted = { focus: false };
+export const within = () => Boolean(place()?.contains(document.activeElement));
 
-/** The studio draws the button anew, and knows nothing of what is open. */
-export function say() {
-  toggle()?.setAttribute("aria-expanded", String(isOpen()));
-}
+export const say = () => toggle()?.setAttribute("aria-expanded", String(isOpen()));
 
-export function open() {
+export const open = () => {
   root.dataset.jobs = "open";
   say();
-  wanted.focus = true;
-  studio.tell({ do: "open" });
-}
+  opening.focusWanted = true;
+  opening.ask({ do: "open" });
+};
 
-export function close() {
-  const within = place()?.contains(document.activeElement);
+export const close = () => {
+  const inside = within();
   delete root.dataset.jobs;
   say();
-  studio.tell({ do: "close" });
-  if (within) toggle()?.focus();
-}
+  opening.ask({ do: "close" });
+  if (inside) toggle()?.focus();
+};

@@ -1,30 +1,34 @@
-// What the buttons of the Jobs panel do, and where the focus goes when a job changes its list.
-import { close, isOpen, wanted } from "./opening.js";
+// The Jobs panel: what its buttons do, and where the focus goes.
+import { presses } from "../presses.js";
+import { close, isOpen, opening } from "./opening.js";
 
 export default function panel({ element, trigger, watch }) {
   let pressed = null;
-  const press = ({ dataset, value }) => {
-    pressed = dataset.name;
-    trigger("act", { do: dataset.do, name: dataset.name, value: value || dataset.value || "" });
+  const press = (wanted, target) => {
+    const { name, value } = target.dataset;
+    pressed = { name };
+    trigger("act", { do: wanted, name, value: target.value || value || "" });
   };
+  presses(element, (wanted, button) => {
+    if (button.matches("button")) press(wanted, button);
+  });
   element.addEventListener("click", (event) => {
     if (event.target.closest("[data-jobs-close]")) close();
-    const button = event.target.closest("button[data-do]");
-    if (button) press(button);
   });
   element.addEventListener("change", (event) => {
-    if (event.target.matches("select[data-do]")) press(event.target);
+    if (event.target.matches("select[data-do]")) press(event.target.dataset.do, event.target);
   });
-  watch("value", () => requestAnimationFrame(() => {
+  const settle = () => {
     const title = document.getElementById("jobs-title");
-    if (wanted.focus && title) {
+    if (opening.focusWanted && title) {
       title.focus();
-      wanted.focus = false;
-    } else if (pressed !== null && isOpen() && document.activeElement === document.body) {
-      // The job went to another list with its button.
-      const row = element.querySelector(`[data-job="${CSS.escape(pressed)}"]`);
+      opening.focusWanted = false;
+    } else if (pressed && isOpen() && document.activeElement === document.body) {
+      // The job went to another list with its button: the focus goes along, or to the title.
+      const row = element.querySelector(`[data-job="${CSS.escape(pressed.name ?? "")}"]`);
       (row?.querySelector("button, select, a") ?? title)?.focus();
       pressed = null;
     }
-  }));
+  };
+  watch("value", () => requestAnimationFrame(settle));
 }
