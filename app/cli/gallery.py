@@ -117,7 +117,7 @@ def export(
     context: typer.Context,
     out: Annotated[str, typer.Option(help="The new file, or folder, to write.", metavar="PATH")],
     format: Annotated[
-        str, typer.Option(help="zip, sheet, html or dataset.", metavar="FORMAT")
+        str, typer.Option(help=f"{', '.join(formats.FORMATS)}.", metavar="FORMAT")
     ] = "zip",
     search: Annotated[
         str | None, typer.Option(help="Only what this query finds.", metavar="QUERY")

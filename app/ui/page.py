@@ -105,6 +105,7 @@ def assemble(studio: Studio) -> gr.Blocks:
             with gr.Tab("Models", id="models", elem_id="tab-models") as models_tab:
                 shelf = models.build(studio)
         listed = jobs.build(button)
+        tabs = [create_tab, gallery_tab, models_tab]
         session = Session(
             rail=rail,
             # Copied for each browser tab.
@@ -121,7 +122,7 @@ def assemble(studio: Studio) -> gr.Blocks:
             shelf,
             session,
             opener=models_tab,
-            others=[create_tab, gallery_tab],
+            others=[tab for tab in tabs if tab is not models_tab],
             create=(tab, on_create),
         )
         gallery.wire(
@@ -129,7 +130,7 @@ def assemble(studio: Studio) -> gr.Blocks:
             pictures,
             session,
             opener=gallery_tab,
-            others=[create_tab, models_tab],
+            others=[tab for tab in tabs if tab is not gallery_tab],
             create=(tab, on_create),
         )
         jobs.wire(demo, studio, listed, session)

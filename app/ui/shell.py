@@ -30,6 +30,8 @@ _SERVED = {
     "logo.svg": ("logo.svg", "image/svg+xml"),
 }
 _SHEETS = ("base", "controls", "create", "canvas", "models", "gallery", "jobs")
+_FIRST_SCRIPTS = ("", "choices", "create", "jobs", "page")
+"""The folders of what runs before another tab is opened."""
 _EVENT = re.compile(rb'\btrigger\("([a-z]+)"')
 _INLINE_SCRIPT = re.compile(rb"<script((?: (?!src)[a-z-]+(?:=\"[^\"]*\")?)*)>")
 NO_SNIFF = {"X-Content-Type-Options": "nosniff"}
@@ -126,7 +128,7 @@ def routes() -> list[Route]:
 def head() -> bytes:
     """What goes in front of </head>: the theme first, so that nothing flashes."""
     # What the first tab needs is fetched together; the others bring their own when they open.
-    needed = [name for name in scripts() if not name.startswith(("gallery/", "models/"))]
+    needed = [name for name in scripts() if name.rpartition("/")[0] in _FIRST_SCRIPTS]
     return render(
         "ui/shell.html",
         "head",

@@ -64,8 +64,8 @@ def test_every_script_is_used() -> None:
     """By a component, by another script, or by the page itself."""
     code = "\n".join(f.read_text("utf-8") for f in (ROOT / "app" / "ui").rglob("*.py"))
     named = set(re.findall(r'"([a-z]+/[a-z]+\.js)"', code))
-    for tab in ("create", "gallery", "models"):
-        text = (ROOT / "app" / "ui" / tab / "tab.py").read_text("utf-8")
+    for file in (ROOT / "app" / "ui").glob("*/tab.py"):
+        tab, text = file.parent.name, file.read_text("utf-8")
         parts = {file.stem for file in (ROOT / "assets" / "js" / tab).glob("*.js")}
         named |= {f"{tab}/{part}.js" for part in parts if f'"{part}"' in text}
     used = named | {"studio.js"}
@@ -73,6 +73,12 @@ def test_every_script_is_used() -> None:
         for other in re.findall(r'(?:from|import) "(\.[^"]+)"', file.read_text("utf-8")):
             used.add((file.parent / other).resolve().relative_to(ROOT / "assets/js").as_posix())
     assert used == set(shell.scripts())
+
+
+def test_every_style_is_served() -> None:
+    sheet = shell.asset("css/studio.css")
+    for file in (ROOT / "assets" / "css").glob("*.css"):
+        assert file.read_bytes() in sheet, file.name
 
 
 def test_scripts_and_styles_are_written_to_be_read() -> None:

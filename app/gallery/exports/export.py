@@ -13,7 +13,7 @@ import os
 import stat
 import time
 import zipfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -100,7 +100,7 @@ def export(
     with _new_folders(target):
         try:
             with files.whole(target.absolute(), needed, replaces=False) as draft:
-                _write(draft, format, suffix, walk, strip=strip)
+                WRITERS[format](draft, suffix, walk, strip)
                 if not walk.count:
                     why = walk.left_out[0]
                     raise RequestError("ids", f"None of the pictures can be exported. {why}")
@@ -197,21 +197,36 @@ def _example(entry: IndexedPicture) -> tuple[Image.Image, GenerationRequest] | s
     return picture if isinstance(picture, str) else (picture, entry.request)
 
 
-def _write(draft: Path, format: str, suffix: str, walk: _Walk, *, strip: bool) -> None:
-    if format == "sheet":
-        pdf = suffix == ".pdf"
-        sheet.write(draft, walk.each(_picture), pdf=pdf, captions=not strip)
-    elif format == "html":
-        page.write(draft, walk.each(_picture), recipes=not strip)
-    else:
-        with _zip(draft) if suffix == ".zip" else _folder(draft) as put:
-            if format == "dataset":
-                _write_dataset(put, walk)
-            elif strip:
-                for entry, picture in walk.each(_picture):
-                    put(entry.name, pictures.png(picture), _when(entry))
-            else:
-                _write_archive(put, walk)
+def _sheet(draft: Path, suffix: str, walk: _Walk, strip: bool) -> None:
+    sheet.write(draft, walk.each(_picture), pdf=suffix == ".pdf", captions=not strip)
+
+
+def _page(draft: Path, suffix: str, walk: _Walk, strip: bool) -> None:
+    page.write(draft, walk.each(_picture), recipes=not strip)
+
+
+def _archive(draft: Path, suffix: str, walk: _Walk, strip: bool) -> None:
+    with _zip(draft) as put:
+        if strip:
+            for entry, picture in walk.each(_picture):
+                put(entry.name, pictures.png(picture), _when(entry))
+        else:
+            _write_archive(put, walk)
+
+
+def _dataset(draft: Path, suffix: str, walk: _Walk, strip: bool) -> None:
+    with _zip(draft) if suffix == ".zip" else _folder(draft) as put:
+        _write_dataset(put, walk)
+
+
+WRITERS: Mapping[str, Callable[[Path, str, _Walk, bool], None]] = {
+    "zip": _archive,
+    "sheet": _sheet,
+    "html": _page,
+    "dataset": _dataset,
+}
+"""What writes each format of the table: the draft, the suffix of the target, the pictures, and
+whether everything that is no picture is left out."""
 
 
 _Put = Callable[[str, bytes, datetime], None]

@@ -23,7 +23,7 @@ from PIL import Image, ImageChops, ImageStat, PdfParser
 from app.gallery import metadata
 from app.gallery.exports import export
 from app.gallery.exports import sheet as export_sheet
-from app.gallery.exports.export import Exported
+from app.gallery.exports.export import WRITERS, Exported
 from app.gallery.exports.formats import FORMATS
 from app.gallery.index import GalleryIndex, IndexedPicture
 from app.gallery.pictures import Gallery
@@ -78,6 +78,10 @@ def put(
     noise.save(file, pnginfo=metadata.chunks(PictureRecord(request=recipe)))
     record = PictureRecord(request=recipe)
     return IndexedPicture(name=name, path=file, size=file.stat().st_size, record=record)
+
+
+def test_every_format_has_its_writer_and_is_tried_here() -> None:
+    assert set(TARGETS) == set(FORMATS) == set(WRITERS)
 
 
 @pytest.fixture
