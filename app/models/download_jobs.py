@@ -64,6 +64,8 @@ class ModelJobs:
         self._changed = changed
         self._rows: tuple[ModelRow, ...] | None = None
         self._began = time.time()
+        # When that was asked for which was closed last.
+        self._closed = 0.0
 
     @property
     def job(self) -> ModelJob | None:
@@ -106,6 +108,7 @@ class ModelJobs:
         if job.kind == DOWNLOAD and job.may_retry:
             self._queue.obey("retry", job.id)
             return
+        self._forget(model_id)
         made: Fetched | None = job.result
         left = made.total - made.done if made is not None else None
         self._begin(DOWNLOAD, Fetch(model=model_id, left=left), made)
@@ -117,20 +120,17 @@ class ModelJobs:
             self._queue.stop(job.id, COMPUTER)
 
     def dismiss(self) -> None:
-        """Forgets a download that does not run."""
-        for name in (QUESTION, DOWNLOAD):
-            job = self._queue.latest(COMPUTER, name)
-            if job is not None and not job.active:
-                self._queue.forget(job.id, COMPUTER)
+        """Forgets the download that is shown, unless it runs; those before it are shown no more."""
+        job = self._last()
+        if job is not None and not job.active:
+            self._closed = job.created
+            self._queue.forget(job.id, COMPUTER)
 
     def remove(self, model_id: str) -> int:
         """Deletes what only `model_id` reads; the bytes freed. Raises BusyError, ModelError."""
-        mine = [j for j in self._queue.jobs(COMPUTER) if j.kind in (QUESTION, DOWNLOAD)]
-        if any(job.active and job.payload.model == model_id for job in mine):
+        if any(job.active for job in self._of(model_id)):
             raise BusyError(f"“{model_id}” is being downloaded.", "Stop it first.")
-        last = self._last()
-        if last is not None and last.payload.model == model_id:
-            self.dismiss()
+        self._forget(model_id)
         try:
             return self.store.remove(model_id)
         finally:
@@ -143,8 +143,23 @@ class ModelJobs:
                 f"“{last.payload.model}” is being downloaded; one model at a time.",
                 "Wait until it is here, or stop it.",
             )
-        self.dismiss()
+        asked = self._queue.latest(COMPUTER, QUESTION)
+        if asked is not None:
+            # There is a new one, or it was answered by the download.
+            self._queue.forget(asked.id, COMPUTER)
         self._queue.add(name, fetch, COMPUTER, trusted=True, result=made)
+
+    def _of(self, model_id: str) -> list[Job]:
+        """The questions and downloads of a model."""
+        last = self._queue.latest(COMPUTER, QUESTION)
+        jobs = [*self._queue.jobs(COMPUTER), *([last] if last is not None else [])]
+        mine = [job for job in jobs if job.kind in (QUESTION, DOWNLOAD)]
+        return [job for job in mine if job.payload.model == model_id]
+
+    def _forget(self, model_id: str) -> None:
+        """Takes what has ended of a model out of the list."""
+        for job in self._of(model_id):
+            self._queue.forget(job.id, COMPUTER)
 
     def _last(self) -> Job | None:
         """What was asked for last, a question or a download; what runs or waits comes first."""
@@ -153,8 +168,10 @@ class ModelJobs:
         return max(told, key=lambda job: (job.active, job.created), default=None)
 
     def _is_news(self, job: Job) -> bool:
-        """Whether a card still says it: not a question that was stopped, nor what is here since
-        an earlier studio."""
+        """Whether a card still says it: not what was closed, a question that was stopped, or what
+        is here since an earlier studio."""
+        if job.active or job.created <= self._closed:
+            return job.active
         if job.kind == QUESTION:
             return job.state is not JobState.STOPPED
         return job.state is not JobState.DONE or (job.ended or 0.0) >= self._began

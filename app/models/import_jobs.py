@@ -49,13 +49,17 @@ class ImportJobs:
     def __init__(self, queue: JobQueue) -> None:
         self._queue = queue
         self._began = time.time()
+        # When that was started whose note was closed last.
+        self._closed = 0.0
 
     @property
     def job(self) -> ImportJob | None:
-        """The last import, or None; what was done before this studio is no news."""
+        """The last import, or None; what was closed, or done before this studio, is no news."""
         job = self._queue.latest(COMPUTER, IMPORT)
-        old = job is not None and job.state is JobState.DONE and (job.ended or 0) < self._began
-        return _shown(job) if job is not None and not old else None
+        if job is None or (not job.active and job.created <= self._closed):
+            return None
+        old = job.state is JobState.DONE and (job.ended or 0.0) < self._began
+        return _shown(job) if not old else None
 
     def start(self, path: str, wanted: ImportOptions) -> None:
         """Imports the file or folder at `path`. Raises BusyError, RequestError, SaveError."""
@@ -76,9 +80,10 @@ class ImportJobs:
             self._queue.stop(job.id, COMPUTER)
 
     def dismiss(self) -> None:
-        """Forgets an import that does not run."""
+        """Forgets the last import, unless it runs; those before it are shown no more."""
         job = self._queue.latest(COMPUTER, IMPORT)
         if job is not None and not job.active:
+            self._closed = job.created
             self._queue.forget(job.id, COMPUTER)
 
 

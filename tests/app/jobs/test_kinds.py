@@ -361,6 +361,50 @@ def test_a_visitor_exports_their_own_pictures_whatever_they_name(studio: Make) -
         assert (job.state, job.result.count) == (JobState.DONE, 1), job.error
 
 
+def test_a_note_that_was_closed_does_not_come_back_with_an_older_one(
+    tmp_path: Path, studio: Make, importing: FakeImport
+) -> None:
+    """The list of jobs keeps the older one, to be retried; the tab says it no more."""
+    importing.go.set()
+    importing.error = ModelError("It is broken.")
+    one = studio()
+    one.imports.start(str(tmp_path), ImportOptions())
+    failed = ended(one.jobs, IMPORT)
+    importing.error = None
+    one.imports.start(str(tmp_path), ImportOptions())
+    until(lambda: (job := one.imports.job) is not None and job.phase == "done")
+    one.imports.dismiss()
+    assert one.imports.job is None
+    assert [job.id for job in one.jobs.jobs()] == [failed.id]
+    one.jobs.obey("retry", failed.id)
+    until(lambda: one.jobs.jobs()[0].state is JobState.DONE)
+
+
+def test_a_download_that_failed_waits_for_retry_while_others_are_asked_about(
+    studio: Make,
+    hub: FakeHub,  # noqa: F811
+) -> None:
+    hub.fail(BIG, status=404, times=9)
+    one = studio()
+    one.models.ask(MODEL)
+    until(lambda: (job := one.models.job) is not None and job.phase == "asked")
+    one.models.download(MODEL)
+    assert ended(one.jobs, DOWNLOAD).state is JobState.FAILED
+    one.models.ask(SPARE)
+    until(lambda: not one.models.job.active)  # type: ignore[union-attr]
+    assert one.models.job.model == SPARE  # type: ignore[union-attr]
+    one.models.dismiss()
+    assert one.models.job is None
+    assert only(one.jobs, DOWNLOAD).may_retry
+    one.models.ask(MODEL)
+    until(lambda: (job := one.models.job) is not None and job.phase == "asked")
+    hub.faults.clear()
+    one.models.download(MODEL)
+    assert ended(one.jobs, DOWNLOAD).state is JobState.DONE, "it takes the place of the one before"
+    one.models.remove(MODEL)
+    assert one.jobs.jobs() == []
+
+
 # --- what a list shows
 
 
