@@ -47,6 +47,16 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_cmdline_main(config: pytest.Config) -> None:
+    """The whole quick part uses every core, unless somebody says otherwise."""
+    whole = config.args_source is pytest.Config.ArgsSource.TESTPATHS
+    chosen = getattr(config.option, "numprocesses", 1)
+    if config.getoption("quick") and whole and chosen is None and not config.option.usepdb:
+        config.option.numprocesses = min(os.cpu_count() or 1, 8)
+        config.option.dist = "loadfile"
+
+
 def pytest_configure(config: pytest.Config) -> None:
     # With -n the process that hands the tests out starts others, and runs none.
     hands_out = getattr(config.option, "numprocesses", None) and not hasattr(config, "workerinput")

@@ -35,6 +35,8 @@ from tests.small_studio import (
     serve,
 )
 
+pytestmark = pytest.mark.slow
+
 POSIX_ONLY = pytest.mark.skipif(os.name == "nt", reason="signals to another process are POSIX")
 
 

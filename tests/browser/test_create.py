@@ -32,11 +32,11 @@ def box(page: Any, selector: str) -> dict[str, float]:
 
 def test_prompt_preview_result(visit: Visit, studio: FakeStudio) -> None:
     page = visit()
-    studio.runner.pace = 0.1
-    paint(page)
-    page.wait_for_selector("img.preview")
-    assert "step" in page.inner_text("#status").lower()
-    preview = box(page, ".picture")
+    with studio.runner.held():
+        paint(page)
+        page.wait_for_selector("img.preview")
+        assert "step" in page.inner_text("#status").lower()
+        preview = box(page, ".picture")
     page.wait_for_selector(RESULT)
     assert box(page, ".picture") == preview, "nothing jumps between preview and result"
     assert page.get_attribute(".picture img", "alt") == "a red apple"
@@ -72,29 +72,32 @@ def test_a_picture_is_deleted_with_the_keyboard(visit: Visit, studio: FakeStudio
     assert "Ready" in page.inner_text("#status")
 
 
-def test_stop_keeps_finished_pictures_and_the_next_generate_works(visit: Visit) -> None:
+def test_stop_keeps_finished_pictures_and_the_next_generate_works(
+    visit: Visit, studio: FakeStudio
+) -> None:
     page = visit()
     page.fill("#count input[type=number]", "9")
     page.press("#count input[type=number]", "Tab")
-    paint(page)
-    page.wait_for_selector(".picture[data-do=pick]")
-    page.get_by_role("button", name="Stop").click()
-    page.wait_for_selector(RESULT)
+    with studio.runner.held(picture=3):
+        paint(page)
+        page.wait_for_function("document.querySelectorAll('.picture[data-do=pick]').length === 2")
+        page.get_by_role("button", name="Stop").click()
+        page.wait_for_selector(RESULT)
     assert "finished and kept" in page.inner_text("#status")
-    assert 1 <= page.locator(".picture").count() < 9
-    paint(page)
-    page.wait_for_selector(PAINTING)
+    assert page.locator(".picture").count() == 2
+    with studio.runner.held():
+        paint(page)
+        page.wait_for_selector(PAINTING)
 
 
 def test_a_reload_finds_the_job_and_then_the_result(visit: Visit, studio: FakeStudio) -> None:
     page = visit()
-    studio.runner.pace = 0.15
-    paint(page)
-    page.wait_for_selector("img.preview")
-    page.reload()
-    page.wait_for_selector(PAINTING)
-    assert page.get_by_role("button", name="Generate").is_disabled()
-    studio.runner.pace = 0.01
+    with studio.runner.held():
+        paint(page)
+        page.wait_for_selector("img.preview")
+        page.reload()
+        page.wait_for_selector(PAINTING)
+        assert page.get_by_role("button", name="Generate").is_disabled()
     page.wait_for_selector(RESULT)
     page.reload()
     page.wait_for_selector(RESULT)
@@ -143,7 +146,7 @@ def test_a_bad_value_is_told_at_its_field(visit: Visit) -> None:
     assert page.is_visible(RESULT), "the last result stays"
 
 
-def test_keyboard_only(visit: Visit) -> None:
+def test_keyboard_only(visit: Visit, studio: FakeStudio) -> None:
     page = visit()
     page.focus(PROMPT)
     page.keyboard.type("a rocket")
@@ -164,8 +167,9 @@ def test_keyboard_only(visit: Visit) -> None:
     page.keyboard.press("Shift+Tab")
     assert page.evaluate(outline) == "solid"
     page.get_by_role("button", name="Same again").focus()
-    page.keyboard.press("Enter")
-    page.wait_for_selector(PAINTING)
+    with studio.runner.held():
+        page.keyboard.press("Enter")
+        page.wait_for_selector(PAINTING)
     page.wait_for_selector(RESULT)
 
 
@@ -335,11 +339,11 @@ def test_on_a_phone_the_picture_is_in_view_when_it_is_finished(
     visit: Visit, studio: FakeStudio
 ) -> None:
     page = visit(width=390, height=844)
-    studio.runner.pace = 0.1
-    paint(page)
-    page.wait_for_selector("img.preview")
-    page.wait_for_timeout(800)
-    painting = box(page, ".canvas")
+    with studio.runner.held():
+        paint(page)
+        page.wait_for_selector("img.preview")
+        page.wait_for_timeout(800)
+        painting = box(page, ".canvas")
     page.wait_for_selector(RESULT)
     page.wait_for_timeout(500)
     assert box(page, ".canvas") == painting, "the page must not scroll by itself"

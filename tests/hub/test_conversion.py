@@ -207,6 +207,7 @@ def child(shelf: Shelf) -> subprocess.Popen[str]:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["killed", "Ctrl+C at once", "Ctrl+C", "let be"])
 def test_another_process_takes_up_what_one_has_left(
     hub: FakeHub, shelf: Shelf, checkpoint: bytes, how: str

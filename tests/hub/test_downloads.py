@@ -297,6 +297,7 @@ def wait_for(file: Path, size: int) -> None:
         time.sleep(0.01)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
 def test_a_killed_process_leaves_what_the_next_one_goes_on_from(
     hub: FakeHub, tmp_path: Path, how: signal.Signals

@@ -595,6 +595,7 @@ def test_the_time_left_is_learned_and_outlives_the_studio(studio: Make) -> None:
 
 
 @pytest.mark.timeout(200)
+@pytest.mark.slow
 @pytest.mark.parametrize("victim", kill_many.VICTIMS)
 def test_a_kill_loses_nothing_and_paints_nothing_twice(tmp_path: Path, victim: str) -> None:
     kill_many.one_moment(tmp_path, victim, 7, 0.06)

@@ -22,7 +22,7 @@ from pipelines.progress import Progress, Stage
 from tests.app.painting.test_worker import paint, request, until
 
 real_main = process.main
-pytestmark = pytest.mark.usefixtures("warm_children")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("warm_children")]
 
 
 class AcceleratorError(RuntimeError):

@@ -27,7 +27,7 @@ from pipelines.request import GenerationRequest, complete
 
 CATALOG = Catalog()
 # Only the first one of all, which `worker` starts, is started as the studio does it.
-pytestmark = pytest.mark.usefixtures("warm_children")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("warm_children")]
 
 
 def request(**values: object) -> GenerationRequest:

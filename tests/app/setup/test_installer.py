@@ -11,6 +11,8 @@ import pytest
 from app.setup import installer
 from app.setup.installer import SetupError, SetupStep, StatusLine
 
+pytestmark = pytest.mark.slow
+
 
 class Terminal(io.StringIO):
     def isatty(self) -> bool:

@@ -59,14 +59,29 @@ class FakeRunner:
         self.pace = pace
         self.die_at: int | None = None
         self.state = EngineState()
-        self.hold = threading.Event()
-        self.hold.set()
+        self._hold_behind: tuple[int, int] | None = None
+        self._go = threading.Event()
+
+    @contextmanager
+    def held(self, *, picture: int = 1, step: int = 1) -> Iterator[None]:
+        """While the block lasts, a job waits behind that step of that picture, both from 1.
+
+        So a test that needs a job that still runs need not be faster than it. It can be stopped.
+        """
+        self._go.clear()
+        self._hold_behind = (picture, step)
+        try:
+            yield
+        finally:
+            self._hold_behind = None
+            self._go.set()
 
     def start(self, preload: str | None = None) -> None:
         self.state = EngineState(phase="ready", device="CPU", machine=MACHINE)
 
     def close(self) -> None:
-        self.hold.set()
+        self._hold_behind = None
+        self._go.set()
 
     def paint(
         self,
@@ -84,7 +99,6 @@ class FakeRunner:
             picture = gradient(single.seed, single.width, single.height)
             for step in range(1, self._steps + 1):
                 time.sleep(self.pace)
-                self.hold.wait(20)
                 if should_stop():
                     return
                 if self.die_at == index and step > self._steps // 2:
@@ -95,6 +109,9 @@ class FakeRunner:
                         "The painting process ended in the middle of the work.", "Try again."
                     )
                 report(self._progress(request, index, step, picture))
+                while self._hold_behind == (index + 1, step) and not self._go.wait(0.01):
+                    if should_stop():
+                        return
             kept = Picture(image=picture, request=single, seconds=time.monotonic() - began)
             keep(self._gallery.add(kept))
 

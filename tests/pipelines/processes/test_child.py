@@ -26,6 +26,8 @@ from pipelines.processes.child import Child
 from pipelines.processes.inside import ChildSpec, ParentPipe
 from pipelines.progress import Progress, Stage
 
+pytestmark = pytest.mark.slow
+
 SPEC = ChildSpec(name="pixart-test", what="The test")
 
 

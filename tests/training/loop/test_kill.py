@@ -18,6 +18,8 @@ from tests.training.loop import toy, toy_process
 from training.loop import checkpoint
 from training.run import Run, open_run
 
+pytestmark = pytest.mark.slow
+
 
 class Training:
     """The toy training in a process of its own, or in two that share it."""

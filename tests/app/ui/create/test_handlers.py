@@ -113,26 +113,25 @@ def test_a_default_model_without_its_tokenizer_lets_the_page_open(tmp_path: Path
 
 
 def test_a_second_click_does_not_paint_twice(page: Page) -> None:
-    page.studio.runner.hold.clear()
-    page.paint()
-    first = page.studio.latest(OWNER)
-    answer = page.paint()
-    assert "already" in answer["status"]
-    assert page.studio.latest(OWNER).id == first.id  # type: ignore[union-attr]
-    page.studio.runner.hold.set()
+    with page.studio.runner.held():
+        page.paint()
+        first = page.studio.latest(OWNER)
+        answer = page.paint()
+        assert "already" in answer["status"]
+        assert page.studio.latest(OWNER).id == first.id  # type: ignore[union-attr]
 
 
 def test_stop_keeps_what_is_finished(page: Page) -> None:
-    page.studio.runner.pace = 0.03
-    page.paint(count=8)
-    deadline = time.monotonic() + 10
-    while not page.studio.latest(OWNER).pictures:  # type: ignore[union-attr]
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-    page.call("stop", page.seat, OWNER)
-    job = page.finish()
+    with page.studio.runner.held(picture=2):
+        page.paint(count=8)
+        deadline = time.monotonic() + 10
+        while not page.studio.latest(OWNER).pictures:  # type: ignore[union-attr]
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        page.call("stop", page.seat, OWNER)
+        job = page.finish()
     told = page.call("tick", page.seat, OWNER)
-    assert 0 < len(job.pictures) < 8
+    assert len(job.pictures) == 1
     assert told["canvas"].count("<img") == len(job.pictures)
     assert "finished and kept" in told["status"]
 

@@ -409,19 +409,19 @@ def test_presses_that_come_together_are_all_answered(page: Page) -> None:
 
 
 def test_pictures_of_a_running_job_stay(page: Page, studio: FakeStudio) -> None:
-    studio.runner.pace = 0.05
-    job = studio.submit(studio.request({"prompt": "cats", "size": "96x160", "count": 20}), ME)
-    end = time.monotonic() + 20
-    while not (now := studio.job(job.id, ME)) or not now.pictures:
-        assert time.monotonic() < end
-        time.sleep(0.01)
-    page.open()
-    page.press("ask-delete", names=[now.pictures[0].name])
-    page.press("delete", names=[now.pictures[0].name])
-    assert page.orders["gone"] == [], "what stays is still selected"
-    assert "A job that runs has painted some of them." in page.said
-    assert now.pictures[0].path.exists()
-    studio.stop(job.id, ME)
+    with studio.runner.held(picture=2):
+        job = studio.submit(studio.request({"prompt": "cats", "size": "96x160", "count": 2}), ME)
+        end = time.monotonic() + 20
+        while not (now := studio.job(job.id, ME)) or not now.pictures:
+            assert time.monotonic() < end
+            time.sleep(0.01)
+        page.open()
+        page.press("ask-delete", names=[now.pictures[0].name])
+        page.press("delete", names=[now.pictures[0].name])
+        assert page.orders["gone"] == [], "what stays is still selected"
+        assert "A job that runs has painted some of them." in page.said
+        assert now.pictures[0].path.exists()
+        studio.stop(job.id, ME)
 
 
 def test_a_visitor_sees_and_exports_what_is_theirs(page: Page, studio: FakeStudio) -> None:

@@ -117,13 +117,12 @@ def test_visitors_remove_nothing(studio: FakeStudio) -> None:
 
 
 def test_what_a_job_paints_with_stays(studio: FakeStudio) -> None:
-    studio.runner.hold.clear()
-    job = studio.submit(studio.request({"prompt": "x", "loras": "ink"}), "m" * 20)
-    with pytest.raises(ModelError, match="no LoRA called"):
-        studio.remove_lora("lost")
-    with pytest.raises(BusyError, match="is being painted with the LoRA “ink”"):
-        studio.remove_lora("ink")
-    studio.runner.hold.set()
+    with studio.runner.held():
+        job = studio.submit(studio.request({"prompt": "x", "loras": "ink"}), "m" * 20)
+        with pytest.raises(ModelError, match="no LoRA called"):
+            studio.remove_lora("lost")
+        with pytest.raises(BusyError, match="is being painted with the LoRA “ink”"):
+            studio.remove_lora("ink")
     studio.wait(job.id, "m" * 20, 20)
     assert studio.remove_lora("ink") > 0
 

@@ -377,12 +377,11 @@ def test_visitors_remove_nothing(page: Page, studio: FakeStudio) -> None:
 def test_a_model_that_paints_is_not_removed(page: Page, studio: FakeStudio) -> None:
     folder = own_model(studio, "dog")
     studio.models_changed()
-    studio.runner.hold.clear()
     request = studio.request({"prompt": "a dog", "model": "dog"})
-    job = studio.submit(request, "owner")
-    assert "Stop it first" in page.press("remove", "dog")["shelf"]
-    assert folder.exists()
-    studio.runner.hold.set()
+    with studio.runner.held():
+        job = studio.submit(request, "owner")
+        assert "Stop it first" in page.press("remove", "dog")["shelf"]
+        assert folder.exists()
     studio.wait(job.id, "owner", 20)
     page.press("remove", "dog")
     assert not folder.exists()
