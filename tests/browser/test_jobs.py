@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-import threading
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from typing import Any
 
 import pytest
@@ -23,13 +23,13 @@ def queue(studio: FakeStudio, prompt: str, count: int = 1) -> Job:
 
 
 @pytest.fixture
-def held(studio: FakeStudio) -> Iterator[threading.Event]:
-    """What paints waits for this event before each step; nothing is left behind."""
-    studio.runner.hold.clear()
-    yield studio.runner.hold
-    studio.resume_jobs()
-    studio.stop_all(OTHERS)
-    studio.runner.hold.set()
+def release(studio: FakeStudio) -> Iterator[Callable[[], None]]:
+    """What paints waits behind its first step until this is called; nothing is left behind."""
+    with ExitStack() as held:
+        held.enter_context(studio.runner.held())
+        yield held.close
+        studio.resume_jobs()
+        studio.stop_all(OTHERS)
 
 
 def states(page: Any, state: str) -> list[str]:
@@ -48,7 +48,7 @@ def until(page: Any, state: str, titles: list[str]) -> None:
 
 
 def test_the_queue_is_seen_and_put_in_order_from_any_tab(
-    visit: Callable[..., Any], studio: FakeStudio, held: threading.Event
+    visit: Callable[..., Any], studio: FakeStudio, release: Callable[[], None]
 ) -> None:
     page = visit()
     queue(studio, "the first", count=2)
@@ -67,7 +67,7 @@ def test_the_queue_is_seen_and_put_in_order_from_any_tab(
     until(page, "waiting", ["c", "d"])
     page.click("text=Pause the queue")
     page.wait_for_selector("text=Resume the queue")
-    held.set()
+    release()
     page.wait_for_selector(".job[data-state=done]:has-text('the first') .thumbs img")
     assert states(page, "waiting") == ["c", "d"]
     page.click("text=Resume the queue")
@@ -76,11 +76,11 @@ def test_the_queue_is_seen_and_put_in_order_from_any_tab(
 
 
 def test_what_failed_says_why_and_is_tried_again(
-    visit: Callable[..., Any], studio: FakeStudio, held: threading.Event
+    visit: Callable[..., Any], studio: FakeStudio, release: Callable[[], None]
 ) -> None:
     page = visit()
     studio.runner.die_at = 0
-    held.set()
+    release()
     job = queue(studio, "a storm & <b>more</b>")
     studio.wait(job.id, OTHERS, 20)
     page.keyboard.press("Alt+j")
@@ -95,7 +95,7 @@ def test_what_failed_says_why_and_is_tried_again(
 
 
 def test_a_job_that_is_stopped_in_the_panel_keeps_what_is_done(
-    visit: Callable[..., Any], studio: FakeStudio, held: threading.Event
+    visit: Callable[..., Any], studio: FakeStudio, release: Callable[[], None]
 ) -> None:
     page = visit(width=390, height=844)
     job = queue(studio, "three", count=3)
@@ -105,7 +105,7 @@ def test_a_job_that_is_stopped_in_the_panel_keeps_what_is_done(
     assert (box["x"], box["width"]) == (0, 390)
     assert page.evaluate("document.documentElement.scrollWidth") == 390
     page.click("[aria-label='Stop: three']")
-    held.set()
+    release()
     page.wait_for_selector(f"[data-job='{job.id}'][data-state=stopped]")
     last = studio.job(job.id, OTHERS)
     assert last is not None
@@ -128,7 +128,7 @@ def test_the_panel_opens_and_closes_by_keyboard(
 
 
 def test_a_second_tab_and_a_reload_show_the_same(
-    visit: Callable[..., Any], studio: FakeStudio, held: threading.Event
+    visit: Callable[..., Any], studio: FakeStudio, release: Callable[[], None]
 ) -> None:
     first = visit()
     queue(studio, "one", count=2)

@@ -54,9 +54,8 @@ class Panel:
 def studio(tmp_path: Path) -> Iterator[FakeStudio]:
     studio = FakeStudio(tmp_path, steps=2)
     studio.start()
-    studio.runner.hold.clear()
-    yield studio
-    studio.runner.hold.set()
+    with studio.runner.held():
+        yield studio
     studio.close()
 
 
