@@ -29,12 +29,10 @@ log = logging.getLogger(__name__)
 
 
 class Lanes:
-    """The threads of a queue. Before the first job of the device it waits for the end of
-    `painter()`, the painting process of a studio that was killed, as `drafts.writer` names it."""
+    """The threads of a queue. Before the first job of the device it waits for the end of `painter`,
+    the painting process of a studio that was killed, as `drafts.writer` names it; "" for none."""
 
-    def __init__(
-        self, jobs: JobList, kinds: Mapping[str, Kind], lend: Lend, painter: Callable[[], str]
-    ) -> None:
+    def __init__(self, jobs: JobList, kinds: Mapping[str, Kind], lend: Lend, painter: str) -> None:
         self._list, self._kinds, self._lend, self._painter = jobs, kinds, lend, painter
         self._threads: list[threading.Thread] = []
 
@@ -57,7 +55,7 @@ class Lanes:
     def _work(self, lane: Lane) -> None:
         if lane is Lane.DEVICE:
             # It may still write a picture of the job that goes on here.
-            orphans.wait_for(self._painter(), lambda: self._list.closing)
+            orphans.wait_for(self._painter, lambda: self._list.closing)
         while (entry := self._next(lane)) is not None:
             self._list.flush()
             self._run(entry)

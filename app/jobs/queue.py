@@ -55,7 +55,9 @@ class JobQueue:
         self._entries, self._changed = self._list.entries, self._list.changed
         self._ended = threading.Event()
         self._ticker = threading.Thread(target=self._tick, name="jobs-orders", daemon=True)
-        self._lanes = Lanes(self._list, self._kinds, lend, self._last_painter)
+        # Now: soon the note is that of the process that this studio starts.
+        painter = self._store.noted(PAINTER) if self._store is not None else ""
+        self._lanes = Lanes(self._list, self._kinds, lend, painter)
         self._load()
         if runs:
             self.start()
@@ -318,10 +320,6 @@ class JobQueue:
         """Takes in the jobs of the last studio, once they can be read."""
         if self._list.load() and self._store is not None:
             self._list.paused = self.paused or bool(self._store.noted(PAUSED))
-
-    def _last_painter(self) -> str:
-        """The painting process of the studio before this one, "" where that is not known."""
-        return self._store.noted(PAINTER) if self._store is not None else ""
 
     def _tick(self) -> None:
         while not self._ended.wait(_TICK_SECONDS):
