@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,8 @@ from app.markup import joined, render
 
 APP = Path(markup.__file__).parent
 TEMPLATES = sorted(p.relative_to(APP).as_posix() for p in APP.rglob("*.html"))
+# What `shell` writes into the scripts that gradio put into the page.
+GRADIO_S_SCRIPT = '<script nonce="'
 EVIL = "<img src=x onerror=alert(1)> & \"two\" 'one'"
 
 
@@ -77,3 +80,17 @@ def test_every_part_of_a_template_compiles_and_has_a_use(name: str) -> None:
     texts = [path.read_text("utf-8") for path in APP.rglob("*.html")]
     for part in parts - called:
         assert any(f"import {part}" in text or f", {part}" in text for text in texts), part
+
+
+def test_no_html_is_written_by_hand() -> None:
+    """In a string of Python nothing is escaped but by whoever thinks of it."""
+    for file in [*(APP / "ui").rglob("*.py"), *(APP / "gallery" / "exports").glob("*.py")]:
+        tree = ast.parse(file.read_text("utf-8"))
+        documented = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+        said = {ast.get_docstring(n, False) for n in ast.walk(tree) if isinstance(n, documented)}
+        for node in ast.walk(tree):
+            assert not (isinstance(node, ast.ImportFrom) and node.module == "html"), file
+            if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                markup_of_its_own = re.search(r"</[a-z]|<[a-z]+[ >]", node.value)
+                known = node.value in said or node.value == GRADIO_S_SCRIPT
+                assert known or not markup_of_its_own, f"{file}:{node.lineno}"

@@ -12,6 +12,7 @@ from starlette.datastructures import Headers
 from starlette.responses import HTMLResponse, PlainTextResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from app.markup import render
 from app.tokens import AccessTokens
 from app.ui.guards import access, bodies, clients
 from app.ui.guards.guesses import Guesses
@@ -25,16 +26,6 @@ _ASKS = {
     "visitor": "This studio asks for its share token.",
     "admin": "To administer this studio, give its admin token.",
 }
-_FORM = """<!doctype html><html lang="en"><meta charset="utf-8"><title>PixArt Studio</title>
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<style>body{margin:0;min-height:100vh;display:grid;place-items:center;background:#0b0b0f;
-color:#ececf1;font:16px/1.5 system-ui,sans-serif}form{display:grid;gap:12px;width:min(320px,90vw)}
-input,button{font:inherit;padding:10px 12px;border-radius:10px;border:1px solid #3a3a46;
-background:#15151c;color:inherit}button{background:#7c4dff;border-color:#7c4dff;color:#fff}</style>
-<form method="post" action="<!--action-->"><h1 style="font-size:20px;margin:0">PixArt Studio</h1>
-<label for="token"><!--asks--></label>
-<input id="token" name="token" type="password" autocomplete="current-password" autofocus>
-<!--said--><button>Open the studio</button></form></html>"""
 
 
 class TokenGate:
@@ -172,8 +163,8 @@ class TokenGate:
 
     def _form(self, asked: Role, status: int, *, wrong: bool = False) -> Response:
         asks = _ASKS[asked if self._shared else "admin"]
-        said = '<p role="alert">That is not the token.</p>' if wrong else ""
-        html = _FORM.replace("<!--asks-->", asks).replace("<!--said-->", said)
-        html = html.replace("<!--action-->", f"/{access.ENTER}")
+        html = render(
+            "ui/guards/gate.html", "form", action=f"/{access.ENTER}", asks=asks, wrong=wrong
+        )
         policy = {"Content-Security-Policy": form_policy(), "Cache-Control": "no-store"}
         return HTMLResponse(html, status, policy)
