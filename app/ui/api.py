@@ -66,7 +66,7 @@ class Api:
         path = given.get("path")
         # gradio looks at files where they say that they are files; others are none at all.
         if not isinstance(path, str) or not _is_upload(path):
-            raise RequestError("init", "The start picture is none that was uploaded.", _UPLOAD)
+            raise RequestError("init", "The picture to start from was not uploaded.", _UPLOAD)
         return self._studio.keep_start(Path(path)).name
 
     async def _paint(self, values: dict[str, Any], request: gr.Request | None) -> Job:

@@ -339,6 +339,26 @@ def test_a_damaged_index_is_made_anew(
     assert fresh.rebuild() == 3
 
 
+def test_an_index_of_the_version_before_is_made_anew(outputs: Path, tmp_path: Path) -> None:
+    """It kept the request and the weights in columns of their own."""
+    put(outputs, "2025-01-01/000000-1-000000.png", "a fox")
+    file = tmp_path / "gallery.db"
+    with sqlite3.connect(file) as connection:
+        connection.execute(
+            "CREATE TABLE pictures (id INTEGER PRIMARY KEY, name TEXT, day TEXT, bytes INTEGER,"
+            " prompt TEXT, weights TEXT, recipe TEXT, problem TEXT, mtime_ns INTEGER)"
+        )
+        connection.execute("CREATE TABLE days (day TEXT PRIMARY KEY, mtime_ns INTEGER)")
+        stat = (outputs / "2025-01-01").stat()
+        connection.execute("INSERT INTO days VALUES ('2025-01-01', ?)", (stat.st_mtime_ns,))
+        connection.execute("PRAGMA user_version = 3")
+    connection.close()
+    index = GalleryIndex(outputs, file)
+    assert index.sync()
+    (entry,) = index.search("fox").entries
+    assert (entry.weights, entry.request) == ("abc", request("a fox"))
+
+
 def test_an_index_that_cannot_be_written_lies_in_memory(outputs: Path, tmp_path: Path) -> None:
     put(outputs, "2025-01-01/000000-1-000000.png", "a fox")
     (tmp_path / "cache").write_bytes(b"a file where a folder should be")
