@@ -47,19 +47,24 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
+def _is_handed_tests(config: pytest.Config) -> bool:
+    return hasattr(config, "workerinput")
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_cmdline_main(config: pytest.Config) -> None:
     """The whole quick part uses every core, unless somebody says otherwise."""
     whole = config.args_source is pytest.Config.ArgsSource.TESTPATHS
-    chosen = getattr(config.option, "numprocesses", 1)
-    if config.getoption("quick") and whole and chosen is None and not config.option.usepdb:
+    # Without the plugin, and in the processes that it hands tests to, it is not for us to say.
+    undecided = getattr(config.option, "numprocesses", 1) is None and not _is_handed_tests(config)
+    if config.getoption("quick") and whole and undecided and not config.option.usepdb:
         config.option.numprocesses = min(os.cpu_count() or 1, 8)
         config.option.dist = "loadfile"
 
 
 def pytest_configure(config: pytest.Config) -> None:
     # With -n the process that hands the tests out starts others, and runs none.
-    hands_out = getattr(config.option, "numprocesses", None) and not hasattr(config, "workerinput")
+    hands_out = getattr(config.option, "numprocesses", None) and not _is_handed_tests(config)
     if config.getoption("quick") and not hands_out:
         quick.refuse_what_is_slow()
 

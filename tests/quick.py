@@ -13,6 +13,7 @@ import importlib.machinery
 import importlib.util
 import multiprocessing.util
 import os
+import platform
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -59,6 +60,8 @@ def refuse_what_is_slow() -> None:
     """From now on, in this process."""
     loaded = _LIBRARIES & set(sys.modules)
     assert not loaded, f"{loaded} cannot be kept out any more"
+    # Asks the program `uname`, once; pytest-xdist and others say what machine this is.
+    platform.processor()
     sys.meta_path.insert(0, _Refusal())
 
     def hear(event: str, arguments: tuple[Any, ...]) -> None:
