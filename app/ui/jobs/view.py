@@ -17,6 +17,7 @@ from pipelines.progress import duration
 MAX_ENDED = 20
 """How many of those that have ended are listed; `launch.py jobs list` has all."""
 MAX_WAITING = 100
+MAX_PICTURES = 4
 _PAGE = "ui/jobs/jobs.html"
 _STATES = {
     JobState.DONE: "Done",
@@ -85,6 +86,7 @@ def _running(job: Job) -> dict[str, Any]:
         "preview": preview,
         "percent": None if fraction is None else round(100 * fraction),
         "pictures": _pictures(job),
+        "more_pictures": len(job.pictures[MAX_PICTURES:]),
         "may_stop": job.may_stop,
     }
 
@@ -119,15 +121,16 @@ def _ended(job: Job) -> dict[str, Any]:
         "told": told,
         "error": str(job.error) if job.error is not None else "",
         "pictures": _pictures(job),
+        "more_pictures": len(job.pictures[MAX_PICTURES:]),
         "may_retry": job.may_retry,
     }
 
 
 def _pictures(job: Job) -> list[dict[str, str]]:
-    """At most four pictures of a job, small, with the addresses of the whole ones."""
+    """The first pictures of a job, small, with the addresses of the whole ones."""
     return [
         {"small": f"{THUMBS}/{file.name}", "whole": f"{PICTURES}/{file.name}"}
-        for file in job.pictures[:4]
+        for file in job.pictures[:MAX_PICTURES]
     ]
 
 
