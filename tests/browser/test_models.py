@@ -32,7 +32,8 @@ def test_download_stop_reload_go_on_use_remove(
     hub: FakeHub,  # noqa: F811
 ) -> None:
     hub.put(ALPHA, COMMIT, {BIG: safetensors(2_000_000, 1)})
-    hub.fail(BIG, pause=0.02, chunk=8000)
+    # Slow enough for any page to come back meanwhile: the stop ends it, and the rest comes at once.
+    hub.fail(BIG, pause=0.02, chunk=400)
     page = visit()
     assert "Needs 0.2 GB, 11.2 GB are free" in page.wait_for_selector(".forecast").inner_text()
     open_models(page)
