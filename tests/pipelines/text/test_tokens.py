@@ -95,10 +95,10 @@ def test_the_row_of_a_model_says_how_its_text_is_cleaned() -> None:
 
 
 def test_hostile_prompts_do_not_hang() -> None:
-    started = time.monotonic()
+    started = time.process_time()
     for text in ("</s>" * 2500, "a" * 10_000, "中" * 10_000, "<" * 10_000):
         tokenize(text, MODEL)
-    assert time.monotonic() - started < 20
+    assert time.process_time() - started < 20
 
 
 def test_a_damaged_tokenizer_is_a_sentence(tmp_path: Path) -> None:
