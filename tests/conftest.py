@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import ipaddress
 import os
 import signal
@@ -89,6 +90,18 @@ def _guarded(self: socket.socket, address: Any) -> None:
     if not _is_here(address):
         raise OSError(f"tests have no network: {address!r}")
     _connect(self, address)
+
+
+def pytest_collection_finish() -> None:
+    """What is imported by now stays: each time that the studio clears up would look through it."""
+    gc.collect()
+    gc.freeze()
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish() -> None:
+    # Otherwise a library tells at the end of what it takes for leaks.
+    gc.unfreeze()
 
 
 @pytest.fixture(scope="session", autouse=True)

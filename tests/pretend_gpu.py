@@ -162,7 +162,10 @@ class _Driver(TorchFunctionMode):
     ) -> Any:
         if function is torch.device:
             return function(*args, **(kwargs or {}))
-        args, kwargs = tree_map(_indexed, args), tree_map(_indexed, kwargs or {})
+        kwargs = kwargs or {}
+        # By far the most are given none.
+        if any(isinstance(one, torch.device | str) for one in (*args, *kwargs.values())):
+            args, kwargs = tree_map(_indexed, args), tree_map(_indexed, kwargs)
         if function == _GET_DATA and _is_ours(args[0]):
             return args[0].detach()
         if function == _SET_DATA:
