@@ -95,7 +95,9 @@ def test_a_wait_in_the_loop_is_seen(gpu: PretendedGpu) -> None:
         values.numpy()
 
 
-def test_a_start_picture_comes_to_the_gpu(gpu: PretendedGpu, catalog: Catalog, tmp_path: Path) -> None:
+def test_a_start_picture_comes_to_the_gpu(
+    gpu: PretendedGpu, catalog: Catalog, tmp_path: Path
+) -> None:
     Image.new("RGB", (90, 70), "red").save(tmp_path / "start.png")
     inputs = tmp_path / "inputs"
     name = pictures.keep(tmp_path / "start.png", inputs)
@@ -143,7 +145,9 @@ def test_every_exact_way_paints_the_same(
     assert [one.image.tobytes() for one in found] == [one.image.tobytes() for one in expected]
 
 
-def test_gpus_without_bf16_paint_in_fp16(gpu: PretendedGpu, catalog: Catalog, tmp_path: Path) -> None:
+def test_gpus_without_bf16_paint_in_fp16(
+    gpu: PretendedGpu, catalog: Catalog, tmp_path: Path
+) -> None:
     engine = Engine(catalog, inputs=tmp_path, machine=replace(MACHINE, bf16=False))
     assert paint(engine, catalog, size="128x64")
     assert engine._loaded is not None
@@ -168,7 +172,9 @@ def test_the_peak_is_what_was_forecast(
     assert measured == pytest.approx(plans[0].peak - CONTEXT, rel=0.15)
 
 
-def test_a_full_gpu_goes_down_the_ladder(gpu: PretendedGpu, catalog: Catalog, tmp_path: Path) -> None:
+def test_a_full_gpu_goes_down_the_ladder(
+    gpu: PretendedGpu, catalog: Catalog, tmp_path: Path
+) -> None:
     """The GPU said that it had more than it has."""
     wanted = {"model": "nano", "size": "256x256", "guidance": 4, "steps": 2}
     (expected,) = paint(Engine(catalog, inputs=tmp_path, machine=MACHINE), catalog, **wanted)
