@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import json
 import re
 import subprocess
@@ -77,6 +78,7 @@ def rank_of(module: str) -> int | None:
     return RANKS[max(best, key=len)] if best else None
 
 
+@functools.cache
 def modules() -> dict[str, ast.Module]:
     return {name_of(f): ast.parse(f.read_text("utf-8")) for f in sources()}
 

@@ -454,6 +454,7 @@ def test_the_page_can_say_that_another_studio_holds_the_jobs(tmp_path: Path) -> 
 # --- order
 
 
+@pytest.mark.slow
 def test_fifty_owners_with_twenty_jobs_wait_alike(studio: Make) -> None:
     one = studio(0)
     one.jobs.pause(True)

@@ -10,15 +10,17 @@ import json
 import os
 import re
 import threading
+import time
 import zipfile
 from collections.abc import Iterator
 from html.parser import HTMLParser
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from PIL import Image, ImageChops, ImageStat, PdfParser
+from PIL import Image, ImageChops, ImageStat, PdfImagePlugin, PdfParser
 
 from app.gallery import metadata
 from app.gallery.exports import export
@@ -163,8 +165,11 @@ def test_an_archive_holds_the_files_as_they_are(
 
 
 def test_the_same_pictures_give_the_same_archive(
-    three: list[IndexedPicture], tmp_path: Path
+    three: list[IndexedPicture], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    # Pillow writes the moment into a PDF, and a second may end between the two.
+    moment = time.gmtime(1_700_000_000)
+    monkeypatch.setattr(PdfImagePlugin, "time", SimpleNamespace(gmtime=lambda: moment))
     for format, suffix in (("zip", ".zip"), ("dataset", ".zip"), ("sheet", ".pdf")):
         first, second = (tmp_path / f"{n}{format}{suffix}" for n in "ab")
         done(three, first, format)
