@@ -109,7 +109,7 @@ def assemble(studio: Studio) -> gr.Blocks:
         session = Session(
             rail=rail,
             # Copied for each browser tab.
-            seat=gr.State(BrowserSession()),
+            browser=gr.State(BrowserSession()),
             owner=gr.BrowserState("", storage_key="pixart-studio-owner", secret="pixart-studio"),
             kept=gr.BrowserState({}, storage_key="pixart-studio-form", secret="pixart-studio"),
             engine=engine,

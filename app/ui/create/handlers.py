@@ -33,7 +33,7 @@ class Session:
     """What every tab of the page shares: who looks, and what the browser keeps."""
 
     rail: gr.Tabs
-    seat: gr.State
+    browser: gr.State
     owner: gr.BrowserState
     kept: gr.BrowserState
     engine: gr.HTML
@@ -72,12 +72,12 @@ class CreateHandlers:
 
     # what the page is told
 
-    def news(self, seat: BrowserSession, *, everything: bool = False) -> dict[Any, Any]:
-        """Updates for whatever the studio has new for this seat."""
-        view, tab, session = watch.look(self._studio, seat), self._tab, self._session
+    def news(self, browser: BrowserSession, *, everything: bool = False) -> dict[Any, Any]:
+        """Updates for whatever the studio has new for this browser."""
+        view, tab, session = watch.look(self._studio, browser), self._tab, self._session
         if everything:
-            seat.sent.forget()
-        return seat.sent.news(
+            browser.sent.forget()
+        return browser.sent.news(
             {
                 "canvas": Part(place=tab.canvas, value=view.canvas),
                 "status": Part(place=tab.status, value=view.status),
@@ -125,28 +125,28 @@ class CreateHandlers:
 
     # events
 
-    def open(self, seat: BrowserSession, owner: Any, kept: Any) -> Any:
+    def open(self, browser: BrowserSession, owner: Any, kept: Any) -> Any:
         """The page was loaded: the form of last time, and whatever the owner's job shows."""
         # Somebody may have put a model into the folder since.
         self._studio.catalog.reload()
         updates = self.fill(fields.restored(kept, self._studio))
-        updates[self._session.owner] = seat.sit(owner)
-        updates |= self.news(seat, everything=True)
-        seat.sent.is_new("models", self._models())
+        updates[self._session.owner] = browser.identify(owner)
+        updates |= self.news(browser, everything=True)
+        browser.sent.is_new("models", self._models())
         return answer(updates)
 
-    def tick(self, seat: BrowserSession, owner: Any, *raw: Any) -> Any:
-        """The timer asked what is new: for the seat, and for the form as it stands."""
-        seat.sit(owner)
-        late = self._late(seat, fields.form(raw)) if raw else {}
-        return answer(late | self.news(seat))
+    def tick(self, browser: BrowserSession, owner: Any, *raw: Any) -> Any:
+        """The timer asked what is new: for the browser, and for the form as it stands."""
+        browser.identify(owner)
+        late = self._late(browser, fields.form(raw)) if raw else {}
+        return answer(late | self.news(browser))
 
-    def _late(self, seat: BrowserSession, values: Form) -> dict[Any, Any]:
+    def _late(self, browser: BrowserSession, values: Form) -> dict[Any, Any]:
         """What changed for the form without anybody touching it: models came or went."""
         updates: dict[Any, Any] = {}
         models, catalog = self._models(), self._studio.catalog
         here = next((spec for spec in catalog if spec.id == values["model"]), None)
-        others = seat.sent.is_new("models", models)
+        others = browser.sent.is_new("models", models)
         if here is None:
             updates = self.choose(values, catalog.default.id)
         elif others:
@@ -154,7 +154,7 @@ class CreateHandlers:
             for name in ("model", "loras"):
                 updates[self._tab.form[name]] = gr.update(**dressed[name])
         needs = self._forecast(values)
-        if seat.sent.is_new("forecast", needs):
+        if browser.sent.is_new("forecast", needs):
             updates.setdefault(self._tab.forecast, needs)
         return updates
 
@@ -164,73 +164,73 @@ class CreateHandlers:
         rows = [(spec.id, spec.title, spec.summary, spec.licence) for spec in catalog]
         return hash((*rows, *catalog.problems, *catalog.loras.cards()))
 
-    def paint(self, seat: BrowserSession, owner: Any, request: gr.Request, *raw: Any) -> Any:
+    def paint(self, browser: BrowserSession, owner: Any, request: gr.Request, *raw: Any) -> Any:
         """Generate was pressed."""
-        seat.sit(owner)
+        browser.identify(owner)
         updates: dict[Any, Any] = {}
         try:
             wish = self._studio.request(fields.request_values(fields.form(raw)))
         except StudioError as error:
-            seat.complain(error)
+            browser.complain(error)
         else:
-            if watch.submit(self._studio, seat, wish, clients.sender(request)):
+            if watch.submit(self._studio, browser, wish, clients.sender(request)):
                 updates[self._tab.form["seed"]] = str(wish.seed)
-        return answer(updates | self.news(seat))
+        return answer(updates | self.news(browser))
 
-    def stop(self, seat: BrowserSession, owner: Any) -> Any:
+    def stop(self, browser: BrowserSession, owner: Any) -> Any:
         """Stop was pressed."""
-        seat.sit(owner)
-        watch.stop(self._studio, seat)
-        return answer(self.news(seat))
+        browser.identify(owner)
+        watch.stop(self._studio, browser)
+        return answer(self.news(browser))
 
     def act(
         self,
-        seat: BrowserSession,
+        browser: BrowserSession,
         owner: Any,
         new_seed: Any,
         request: gr.Request,
         event: gr.EventData,
     ) -> Any:
         """A picture, or a button under the canvas, was pressed."""
-        seat.sit(owner)
+        browser.identify(owner)
         data = event._data if isinstance(event._data, dict) else {}
-        job = self._studio.latest(seat.owner)
+        job = self._studio.latest(browser.owner)
         name = str(data.get("name"))
         file = next((f for f in job.pictures if f.name == name), None) if job else None
         updates: dict[Any, Any] = {}
         sender = clients.sender(request)
         if file is None:
-            return answer(self.news(seat))
-        seat.deleting = ""
+            return answer(self.news(browser))
+        browser.deleting = ""
         try:
             match data.get("do"):
                 case "ask-delete":
-                    seat.deleting = file.name
+                    browser.deleting = file.name
                 case "delete":
-                    self._studio.delete_picture(file.name, seat.owner)
-                    seat.notice = None
+                    self._studio.delete_picture(file.name, browser.owner)
+                    browser.notice = None
                 case "pick":
-                    seat.picked = file.name
+                    browser.picked = file.name
                 case "again":
-                    updates = self._repeat(seat, fields.from_request(file.request), sender)
+                    updates = self._repeat(browser, fields.from_request(file.request), sender)
                 case "more":
                     wish = fields.from_request(file.request) | {
                         "new_seed": True,
                         "count": MORE_COUNT,
                     }
-                    updates = self._repeat(seat, wish, sender)
+                    updates = self._repeat(browser, wish, sender)
                 case "start":
                     kept = self._studio.keep_start(file.path)
                     updates = {self._tab.form["init"]: kept.name}
-                    seat.notice = None
+                    browser.notice = None
         except StudioError as error:
-            seat.complain(error)
-        return answer(updates | self.news(seat))
+            browser.complain(error)
+        return answer(updates | self.news(browser))
 
-    def _repeat(self, seat: BrowserSession, values: Form, sender: Sender) -> dict[Any, Any]:
+    def _repeat(self, browser: BrowserSession, values: Form, sender: Sender) -> dict[Any, Any]:
         """Paints `values` and, if that can be done, puts them into the form."""
         request = self._studio.request(fields.request_values(values))
-        if not watch.submit(self._studio, seat, request, sender):
+        if not watch.submit(self._studio, browser, request, sender):
             return {}
         return self.fill(values | {"seed": str(request.seed)})
 
@@ -317,7 +317,7 @@ class CreateHandlers:
             return canvas.sentence(str(error))
         return canvas.token_count(tokens, empty=not is_visible(text), unseen=unseen)
 
-    def keep_upload(self, seat: BrowserSession, file: Any) -> Any:
+    def keep_upload(self, browser: BrowserSession, file: Any) -> Any:
         """A picture was uploaded to start from."""
         # Emptied, so that the same file can be uploaded again.
         updates: dict[Any, Any] = {self._tab.upload: gr.update(value=None)}
@@ -325,10 +325,10 @@ class CreateHandlers:
             if not isinstance(file, str):
                 raise RecipeError("There was no picture in the upload.")
             updates[self._tab.form["init"]] = self._studio.keep_start(Path(file)).name
-            seat.notice = None
+            browser.notice = None
         except StudioError as error:
-            seat.notice = canvas.Notice(text=str(error), field="start-card")
-        return answer(updates | self.news(seat))
+            browser.notice = canvas.Notice(text=str(error), field="start-card")
+        return answer(updates | self.news(browser))
 
     def start_from(self, name: str) -> dict[Any, Any]:
         """Updates that make the kept picture `name` the one to start from."""

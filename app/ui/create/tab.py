@@ -190,7 +190,7 @@ def wire(demo: gr.Blocks, studio: Studio, tab: CreateTab, session: Session) -> C
     """Connects the components with the handlers, which it returns."""
     on = CreateHandlers(studio, tab, session)
     form = list(tab.form.values())
-    who = [session.seat, session.owner]
+    who = [session.browser, session.owner]
     shown = [tab.canvas, tab.status, tab.result, session.engine, tab.generate, tab.stop]
     shown.append(session.timer)
     follows = filled(tab, session)
@@ -241,7 +241,7 @@ def _wire_form(tab: CreateTab, session: Session, on: CreateHandlers, shown: list
     )
     tab.upload.upload(
         on.keep_upload,
-        [session.seat, tab.upload],
+        [session.browser, tab.upload],
         [field["init"], tab.upload, *shown],
         **QUIET,
     )

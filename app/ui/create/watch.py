@@ -41,7 +41,7 @@ class BrowserSession:
     notice: Notice | None = None
     sent: Sent = field(default_factory=Sent)
 
-    def sit(self, owner: Any) -> str:
+    def identify(self, owner: Any) -> str:
         """The owner's id: the browser's own, else a new one."""
         if isinstance(owner, str) and 16 <= len(owner) <= MAX_OWNER:
             self.owner = owner
@@ -67,18 +67,20 @@ class View:
     busy: bool
 
 
-def look(studio: Studio, seat: BrowserSession) -> View:
-    """What the seat should show now."""
-    job = studio.latest(seat.owner)
+def look(studio: Studio, browser: BrowserSession) -> View:
+    """What the browser should show now."""
+    job = studio.latest(browser.owner)
     engine = studio.engine()
-    if job is not None and job.id != seat.job:
-        seat.job, seat.picked = job.id, ""
-    picked = picked_file(job, seat.picked)
+    if job is not None and job.id != browser.job:
+        browser.job, browser.picked = job.id, ""
+    picked = picked_file(job, browser.picked)
     busy = job is not None and job.active
     return View(
         canvas=canvas.canvas(job, picked.name if picked else ""),
-        status=canvas.status(job, engine, seat.notice),
-        result=canvas.result(picked, busy=busy, asks=bool(picked and picked.name == seat.deleting)),
+        status=canvas.status(job, engine, browser.notice),
+        result=canvas.result(
+            picked, busy=busy, asks=bool(picked and picked.name == browser.deleting)
+        ),
         engine=canvas.engine_chip(engine),
         busy=busy,
     )
@@ -92,23 +94,23 @@ def picked_file(job: Job | None, name: str) -> PictureFile | None:
 
 
 def submit(
-    studio: Studio, seat: BrowserSession, request: GenerationRequest, sender: Sender
+    studio: Studio, browser: BrowserSession, request: GenerationRequest, sender: Sender
 ) -> bool:
-    """Queues the request for the seat; False, with a notice, where that is not possible."""
-    last = studio.latest(seat.owner)
+    """Queues the request for the browser; False, with a notice, where that is not possible."""
+    last = studio.latest(browser.owner)
     if last is not None and last.active:
-        seat.notice = Notice(text="A picture is being painted already. Stop it, or wait for it.")
+        browser.notice = Notice(text="A picture is being painted already. Stop it, or wait for it.")
         return False
     try:
-        studio.submit(request, seat.owner, client=sender.client, grace=sender.grace)
+        studio.submit(request, browser.owner, client=sender.client, grace=sender.grace)
     except StudioError as error:
-        seat.complain(error)
+        browser.complain(error)
         return False
-    seat.notice = None
+    browser.notice = None
     return True
 
 
-def stop(studio: Studio, seat: BrowserSession) -> None:
-    """Asks every job of the seat's owner to stop, those of other tabs and programs too."""
-    studio.stop_all(seat.owner)
-    seat.notice = None
+def stop(studio: Studio, browser: BrowserSession) -> None:
+    """Asks every job of the browser's owner to stop, those of other tabs and programs too."""
+    studio.stop_all(browser.owner)
+    browser.notice = None

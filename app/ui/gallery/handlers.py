@@ -59,47 +59,47 @@ class GalleryHandlers:
         self._create = create
 
     def open_gallery(
-        self, browse: Browse, seat: BrowserSession, owner: Any, query: Any, request: gr.Request
+        self, browse: Browse, browser: BrowserSession, owner: Any, query: Any, request: gr.Request
     ) -> Any:
         """The tab was opened: everything anew, and news from now on."""
-        seat.sit(owner)
+        browser.identify(owner)
         with browse.lock:
             browse.sent.forget()
             browse.newest = ()
             browse.ask(query)
-            return answer(self._news(browse, seat, request, _FIRST_LOOK))
+            return answer(self._news(browse, browser, request, _FIRST_LOOK))
 
     def tick_gallery(
-        self, browse: Browse, seat: BrowserSession, owner: Any, request: gr.Request
+        self, browse: Browse, browser: BrowserSession, owner: Any, request: gr.Request
     ) -> Any:
         """The timer asked what is new."""
-        seat.sit(owner)
+        browser.identify(owner)
         with browse.lock:
-            return answer(self._news(browse, seat, request, _LOOK))
+            return answer(self._news(browse, browser, request, _LOOK))
 
     def leave_gallery(self) -> Any:
         """Another tab was opened."""
         return gr.Timer(active=False)
 
     def search(
-        self, browse: Browse, seat: BrowserSession, owner: Any, query: Any, request: gr.Request
+        self, browse: Browse, browser: BrowserSession, owner: Any, query: Any, request: gr.Request
     ) -> Any:
         """Something was typed into the search box."""
-        seat.sit(owner)
+        browser.identify(owner)
         with browse.lock:
             browse.ask(query)
-            return answer(self._news(browse, seat, request, 0))
+            return answer(self._news(browse, browser, request, 0))
 
     def act_gallery(
         self,
         browse: Browse,
-        seat: BrowserSession,
+        browser: BrowserSession,
         owner: Any,
         request: gr.Request,
         event: gr.EventData,
     ) -> Any:
         """A picture or a button was pressed."""
-        seat.sit(owner)
+        browser.identify(owner)
         press = read_press(event._data)
         with browse.lock:
             asked = browse.question
@@ -110,22 +110,22 @@ class GalleryHandlers:
                 browse.notice = ""
             updates: dict[Any, Any] = {}
             try:
-                updates = self._do(browse, seat, request, press, asked)
+                updates = self._do(browse, browser, request, press, asked)
             except StudioError as error:
                 browse.notice = str(error)
             seconds = _LOOK if press.do == "missing" else 0
-            return answer(updates | self._news(browse, seat, request, seconds))
+            return answer(updates | self._news(browse, browser, request, seconds))
 
     def _do(
         self,
         browse: Browse,
-        seat: BrowserSession,
+        browser: BrowserSession,
         request: gr.Request,
         press: Press,
         asked: Question | None,
     ) -> dict[Any, Any]:
         """Does what was pressed; what changes outside of the tab. Raises StudioError."""
-        only = self._only(seat, request)
+        only = self._only(browser, request)
         if press.do in ("star", "unstar", "ask-delete", "delete") and only is not None:
             raise RecipeError(access.refusal(_ADMINISTERED, request))
         match press.do:
@@ -133,11 +133,11 @@ class GalleryHandlers:
                 entry = self._entry(only, press.name) if press.name else None
                 return self._leave(press.do, entry)
             case "export":
-                self._export(browse, seat, request, press)
+                self._export(browse, browser, request, press)
             case "stop-export":
-                self._studio.exports.stop(seat.owner)
+                self._studio.exports.stop(browser.owner)
             case "close-export":
-                self._studio.exports.dismiss(seat.owner)
+                self._studio.exports.dismiss(browser.owner)
             case "select-found":
                 found, _ = self._listed(browse, only, MAX_SELECTED)
                 browse.order(select=[entry.name for entry in found.entries])
@@ -214,7 +214,7 @@ class GalleryHandlers:
         return updates | self._create.fill(fields.repeated(entry.request, self._studio))
 
     def _export(
-        self, browse: Browse, seat: BrowserSession, request: gr.Request, press: Press
+        self, browse: Browse, browser: BrowserSession, request: gr.Request, press: Press
     ) -> None:
         """Exports the selected pictures, else all that the search finds. Raises StudioError."""
         order = ExportOrder(
@@ -227,7 +227,7 @@ class GalleryHandlers:
             everybodys=access.may_administer(request),
         )
         client, trusted = clients.sender(request).client, order.everybodys
-        self._studio.exports.start(order, seat.owner, client=client, trusted=trusted)
+        self._studio.exports.start(order, browser.owner, client=client, trusted=trusted)
 
     def _entry(self, only: str | None, name: str) -> IndexedPicture:
         """The picture called `name`, if it may be seen. Raises RecipeError."""
@@ -235,8 +235,8 @@ class GalleryHandlers:
             return entry
         raise RecipeError("There is no such picture.")
 
-    def _only(self, seat: BrowserSession, request: gr.Request) -> str | None:
-        return None if access.may_administer(request) else seat.owner
+    def _only(self, browser: BrowserSession, request: gr.Request) -> str | None:
+        return None if access.may_administer(request) else browser.owner
 
     def _listed(self, browse: Browse, only: str | None, limit: int) -> tuple[SearchResult, int]:
         def ask(limit: int, offset: int) -> SearchResult:
@@ -277,9 +277,9 @@ class GalleryHandlers:
         return None
 
     def _news(
-        self, browse: Browse, seat: BrowserSession, request: gr.Request, seconds: float
+        self, browse: Browse, browser: BrowserSession, request: gr.Request, seconds: float
     ) -> dict[Any, Any]:
-        only = self._only(seat, request)
+        only = self._only(browser, request)
         admin = only is None
         shown, picked = self._shown(browse, only, seconds), self._picked(browse, only)
         asked = browse.question
@@ -293,7 +293,7 @@ class GalleryHandlers:
                 picked, self._studio.catalog, admin=admin, asks=beside, at=browse.at
             )
         unlisted = self._studio.index.problem() if admin else ""
-        job = self._studio.exports.job(seat.owner)
+        job = self._studio.exports.job(browser.owner)
         busy = browse.reading or (job is not None and job.active)
         tab = self._tab
         return browse.sent.news(

@@ -67,7 +67,7 @@ def wire(
     form_tab, on_create = create
     on = GalleryHandlers(studio, tab, session, on_create)
     browse = gr.State(Browse())
-    who = [browse, session.seat, session.owner]
+    who = [browse, session.browser, session.owner]
     news = handlers.places(tab)
     quiet: dict[str, Any] = {"preprocess": False, **QUIET}
     opener.select(on.open_gallery, [*who, tab.query], news, **QUIET)

@@ -54,31 +54,31 @@ class JobsHandlers:
         self._parts = parts
 
     def begin_jobs(
-        self, state: PanelState, seat: BrowserSession, owner: Any, request: gr.Request
+        self, state: PanelState, browser: BrowserSession, owner: Any, request: gr.Request
     ) -> Any:
         """The page was loaded, with the panel closed."""
-        seat.sit(owner)
+        browser.identify(owner)
         state.is_open = False
         state.sent.forget()
-        return answer(self._news(state, seat, request))
+        return answer(self._news(state, browser, request))
 
     def tick_jobs(
-        self, state: PanelState, seat: BrowserSession, owner: Any, request: gr.Request
+        self, state: PanelState, browser: BrowserSession, owner: Any, request: gr.Request
     ) -> Any:
         """The timer asked what is new."""
-        seat.sit(owner)
-        return answer(self._news(state, seat, request))
+        browser.identify(owner)
+        return answer(self._news(state, browser, request))
 
     def act_jobs(
         self,
         state: PanelState,
-        seat: BrowserSession,
+        browser: BrowserSession,
         owner: Any,
         request: gr.Request,
         event: gr.EventData,
     ) -> Any:
         """The panel was opened or closed, or a button in it was pressed."""
-        seat.sit(owner)
+        browser.identify(owner)
         data = event._data if isinstance(event._data, dict) else {}
         do, name, value = (str(data.get(key) or "")[:_MAX_WORD] for key in ("do", "name", "value"))
         state.notice = ""
@@ -86,14 +86,16 @@ class JobsHandlers:
             state.is_open = do == "open"
         else:
             try:
-                state.notice = self._do(seat, request, do, name, value)
+                state.notice = self._do(browser, request, do, name, value)
             except StudioError as error:
                 state.notice = str(error)
-        return answer(self._news(state, seat, request))
+        return answer(self._news(state, browser, request))
 
-    def _do(self, seat: BrowserSession, request: gr.Request, do: str, name: str, value: str) -> str:
+    def _do(
+        self, browser: BrowserSession, request: gr.Request, do: str, name: str, value: str
+    ) -> str:
         """Does what was pressed; what there is to say of it. Raises StudioError."""
-        only = self._only(seat, request)
+        only = self._only(browser, request)
         if do in _ADMINISTERED and only is not None:
             return access.refusal(_FOR_ALL, request)
         match do:
@@ -107,11 +109,13 @@ class JobsHandlers:
                 return self._studio.obey(do, name, only, value)
         return ""
 
-    def _only(self, seat: BrowserSession, request: gr.Request) -> str | None:
-        return None if access.may_administer(request) else seat.owner
+    def _only(self, browser: BrowserSession, request: gr.Request) -> str | None:
+        return None if access.may_administer(request) else browser.owner
 
-    def _news(self, state: PanelState, seat: BrowserSession, request: gr.Request) -> dict[Any, Any]:
-        only = self._only(seat, request)
+    def _news(
+        self, state: PanelState, browser: BrowserSession, request: gr.Request
+    ) -> dict[Any, Any]:
+        only = self._only(browser, request)
         jobs, paused = self._studio.jobs(only), self._studio.paused
         shown = view.Panel(jobs=jobs, paused=paused, all_jobs=only is None, notice=state.notice)
         moves = state.is_open and any(job.state is JobState.RUNNING for job in jobs)

@@ -41,7 +41,7 @@ def wire(demo: gr.Blocks, studio: Studio, parts: JobsPanel, session: Session) ->
     """Connects the components."""
     on = JobsHandlers(studio, parts)
     state = gr.State(PanelState())
-    who = [state, session.seat, session.owner]
+    who = [state, session.browser, session.owner]
     news = [parts.chip, parts.panel, parts.timer]
     demo.load(on.begin_jobs, who, news, **QUIET)
     parts.timer.tick(on.tick_jobs, who, news, **QUIET)

@@ -344,8 +344,10 @@ def only_waiting(jobs: JobQueue, owner: str) -> list[str]:
 
 
 def test_no_browser_can_call_itself_the_computer() -> None:
-    assert BrowserSession().sit(COMPUTER) != COMPUTER
-    assert BrowserSession().sit(COMPUTER * 3) == COMPUTER * 3, "the length is what keeps it out"
+    assert BrowserSession().identify(COMPUTER) != COMPUTER
+    assert BrowserSession().identify(COMPUTER * 3) == COMPUTER * 3, (
+        "the length is what keeps it out"
+    )
 
 
 def test_a_visitor_exports_their_own_pictures_whatever_they_name(studio: Make) -> None:

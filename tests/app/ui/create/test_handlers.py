@@ -35,7 +35,7 @@ class Page:
     def __init__(self, studio: FakeStudio) -> None:
         self.demo = build(studio)
         self.studio = studio
-        self.seat = BrowserSession()
+        self.browser = BrowserSession()
 
     def call(self, name: str, *arguments: Any) -> dict[str, Any]:
         found: list[Any] = [f for f in self.demo.fns.values() if f.api_name == name]
@@ -46,11 +46,13 @@ class Page:
 
     def paint(self, **values: Any) -> dict[str, Any]:
         form = fields.first(self.studio) | {"prompt": "a cat"} | values
-        return self.call("paint", self.seat, OWNER, HERE, *(form[name] for name in fields.FIELDS))
+        return self.call(
+            "paint", self.browser, OWNER, HERE, *(form[name] for name in fields.FIELDS)
+        )
 
     def act(self, do: str, name: str) -> dict[str, Any]:
         return self.call(
-            "act", self.seat, OWNER, True, HERE, SimpleNamespace(_data={"do": do, "name": name})
+            "act", self.browser, OWNER, True, HERE, SimpleNamespace(_data={"do": do, "name": name})
         )
 
     def finish(self) -> Any:
@@ -71,14 +73,14 @@ def test_generate_paints_and_shows_the_seed(page: Page) -> None:
     assert answer["stop"]["interactive"] is True
     job = page.finish()
     assert answer["seed"] == str(job.request.seed)
-    told = page.call("tick", page.seat, OWNER)
+    told = page.call("tick", page.browser, OWNER)
     assert 'data-state="result"' in told["canvas"]
     assert told["generate"]["interactive"] is True
 
 
 def test_nothing_new_is_not_sent(page: Page) -> None:
-    page.call("tick", page.seat, OWNER)
-    assert page.call("tick", page.seat, OWNER) == {}
+    page.call("tick", page.browser, OWNER)
+    assert page.call("tick", page.browser, OWNER) == {}
 
 
 def test_a_bad_value_is_one_sentence_at_its_field(page: Page) -> None:
@@ -86,7 +88,7 @@ def test_a_bad_value_is_one_sentence_at_its_field(page: Page) -> None:
     assert 'data-field="seed"' in answer["status"]
     assert "seed" not in answer
     assert page.studio.latest(OWNER) is None
-    assert page.call("tick", page.seat, OWNER) == {}, "the sentence stays until the next try"
+    assert page.call("tick", page.browser, OWNER) == {}, "the sentence stays until the next try"
     assert "data-field" not in page.paint()["status"]
 
 
@@ -98,7 +100,7 @@ def test_hostile_values_never_raise(page: Page, value: Any) -> None:
         for name in ("retune", "remodel"):
             page.call(name, *(form[each] for each in fields.FIELDS))
         page.call("reguide", value, value)
-        page.call("keep_upload", page.seat, value if value != "\x00" else None)
+        page.call("keep_upload", page.browser, value if value != "\x00" else None)
 
 
 def test_a_default_model_without_its_tokenizer_lets_the_page_open(tmp_path: Path) -> None:
@@ -107,7 +109,7 @@ def test_a_default_model_without_its_tokenizer_lets_the_page_open(tmp_path: Path
     studio.catalog.reload()
     assert studio.catalog.default.id == "broken"
     page = Page(studio)
-    told = page.call("open", page.seat, OWNER, None)
+    told = page.call("open", page.browser, OWNER, None)
     assert "tokenizer" in told["token-count"]
     studio.close()
 
@@ -128,9 +130,9 @@ def test_stop_keeps_what_is_finished(page: Page) -> None:
         while not page.studio.latest(OWNER).pictures:  # type: ignore[union-attr]
             assert time.monotonic() < deadline
             time.sleep(0.01)
-        page.call("stop", page.seat, OWNER)
+        page.call("stop", page.browser, OWNER)
         job = page.finish()
-    told = page.call("tick", page.seat, OWNER)
+    told = page.call("tick", page.browser, OWNER)
     assert len(job.pictures) == 1
     assert told["canvas"].count("<img") == len(job.pictures)
     assert "finished and kept" in told["status"]
@@ -140,7 +142,7 @@ def test_a_dead_process_is_said_and_pictures_stay(page: Page) -> None:
     page.studio.runner.die_at = 1
     page.paint(count=3)
     page.finish()
-    told = page.call("tick", page.seat, OWNER)
+    told = page.call("tick", page.browser, OWNER)
     assert "ended in the middle" in told["status"]
     assert told["canvas"].count("<img") == 1
     page.paint()
@@ -194,21 +196,21 @@ def test_use_as_start_puts_the_picture_into_the_form(page: Page) -> None:
 def test_a_picked_picture_is_shown_below(page: Page) -> None:
     page.paint(count=3)
     third = page.finish().pictures[2]
-    page.call("tick", page.seat, OWNER)
+    page.call("tick", page.browser, OWNER)
     answer = page.act("pick", third.name)
     assert f"<dd>{third.request.seed}</dd>" in answer["result"]
 
 
 @pytest.mark.parametrize("data", [None, 3, {}, {"do": "start", "name": "../../etc/passwd"}])
 def test_a_strange_event_does_nothing(page: Page, data: Any) -> None:
-    page.call("act", page.seat, OWNER, True, HERE, SimpleNamespace(_data=data))
+    page.call("act", page.browser, OWNER, True, HERE, SimpleNamespace(_data=data))
     page.call("example", "nano", SimpleNamespace(_data=data))
 
 
 def test_an_upload_that_is_no_picture_is_told(page: Page, tmp_path: Path) -> None:
     file = tmp_path / "x.png"
     file.write_bytes(b"nothing")
-    answer = page.call("keep_upload", page.seat, str(file))
+    answer = page.call("keep_upload", page.browser, str(file))
     assert 'data-field="start-card"' in answer["status"]
     assert "init" not in answer
 
@@ -256,30 +258,30 @@ def test_words_that_the_model_has_never_seen_are_told(page: Page) -> None:
 
 
 def test_a_seat_takes_only_a_plausible_owner() -> None:
-    seat = BrowserSession()
-    mine = seat.sit(None)
+    browser = BrowserSession()
+    mine = browser.identify(None)
     assert len(mine) == 32
     odd: Any
     for odd in ("", "short", "x" * 65, 7, {}):
-        assert seat.sit(odd) == mine
-    assert seat.sit(OWNER) == OWNER
+        assert browser.identify(odd) == mine
+    assert browser.identify(OWNER) == OWNER
 
 
 def test_width_and_height_are_told_at_the_size() -> None:
-    seat = BrowserSession()
-    seat.complain(RequestError("width", "Too wide."))
-    assert seat.notice is not None
-    assert seat.notice.field == "size"
+    browser = BrowserSession()
+    browser.complain(RequestError("width", "Too wide."))
+    assert browser.notice is not None
+    assert browser.notice.field == "size"
 
 
 def test_views_differ_only_where_something_changed(page: Page, studio: FakeStudio) -> None:
     stage = {"canvas", "status", "result", "engine", "generate", "stop"}
-    first = page.call("tick", page.seat, OWNER)
+    first = page.call("tick", page.browser, OWNER)
     assert stage | {"Timer"} == set(first)
-    page.seat.complain(RequestError("width", "Too wide."))
-    assert set(page.call("tick", page.seat, OWNER)) == {"status"}
+    page.browser.complain(RequestError("width", "Too wide."))
+    assert set(page.call("tick", page.browser, OWNER)) == {"status"}
     # Whoever loads the page anew has nothing of it.
-    assert stage <= set(page.call("open", page.seat, OWNER, None))
+    assert stage <= set(page.call("open", page.browser, OWNER, None))
 
 
 def test_every_output_of_a_handler_is_declared(page: Page) -> None:

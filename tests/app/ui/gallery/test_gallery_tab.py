@@ -55,13 +55,13 @@ class Page:
     """The handlers of the tab, as gradio would call them for one browser tab."""
 
     def __init__(self, studio: FakeStudio) -> None:
-        self.studio, self.browse, self.seat = studio, Browse(), BrowserSession()
+        self.studio, self.browse, self.browser = studio, Browse(), BrowserSession()
         self.demo = build(studio)
         self.shown: dict[str, Any] = {}
 
     def call(self, name: str, *arguments: Any, request: Any = HERE, owner: str = ME) -> None:
         found: list[Any] = [f for f in self.demo.fns.values() if f.api_name == name]
-        answer = found[0].fn(self.browse, self.seat, owner, *arguments, request)
+        answer = found[0].fn(self.browse, self.browser, owner, *arguments, request)
         if isinstance(answer, dict) and "__type__" not in answer:
             self.shown |= {str(k.elem_id or type(k).__name__): v for k, v in answer.items()}
 
@@ -76,7 +76,7 @@ class Page:
     def press(self, do: str, name: str = "", request: Any = HERE, **data: Any) -> None:
         event = SimpleNamespace(_data={"do": do, "name": name, **data})
         found: list[Any] = [f for f in self.demo.fns.values() if f.api_name == "act_gallery"]
-        answer = found[0].fn(self.browse, self.seat, ME, request, event)
+        answer = found[0].fn(self.browse, self.browser, ME, request, event)
         if isinstance(answer, dict) and "__type__" not in answer:
             self.shown |= {str(k.elem_id or type(k).__name__): v for k, v in answer.items()}
 

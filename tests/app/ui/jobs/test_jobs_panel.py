@@ -24,7 +24,7 @@ class Panel:
     """The handlers of the panel, as gradio would call them for one browser tab."""
 
     def __init__(self, studio: FakeStudio, owner: str = ME, request: Any = HERE) -> None:
-        self.state, self.seat = PanelState(), BrowserSession()
+        self.state, self.browser = PanelState(), BrowserSession()
         self._owner, self._request = owner, request
         self._fns: dict[Any, Any] = {f.api_name: f.fn for f in build(studio).fns.values()}
         self.shown: dict[str, Any] = {}
@@ -42,7 +42,7 @@ class Panel:
         return {str(k.elem_id or type(k).__name__) for k in parts}
 
     def _call(self, name: str, *more: Any) -> Any:
-        return self._fns[name](self.state, self.seat, self._owner, self._request, *more)
+        return self._fns[name](self.state, self.browser, self._owner, self._request, *more)
 
     def _told(self, answer: Any) -> str:
         if isinstance(answer, dict) and "__type__" not in answer:

@@ -212,7 +212,7 @@ def test_encoded_prompts_are_told_and_cleared(page: Page, studio: FakeStudio) ->
 def test_an_import_comes_into_the_list_and_into_create(
     page: Page, studio: FakeStudio, importing: FakeImport, file: Path
 ) -> None:
-    page.call("open", page.seat, "owner-0123456789abcdef", None)
+    page.call("open", page.browser, "owner-0123456789abcdef", None)
     assert page.open()["import"]["visible"] is True
     importing.go.clear()
     running = send(page, path=f" {file} ", id=" cat ", title="A cat", parts="nano")

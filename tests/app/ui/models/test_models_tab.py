@@ -44,7 +44,7 @@ class Page:
     """The handlers of the tab, and what they answered last, by elem_id."""
 
     def __init__(self, studio: FakeStudio) -> None:
-        self.studio, self.visit, self.seat = studio, Visit(), BrowserSession()
+        self.studio, self.visit, self.browser = studio, Visit(), BrowserSession()
         self.demo = build(studio)
         self.shown: dict[str, Any] = {}
 
@@ -344,7 +344,7 @@ def test_the_plan_follows_the_chosen_model(page: Page) -> None:
 def tick(page: Page, **values: Any) -> dict[str, Any]:
     form = fields.first(page.studio) | values
     raw = [form[name] for name in fields.FIELDS]
-    return page.call("tick", page.seat, "owner-0123456789abcdef", *raw)
+    return page.call("tick", page.browser, "owner-0123456789abcdef", *raw)
 
 
 def test_the_forecast_follows_size_and_guidance(page: Page) -> None:
@@ -365,7 +365,7 @@ def test_there_is_no_forecast_before_the_engine_has_told(page: Page) -> None:
 
 
 def test_the_picker_follows_downloads_and_removals(page: Page) -> None:
-    page.call("open", page.seat, "owner-0123456789abcdef", None)
+    page.call("open", page.browser, "owner-0123456789abcdef", None)
     assert "model" not in tick(page)
     page.open()
     page.press("ask")
