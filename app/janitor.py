@@ -66,6 +66,7 @@ class Janitor:
     """Looks at everything soon after the start and every ten minutes, and then calls `then`.
 
     `uploads` is the folder of this studio's own: another one beside it looks after its own.
+    `starts` are the names of the pictures to start from that jobs need which are not painted yet.
     """
 
     def __init__(
@@ -74,11 +75,13 @@ class Janitor:
         index: GalleryIndex,
         *,
         uploads: Path,
+        starts: Callable[[], Collection[str]] = tuple,
         then: Callable[[], None] = lambda: None,
     ) -> None:
         self._settings = settings
         self._index = index
         self._uploads = uploads
+        self._starts = starts
         self._then = then
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._work, name="janitor", daemon=True)
@@ -122,11 +125,11 @@ class Janitor:
             # A picture that is not in the index yet may need one.
             if not self._index.sync():
                 return
-            needed = self._index.starts()
+            needed = self._index.starts() | set(self._starts())
         except StudioError as error:
             log.warning("pictures to start from stay (%s)", printable(error, 160))
             return
-        # A job that waits has looked for its picture when it was queued: an hour is enough for it.
+        # What was just looked for is about to be asked for.
         _delete([o for o in found if o.file.name not in needed and now - o.used > HOUR])
 
 

@@ -14,7 +14,7 @@ from app.doctor import Finding
 from app.gallery import metadata, thumbnails
 from app.gallery.index import IndexedPicture, SearchResult
 from app.hardware import Hardware
-from app.jobs.job import Job
+from app.jobs.job import PAINT, Job
 from app.models import own_models
 from app.painting.worker import EngineState
 from app.parts import StudioParts, assemble
@@ -227,6 +227,11 @@ class Studio:
         is for people at the computer. Raises RequestError, BusyError.
         """
         return self._jobs.obey(verb, job_id, value or "", owner)
+
+    def starts(self) -> set[str]:
+        """The names of the pictures to start from that jobs were asked for with."""
+        asked = [job.request.init for job in self._jobs.jobs() if job.kind == PAINT]
+        return {name for name in asked if name is not None}
 
     @property
     def paused(self) -> bool:

@@ -7,7 +7,7 @@ the index are made of the same record. A fact that is new is one field here.
 
 from __future__ import annotations
 
-import math
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any, Self
@@ -67,7 +67,7 @@ _FIGURES: dict[str, type[float] | type[int]] = {"seconds": float, "peak": int, "
 
 def _figure(value: Any, kind: type[float] | type[int]) -> float | int:
     number = kind(value)
-    if not math.isfinite(number):
+    if not abs(number) <= sys.float_info.max:
         raise ValueError(value)
     return number
 

@@ -146,6 +146,7 @@ def serve(
             studio.settings,
             studio.index,
             uploads=scratch.folder(studio.settings.uploads),
+            starts=studio.starts,
             then=partial(_forget_uploads, demo, uploads),
         )
         janitor.start()

@@ -86,6 +86,13 @@ def test_what_a_picture_needs_stays_for_ever(settings: Settings, swept: Janitor)
     assert not needed.exists()
 
 
+def test_what_a_job_waits_with_stays_however_long_it_waits(settings: Settings) -> None:
+    asked, gone = start(settings, 1, 30 * DAY), start(settings, 2, 30 * DAY)
+    index = GalleryIndex(settings.outputs, settings.index, lambda names: None)
+    Janitor(settings, index, uploads=settings.uploads, starts=lambda: {asked.name}).sweep(NOW)
+    assert (asked.exists(), gone.exists()) == (True, False)
+
+
 def test_too_many_pictures_to_start_from_go_sooner(
     settings: Settings, swept: Janitor, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -27,6 +27,10 @@ IDLE_SECONDS = 1.5
 MAX_OWNER = 64
 
 
+def _is_plain(name: str) -> bool:
+    return name.isascii() and name.isprintable()
+
+
 @dataclass
 class BrowserSession:
     """One browser tab. `sent` remembers what it was told, to tell it only what is new.
@@ -42,8 +46,9 @@ class BrowserSession:
     sent: Sent = field(default_factory=Sent)
 
     def identify(self, owner: Any) -> str:
-        """The owner's id: the browser's own, else a new one."""
-        if isinstance(owner, str) and 16 <= len(owner) <= MAX_OWNER:
+        """The owner's id: the browser's own, else a new one. Ours are hexadecimal; what no file
+        and no database could hold is none."""
+        if isinstance(owner, str) and 16 <= len(owner) <= MAX_OWNER and _is_plain(owner):
             self.owner = owner
         self.owner = self.owner or secrets.token_hex(16)
         return self.owner

@@ -19,6 +19,8 @@ export default function panel({ element, trigger, watch }) {
     if (event.target.matches("select[data-do]")) press(event.target.dataset.do, event.target);
   });
   const settle = () => {
+    // A studio that was started anew does not know that the panel is open.
+    if (isOpen() && !element.querySelector(".jobs")) opening.ask({ do: "open" });
     const title = document.getElementById("jobs-title");
     if (opening.focusWanted && title) {
       title.focus();
@@ -27,8 +29,8 @@ export default function panel({ element, trigger, watch }) {
       // The job went to another list with its button: the focus goes along, or to the title.
       const row = element.querySelector(`[data-job="${CSS.escape(pressed.name ?? "")}"]`);
       (row?.querySelector("button, select, a") ?? title)?.focus();
-      pressed = null;
     }
+    pressed = null;
   };
   watch("value", () => requestAnimationFrame(settle));
 }

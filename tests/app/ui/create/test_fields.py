@@ -211,3 +211,10 @@ def test_numbers_that_no_request_may_have_do_not_come_back(studio: FakeStudio) -
     assert fields.restored(kept | {"steps": 500}, studio)["steps"] == first["steps"]
     slow = fields.restored(kept | {"sampler": "iddpm", "steps": 500}, studio)
     assert slow["steps"] == 500
+
+
+def test_a_number_that_no_float_holds_is_no_number() -> None:
+    for value in (10**400, -(10**400), float("inf"), float("nan"), True, "1", None):
+        assert not fields._is_number(value)
+    assert fields._is_number(0)
+    assert fields._is_number(4.5)

@@ -159,3 +159,9 @@ def test_an_error_is_shown_whole_with_its_way_out() -> None:
     assert "The disk is full. Free some space &amp; retry." in html
     assert "Download &lt;b&gt;PixArt&lt;/b&gt;" in html
     assert 'data-do="retry"' in html
+
+
+def test_no_browser_can_bring_a_name_that_no_database_holds(studio: FakeStudio) -> None:
+    for name in ("\ud800" * 20, "a\0" * 10, "é" * 20, "\n" * 20):
+        assert BrowserSession().identify(name) != name
+    assert BrowserSession().identify(ME) == ME
