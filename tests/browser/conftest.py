@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from app.models import own_models
+from app.ui.build import prepare
 from app.ui.serving import one_loop
 from tests.app.ui.fake_studio import FakeStudio, served
 
@@ -78,6 +79,8 @@ def studio(_served: tuple[FakeStudio, str]) -> Iterator[FakeStudio]:
     A test that fails midway must not make the next ones fail: models, jobs and notes of it go.
     """
     studio, _ = _served
+    # What gradio reads is of the process: a test with a studio of its own has changed it.
+    prepare(studio.settings)
     studio.runner.pace = 0.03
     studio.runner.die_at = None
     yield studio

@@ -135,7 +135,8 @@ def test_a_killed_painter_is_replaced_and_its_job_goes_on(page: Any, running: Ru
     status = page.locator("#status [role=status]")
     status.filter(has_text="2 pictures in").wait_for()
     generate(page, "a red apple on a light blue background", steps=4, count=1)
-    page.wait_for_selector(RESULT)
+    # The pictures of before are shown until the new job begins.
+    status.filter(has_text="Done in").wait_for()
     assert shown(page).shape == (128, 128, 3)
     assert running.workers() != [worker]
 
@@ -178,5 +179,6 @@ def test_ctrl_c_while_starting_is_no_traceback(after: float, tmp_path: Path) -> 
     time.sleep(after)
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=30)
-    assert process.returncode in (0, 130)
+    # Before the interpreter listens, the system ends the process.
+    assert process.returncode in (0, 130, -signal.SIGINT)
     assert "Traceback" not in err, err
