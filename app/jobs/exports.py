@@ -21,6 +21,7 @@ from app.gallery.index import IndexedPicture
 from app.gallery.pictures import PICTURE_NAME, came_after
 from app.gallery.query import MAX_QUERY
 from app.jobs.entry import Entry
+from app.jobs.job import JOB_ID
 from app.jobs.kinds import JobControl, Kind, Lane
 from pipelines.errors import RequestError, printable
 
@@ -69,6 +70,8 @@ def kind(folder: Path, find: Find) -> Kind:
     def run(control: JobControl) -> bool:
         job, order = control.entry.job, control.entry.job.payload
         suffix = formats.find(order.format).download
+        if not JOB_ID.fullmatch(job.id):
+            raise RequestError("job", "This is no number of a job.", "Export the pictures again.")
         place = scratch.folder(folder) / job.id
         # Of an earlier try.
         shutil.rmtree(place, ignore_errors=True)

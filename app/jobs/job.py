@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
@@ -12,6 +13,8 @@ from pipelines.progress import Progress
 from pipelines.request import GenerationRequest
 
 PAINT = "paint"
+JOB_ID = re.compile("[0-9a-f]{32}")
+"""What the number of every job looks like."""
 COMPUTER = "computer"
 """The owner of jobs that only people at the computer ask for, whatever their browsers call them.
 Shorter than any name by which a browser may call itself, so that no visitor can be it."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
@@ -20,6 +21,7 @@ MAX_KEPT = 200
 MAX_OWNERS, MAX_NAMES = 2000, 5000
 """Of how many people is remembered, until the studio ends, what was painted for them, and how many
 pictures of each."""
+log = logging.getLogger(__name__)
 
 
 class JobList:
@@ -50,23 +52,35 @@ class JobList:
             self._dirty[entry.job.id] = None
 
     def flush(self) -> None:
-        """Writes what was marked."""
+        """Writes what was marked. Never raises: whoever runs jobs has to go on."""
         if self._store is None:
             return
+        try:
+            self._flush(self._store)
+        # One of the few outermost seams: a fault of ours costs the memory of jobs, and no thread.
+        except Exception:
+            log.exception("the list of jobs was not written")
+
+    def _flush(self, store: JobStore) -> None:
         with self._saving:
             with self.changed:
                 changed = [self.entries[i] for i in self._dirty if i in self.entries]
                 learned = {key: self.timings[key] for key in self._learned}
                 self._dirty.clear()
                 self._learned.clear()
-                made = [
-                    rows.row_of(entry, self._kinds[entry.job.kind], closing=self.closing)
-                    for entry in changed
-                ]
+                made = [row for entry in changed if (row := self._row(entry)) is not None]
             if made:
-                self._store.save(made)
+                store.save(made)
             for key, seconds in learned.items():
-                self._store.learn(key, seconds)
+                store.learn(key, seconds)
+
+    def _row(self, entry: Entry) -> rows.JobRow | None:
+        try:
+            return rows.row_of(entry, self._kinds[entry.job.kind], closing=self.closing)
+        # The others are written all the same.
+        except Exception:
+            log.exception("job %s is kept in memory only", entry.job.id)
+            return None
 
     def load(self) -> bool:
         """Takes in the jobs of the last studio; True once, when they could be read."""

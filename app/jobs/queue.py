@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextvars
+import logging
 import threading
 import time
 import uuid
@@ -17,15 +18,16 @@ from app.jobs.job import PAINT, Job, JobState
 from app.jobs.joblist import JobList
 from app.jobs.kinds import Kind
 from app.jobs.lanes import Lanes, Lend
-from app.jobs.store import JobStore
+from app.jobs.store import JobStore, QueueOrder
 from app.jobs.turns import Claim
 from app.painting.runner import Runner
-from pipelines.errors import BusyError, RequestError, StudioError
+from pipelines.errors import BusyError, RequestError, StudioError, printable
 from pipelines.request import GenerationRequest
 
 PAINTER, PAUSED = "painter", "paused"
 # How often orders of other processes are looked for.
 _TICK_SECONDS = 0.3
+log = logging.getLogger(__name__)
 
 
 class JobQueue:
@@ -322,13 +324,27 @@ class JobQueue:
             self._list.paused = self.paused or bool(self._store.noted(PAUSED))
 
     def _tick(self) -> None:
-        while not self._ended.wait(_TICK_SECONDS):
-            self._load()
-            self._list.flush()
-            for order in self._store.orders() if self._store is not None else []:
-                try:
-                    said, refused = self.obey(order.verb, order.job, order.value), False
-                except StudioError as error:
-                    said, refused = str(error), True
-                if self._store is not None:
+        while self._store is not None and not self._ended.wait(_TICK_SECONDS):
+            try:
+                self._load()
+                self._list.flush()
+                for order in self._store.orders():
+                    said, refused = self._obeyed(order)
                     self._store.answer(order.id, said, refused=refused)
+            # One of the few outermost seams: the next order is heard whatever this one was.
+            except Exception:
+                log.exception("the orders of other processes were not read")
+
+    def _obeyed(self, order: QueueOrder) -> tuple[str, bool]:
+        """What is answered to an order, and whether that is a refusal."""
+        try:
+            return self.obey(order.verb, order.job, order.value), False
+        except StudioError as error:
+            return str(error), True
+        # Asked again it would fail again.
+        except Exception as fault:
+            log.exception("an order failed")
+            return (
+                f"This failed through a fault of the studio ({printable(repr(fault), 200)}).",
+                True,
+            )

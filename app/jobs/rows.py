@@ -9,8 +9,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
-from app.jobs.entry import Entry
-from app.jobs.job import ACTIVE, PAINT, Job, JobState
+from app.jobs.entry import MAX_INTERRUPTIONS, Entry
+from app.jobs.job import ACTIVE, JOB_ID, PAINT, Job, JobState
 from app.jobs.kinds import Kind
 from pipelines.errors import StudioError, printable
 from pipelines.processes.wire import error_fields, error_of
@@ -88,7 +88,7 @@ def row_of(entry: Entry, kind: Kind, *, closing: bool = False) -> JobRow:
         ended=None if state in ACTIVE else job.ended or time.time(),
         progress=json.dumps(told),
         result=json.dumps(kind.keep(entry) | beside),
-        error=str(job.error) if job.error is not None else None,
+        error=storable(str(job.error)) if job.error is not None else None,
         grace=entry.grace,
         passing=entry.passing,
         interruptions=entry.interruptions,
@@ -113,7 +113,10 @@ def entry_of(row: JobRow, kinds: Mapping[str, Kind]) -> Entry | None:
 
 
 def _entry_of(row: JobRow, kind: Kind) -> Entry | None:
-    for text in (row.id, row.owner, row.client):
+    # A job's number names its folder: anything else may lead anywhere.
+    if not JOB_ID.fullmatch(row.id):
+        raise ValueError(row.id[:_MAX_NAME])
+    for text in (row.owner, row.client):
         if len(text) > _MAX_NAME:
             raise ValueError(text[:_MAX_NAME])
     numbers = [row.position, row.created, row.started, row.ended, row.grace]
@@ -128,7 +131,7 @@ def _entry_of(row: JobRow, kind: Kind) -> Entry | None:
         kind=row.kind,
         payload=payload,
         state=JobState(row.state),
-        priority=max(-MAX_PRIORITY, min(MAX_PRIORITY, int(row.priority))),
+        priority=clamped(row.priority),
         error=_error(row.error, kept.get("error")),
         created=row.created,
         ended=row.ended,
@@ -142,10 +145,15 @@ def _entry_of(row: JobRow, kind: Kind) -> Entry | None:
         grace=row.grace,
         passing=row.passing,
         started=row.started,
-        interruptions=max(0, int(row.interruptions)),
+        interruptions=int(max(0, min(MAX_INTERRUPTIONS + 1, row.interruptions))),
         resumed=row.resumed,
     )
     return kind.restore(entry, kept)
+
+
+def clamped(priority: float) -> int:
+    """A priority as it may be."""
+    return int(max(-MAX_PRIORITY, min(MAX_PRIORITY, priority)))
 
 
 def _error(text: str | None, fields: object) -> StudioError | None:
@@ -220,6 +228,12 @@ def sound(rows: Iterator[tuple[Any, ...]]) -> Iterator[JobRow]:
             continue
         flags = {name: bool(row[name]) for name in ("passing", "resumed")}
         yield JobRow(**row | flags)
+
+
+def storable(text: str) -> str:
+    """`text` as a database can hold it: half characters, as of a command line that is no UTF-8,
+    become question marks."""
+    return text.encode("utf-8", "replace").decode()
 
 
 def json_of(text: str) -> Any:

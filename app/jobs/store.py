@@ -20,7 +20,7 @@ from typing import TypeVar
 from filelock import FileLock, Timeout
 
 from app import database
-from app.jobs.rows import COLUMNS, JobRow, sound
+from app.jobs.rows import COLUMNS, JobRow, sound, storable
 from pipelines.errors import StudioError, printable
 
 T = TypeVar("T")
@@ -47,6 +47,8 @@ CREATE TABLE orders (
     answer TEXT, refused INTEGER, at REAL NOT NULL
 );
 """
+# What binding a value raises that no database holds: half a character, or too large a number.
+_UNWRITABLE = (UnicodeError, OverflowError, sqlite3.InterfaceError)
 log = logging.getLogger(__name__)
 
 
@@ -174,7 +176,8 @@ class JobStore:
             f"SELECT {', '.join(COLUMNS)} FROM jobs WHERE owner = ? AND kind = ? AND {_ENDED}"
             " AND NOT passing ORDER BY ended DESC LIMIT 1"
         )
-        rows = self._use(lambda db: list(sound(db.execute(select, (owner, kind)))))
+        asked = (storable(owner), kind)
+        rows = self._use(lambda db: list(sound(db.execute(select, asked))))
         return rows[0] if rows else None
 
     # --- what is noted beside them
@@ -213,7 +216,8 @@ class JobStore:
     def order(self, verb: str, job: str, value: str) -> int | None:
         """Asks the studio that holds the queue for something; the number of the order."""
         sql = "INSERT INTO orders (verb, job, value, at) VALUES (?, ?, ?, ?)"
-        return self._use(lambda db: db.execute(sql, (verb, job, value, time.time())).lastrowid)
+        asked = (*map(storable, (verb, job, value)), time.time())
+        return self._use(lambda db: db.execute(sql, asked).lastrowid)
 
     def orders(self) -> list[QueueOrder]:
         """What is asked and not answered yet."""
@@ -270,7 +274,7 @@ class JobStore:
                     self._unsaved.clear()
                     self._trouble = ""
                     return done
-                except (sqlite3.Error, UnicodeDecodeError, OSError, StudioError) as error:
+                except (sqlite3.Error, *_UNWRITABLE, OSError, StudioError) as error:
                     if again and self.held and database.is_damage(error):
                         self._keep_aside("was damaged")
                         continue
@@ -285,11 +289,17 @@ class JobStore:
         db = self._connection
         db.execute(f"PRAGMA busy_timeout = {round(1000 * self._patience)}")
         with database.writing(db):
-            for job_id, row in self._unsaved.items():
-                if row is None:
-                    db.execute("DELETE FROM jobs WHERE id = ?", (job_id,))
-                else:
-                    db.execute(_SAVE, tuple(getattr(row, name) for name in COLUMNS))
+            for job_id, row in list(self._unsaved.items()):
+                try:
+                    if row is None:
+                        db.execute("DELETE FROM jobs WHERE id = ?", (job_id,))
+                    else:
+                        db.execute(_SAVE, tuple(getattr(row, name) for name in COLUMNS))
+                except _UNWRITABLE as error:
+                    # It would stand in the way of all others, for ever.
+                    log.warning("a job is kept in memory only (%s)", printable(error, 80))
+                    self._rows.pop(job_id, None)
+                    del self._unsaved[job_id]
             yield db
 
     @property

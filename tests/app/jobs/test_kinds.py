@@ -475,14 +475,15 @@ def test_a_row_that_anybody_wrote_is_no_job(tmp_path: Path, studio: Make) -> Non
             copy = "INSERT INTO jobs SELECT :id, :kind, owner, client, :payload, state, priority,"
             copy += "position, created, started, ended, progress, result, error, grace, passing,"
             copy += "interruptions, resumed FROM jobs WHERE kind = 'export' LIMIT 1"
-            told = {"id": f"row{number:05}", "kind": kind, "payload": json.dumps(payload)}
+            told = {"id": f"{number:032x}", "kind": kind, "payload": json.dumps(payload)}
             connection.execute(copy, told)
     connection.close()
     second = studio()
     # The second one is sound but for a number, which is not taken.
-    assert {job.id for job in second.jobs.jobs() if job.id.startswith("row")} == {"row00001"}
-    assert second.jobs.get("row00001", None).payload == Fetch(model=MODEL)  # type: ignore[union-attr]
-    second.jobs.obey("stop", "row00001")
+    sound = f"{1:032x}"
+    assert {job.id for job in second.jobs.jobs() if job.id.startswith("0" * 30)} == {sound}
+    assert second.jobs.get(sound, None).payload == Fetch(model=MODEL)  # type: ignore[union-attr]
+    second.jobs.obey("stop", sound)
     second.jobs.pause(False)
     assert ended(second.jobs, EXPORT).state is JobState.DONE
     assert second.store.problem == ""
