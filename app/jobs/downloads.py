@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from app.jobs.entry import Entry
-from app.jobs.kinds import JobControl, Kind, Lane, with_result
+from app.jobs.kinds import JobControl, Kind, Lane, announce, count_of, with_result
 from app.models.store import ModelStore
 from pipelines.errors import RequestError, printable
 from pipelines.models import hub_rows
@@ -96,7 +96,7 @@ def kind(store: ModelStore, changed: Callable[[], None]) -> Kind:
             plan = _planned(control, store)
             return plan is not None and _download(control, store, plan)
         finally:
-            changed()
+            announce(changed)
 
     return Kind(
         name=DOWNLOAD,
@@ -124,8 +124,7 @@ def _read(payload: Any) -> Fetch:
     model, left = values.get("model"), values.get("left")
     if not isinstance(model, str) or model not in hub_rows.known():
         raise RequestError("model", "This is no released model.")
-    known = isinstance(left, int) and left >= 0
-    return Fetch(model=model, check=values.get("check") is True, left=left if known else None)
+    return Fetch(model=model, check=values.get("check") is True, left=count_of(left))
 
 
 def _kept(entry: Entry) -> dict[str, Any]:
@@ -137,10 +136,17 @@ def _kept(entry: Entry) -> dict[str, Any]:
 def _restore(entry: Entry, kept: Mapping[str, Any]) -> Entry:
     rows = kept.get("files", [])[:_MAX_FILES]
     files = tuple(
-        FileState(path=str(path)[:_MAX_NAME], size=max(0, int(size)), done=max(0, int(done)))
+        FileState(path=str(path)[:_MAX_NAME], size=_bytes(size), done=_bytes(done))
         for path, size, done in rows
     )
-    return with_result(entry, Fetched(files=files, spare=max(0, int(kept.get("spare", 0)))))
+    return with_result(entry, Fetched(files=files, spare=_bytes(kept.get("spare", 0))))
+
+
+def _bytes(value: Any) -> int:
+    known = count_of(value)
+    if known is None:
+        raise ValueError("this is no number of bytes")
+    return known
 
 
 def _left(entry: Entry) -> float | None:

@@ -5,7 +5,6 @@ Nothing is left of one that was stopped, failed or was ended by a restart: it be
 
 from __future__ import annotations
 
-import logging
 import platform
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields
@@ -13,15 +12,14 @@ from pathlib import Path
 from typing import Any
 
 from app.jobs.entry import Entry
-from app.jobs.kinds import JobControl, Kind, Lane, with_result
+from app.jobs.kinds import MAX_NUMBER, JobControl, Kind, Lane, announce, count_of, with_result
 from app.models import import_process
 from app.models.rows import ImportOptions
 from app.settings import Settings
-from pipelines.errors import RequestError, StudioError, printable
+from pipelines.errors import RequestError, printable
 
 IMPORT = "import"
 _MAX_PATH, _MAX_TEXT = 4096, 1000
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,10 +50,7 @@ def kind(settings: Settings, changed: Callable[[], None]) -> Kind:
         )
         if model is not None:
             control.give(model)
-        try:
-            changed()
-        except (OSError, StudioError):
-            log.exception("the list of models could not be read after an import")
+        announce(changed)
         return model is not None
 
     return Kind(
@@ -94,8 +89,7 @@ def _read(payload: Any) -> ImportOrder:
     if not path.is_absolute() or not isinstance(given, dict):
         raise RequestError("path", "This is no import.")
     options = {field.name: _option(given.get(field.name, field.default)) for field in _OPTIONS}
-    known = size if isinstance(size, int) and size > 0 else 0
-    return ImportOrder(source=path, options=ImportOptions(**options), size=known)
+    return ImportOrder(source=path, options=ImportOptions(**options), size=count_of(size) or 0)
 
 
 _OPTIONS = fields(ImportOptions)
@@ -103,7 +97,8 @@ _OPTIONS = fields(ImportOptions)
 
 def _option(value: Any) -> Any:
     """A value of JSON that an option may have; the import itself checks what it means."""
-    plain = value is None or isinstance(value, bool | int | float)
+    number = isinstance(value, int | float) and abs(value) <= MAX_NUMBER
+    plain = value is None or number
     if not plain and not (isinstance(value, str) and len(value) <= _MAX_TEXT):
         raise RequestError("options", "These are no options of an import.")
     return value

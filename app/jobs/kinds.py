@@ -5,6 +5,7 @@ The rows that the studio has stand in `app.jobs.table`.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
@@ -13,7 +14,12 @@ from typing import Any
 from app.gallery.pictures import PictureFile
 from app.jobs.entry import Entry
 from app.jobs.turns import MAX_WAITING_EACH
+from pipelines.errors import StudioError
 from pipelines.progress import Report, ShouldStop
+
+MAX_NUMBER = 2**53
+"""The largest whole number that is the same everywhere, in JSON and as a float."""
+log = logging.getLogger(__name__)
 
 
 class Lane(StrEnum):
@@ -101,6 +107,20 @@ class Kind:
     def takes_device(self) -> bool:
         """Whether the painter gives the device up while a job of this kind runs."""
         return self.lane is Lane.DEVICE and not self.paints
+
+
+def count_of(value: Any) -> int | None:
+    """A number of bytes or things that JSON holds; None where it is none, or larger than any."""
+    counts = isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= MAX_NUMBER
+    return value if counts else None
+
+
+def announce(changed: Callable[[], None]) -> None:
+    """Calls `changed`. What a job has made stays made, though the list of it cannot be read."""
+    try:
+        changed()
+    except (OSError, StudioError):
+        log.exception("the list of models could not be read after a job")
 
 
 def with_result(entry: Entry, result: Any) -> Entry:

@@ -10,8 +10,8 @@ from datetime import datetime
 from typing import Any
 
 from app.jobs.job import ACTIVE, PAINT, JobState
-from app.jobs.kinds import Lane
-from app.jobs.rows import JobRow, json_of
+from app.jobs.kinds import Lane, count_of
+from app.jobs.rows import JobRow, clamped, json_of
 from app.jobs.turns import Claim, Turns
 from pipelines.errors import printable
 
@@ -92,11 +92,12 @@ def _listed(row: JobRow, place: int | None) -> ListedJob:
         for text in (row.payload, row.result, row.progress)
     )
     pictures = result.get("pictures")
-    names = [one.get("name") for one in pictures or () if isinstance(one, dict)]
+    listed = pictures if isinstance(pictures, list) else []
+    names = [one.get("name") for one in listed if isinstance(one, dict)]
     counts = {"done": progress.get("done"), "total": progress.get("total")}
     if row.kind == PAINT:
         counts = {"done": len(names), "total": payload.get("count")}
-    done, total = (n if isinstance(n, int) else 0 for n in counts.values())
+    done, total = (count_of(n) or 0 for n in counts.values())
     return ListedJob(
         id=printable(row.id, 40),
         kind=printable(row.kind, 20),
@@ -104,7 +105,7 @@ def _listed(row: JobRow, place: int | None) -> ListedJob:
         state=printable(row.state, 20),
         title=printable(result.get("title") or payload.get("prompt", ""), _MAX_TITLE),
         model=printable(payload.get("model", ""), _MAX_TITLE),
-        priority=int(row.priority),
+        priority=clamped(row.priority),
         place=place,
         created=row.created,
         started=row.started,

@@ -194,3 +194,63 @@ def test_a_studio_begins_with_any_number(
     assert one.ended(one.jobs.submit(request(count=1), OWNER)).state is JobState.DONE
     until(lambda: not any(job.active for job in one.jobs.jobs()))
     assert one.store.problem == ""
+
+
+@pytest.mark.parametrize(
+    "columns",
+    [
+        {"priority": 9e999},
+        {"result": '{"pictures": 5}'},
+        {"result": '{"pictures": {"name": 5}, "title": [1, 2]}'},
+        {"created": 9e999, "started": 9e999, "ended": -9e999},
+        {"kind": "download", "progress": f'{{"done": {"9" * 4299}, "total": 1}}'},
+        {"kind": "download", "progress": '{"done": -1, "total": true}'},
+    ],
+)
+def test_any_row_is_listed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], columns: dict[str, Any]
+) -> None:
+    put(tmp_path, **columns)
+    for words in (["list"], ["list", "--json"]):
+        assert main(["jobs", *words, "--workspace", str(tmp_path)]) == 0
+        (line,) = capsys.readouterr().out.splitlines()
+        assert ID[:8] in line
+    told = json.loads(line)
+    assert (told["done"], told["priority"] in (0, 9)) == (0, True)
+
+
+@pytest.mark.parametrize("state", ["waiting", "failed"])
+@pytest.mark.parametrize(
+    ("kind", "payload", "result", "taken"),
+    [
+        ("download", f'{{"model": "alpha-512", "left": {LARGE}}}', "{}", True),
+        ("download", f'{{"model": "alpha-512", "left": {2**53 + 1}}}', "{}", True),
+        ("download", '{"model": "alpha-512"}', f'{{"files": [["a", {LARGE}, 0]]}}', False),
+        ("download", '{"model": "alpha-512"}', '{"files": [["a", -1, 0]]}', False),
+        ("download", '{"model": "alpha-512"}', f'{{"spare": {LARGE}}}', False),
+        ("import", f'{{"source": "/x", "options": {{}}, "size": {LARGE}}}', "{}", True),
+        ("import", f'{{"source": "/x", "options": {{"tokens": {LARGE}}}}}', "{}", False),
+        ("import", '{"source": "/x", "options": {"tokens": NaN}}', "{}", False),
+    ],
+)
+def test_a_number_that_is_too_large_is_not_taken(
+    tmp_path: Path, studio: Make, state: str, kind: str, payload: str, result: str, taken: bool
+) -> None:
+    ended = None if state == "waiting" else time.time()
+    put(tmp_path, kind=kind, payload=payload, result=result, state=state, ended=ended)
+    settings = Settings(workspace=tmp_path)
+    (download, imported) = (
+        one for one in table.kinds(settings) if one.name in ("download", "import")
+    )
+    store = JobStore(settings.jobs)
+    for one in (download, imported):
+        store.learn(
+            one.timing(one.read(json.loads(payload))) if one.name == kind and taken else "x", 1e-8
+        )
+    store.close()
+    jobs = studio(runs=False).jobs.jobs()
+    assert len(jobs) == taken
+    for job in jobs:
+        assert job.seconds_left is None, "it is not known"
+        assert getattr(job.payload, "left", None) is None
+        assert getattr(job.payload, "size", 0) == 0

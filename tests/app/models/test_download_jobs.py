@@ -245,6 +245,22 @@ def test_a_fault_of_ours_ends_the_download_with_a_sentence(
     assert "fault of the studio" in job.error
 
 
+def test_a_download_is_done_though_the_list_cannot_be_read(
+    tmp_path: Path,
+    hub: FakeHub,  # noqa: F811
+) -> None:
+    def broken() -> None:
+        raise OSError("the disk is gone")
+
+    jobs, queue = face(tmp_path / "workspace", broken)
+    asked(jobs)
+    jobs.download(MODEL)
+    job = ended(jobs)
+    queue.close()
+    assert job is not None
+    assert (job.phase, job.error) == ("done", "")
+
+
 def test_the_catalog_hears_of_it(tmp_path: Path, hub: FakeHub) -> None:  # noqa: F811
     shelf = Shelf(tmp_path / "workspace")
     catalog = Catalog(user_models=shelf.settings.models)
