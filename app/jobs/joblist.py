@@ -121,9 +121,10 @@ class JobList:
                 self._store.forget(old)
 
     def forget(self, entry: Entry) -> None:
-        """Takes a job that has ended out of memory and out of the database."""
+        """Takes a job out of memory and out of the database, where it has ended."""
         with self.changed:
-            if self.entries.pop(entry.job.id, None) is None:
+            # It may have been retried since somebody looked.
+            if entry.job.active or self.entries.pop(entry.job.id, None) is None:
                 return
             self.changed.notify_all()
         self._kinds[entry.job.kind].forgotten(entry)

@@ -48,7 +48,7 @@ def act(jobs: JobList, entry: Entry, verb: str, value: str) -> str:
             # Others make room.
             changed = jobs.in_turn()
             said = move(entry, changed, value)
-        case "priority":
+        case "priority" if entry.job.may_move:
             said = prioritise(entry, value)
         case _:
             refuse(entry, verb)

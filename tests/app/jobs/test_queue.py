@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -299,6 +300,36 @@ def test_what_one_visitor_asks_changes_nothing_for_others(jobs: JobQueue) -> Non
         with pytest.raises(RequestError, match="whole queue"):
             jobs.obey(verb, mine[-1].id, "high", owner="me")
     assert not jobs.paused
+
+
+def test_what_was_retried_meanwhile_is_not_forgotten(jobs: JobQueue, runner: StepRunner) -> None:
+    jobs.pause(True)
+    job = jobs.submit(request(), "me")
+    jobs.stop(job.id, "me")
+    forget = jobs._list.forget
+
+    def late(*arguments: Any) -> None:
+        jobs.obey("retry", job.id, owner="me")
+        forget(*arguments)
+
+    jobs._list.forget = late  # type: ignore[method-assign]
+    jobs.forget(job.id, "me")
+    jobs.pause(False)
+    runner.go.release()
+    assert ended(jobs, job).state is JobState.DONE
+
+
+def test_what_has_ended_or_runs_has_no_priority(jobs: JobQueue, runner: StepRunner) -> None:
+    job = jobs.submit(request(), "me")
+    while not runner.order:
+        time.sleep(0.01)
+    with pytest.raises(RequestError, match="runs: “priority” is not for it"):
+        jobs.obey("priority", job.id, "high")
+    runner.go.release()
+    ended(jobs, job)
+    with pytest.raises(RequestError, match="has ended"):
+        jobs.obey("priority", job.id, "high")
+    assert ended(jobs, job).priority == 0
 
 
 def test_copies_of_a_visitor_count_as_their_jobs(jobs: JobQueue) -> None:
