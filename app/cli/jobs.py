@@ -41,10 +41,11 @@ def list_(
     """Says what runs, what waits in its order, and what has ended, the last first."""
     settings = Settings(workspace=workspace_path(workspace or context.obj))
     store = JobStore(settings.jobs)
-    rows = store.load() if store.file.exists() else []
+    there = store.file.exists()
+    rows = store.load() if there else []
     if rows is None:
         raise SaveError(store.problem)
-    paused = bool(store.noted(PAUSED)) if rows else False
+    paused = there and bool(store.noted(PAUSED))
     store.close()
     lanes = {kind.name: kind.lane for kind in table.kinds(settings)}
     jobs = listed(rows, lanes | {PAINT: Lane.DEVICE})
@@ -171,11 +172,17 @@ def _asked(store: JobStore, verb: str, job: str, value: str) -> str:
     number = store.order(verb, job, value)
     if number is None:
         raise SaveError(store.problem)
-    end = time.monotonic() + _ANSWER_SECONDS
-    while (answer := store.answered(number)) is None:
-        if time.monotonic() > end:
-            raise BusyError("The running studio does not answer.", "Look at its window, or log.")
-        time.sleep(_POLL_SECONDS)
+    answer, end = None, time.monotonic() + _ANSWER_SECONDS
+    try:
+        while (answer := store.answered(number)) is None and time.monotonic() < end:
+            time.sleep(_POLL_SECONDS)
+    finally:
+        # Nobody waits for it any more: it is not to happen later.
+        withdrawn = answer is None and store.withdraw(number)
+    if answer is None and not withdrawn:
+        answer = store.answered(number)
+    if answer is None:
+        raise BusyError("The running studio does not answer.", "Look at its window, or log.")
     said, refused = answer
     if refused:
         raise StudioError(said)

@@ -27,6 +27,8 @@ from pipelines.request import GenerationRequest
 PAINTER, PAUSED = "painter", "paused"
 # How often orders of other processes are looked for.
 _TICK_SECONDS = 0.3
+# A command that changes the jobs has them for a moment.
+_HOLD_SECONDS = 3.0
 log = logging.getLogger(__name__)
 
 
@@ -52,7 +54,7 @@ class JobQueue:
         table = (paint.kind(runner, gallery, resumes=resumes), *kinds)
         self._kinds = {kind.name: kind for kind in table}
         # A studio beside the one that holds the jobs of the workspace keeps its own in memory.
-        self._store = store if store is not None and store.hold() else None
+        self._store = store if store is not None and store.hold(_HOLD_SECONDS) else None
         self._list = JobList(self._kinds, self._store)
         self._entries, self._changed = self._list.entries, self._list.changed
         self._ended = threading.Event()
@@ -330,7 +332,7 @@ class JobQueue:
                 self._list.flush()
                 for order in self._store.orders():
                     said, refused = self._obeyed(order)
-                    self._store.answer(order.id, said, refused=refused)
+                    self._store.answer(order, said, refused=refused)
             # One of the few outermost seams: the next order is heard whatever this one was.
             except Exception:
                 log.exception("the orders of other processes were not read")

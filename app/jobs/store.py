@@ -21,51 +21,18 @@ from filelock import FileLock, Timeout
 
 from app import database
 from app.jobs.rows import COLUMNS, JobRow, sound, storable
+from app.jobs.schema import ENDED, FORM, PRUNE, SAVE, TABLES
 from pipelines.errors import StudioError, printable
 
 T = TypeVar("T")
-FORM = 1
-MAX_KEPT, MAX_KEPT_PASSING = 200, 50
-"""Of how many jobs that have ended is remembered; of each owner the last one is, too."""
-MAX_OWNERS = 200
 _MAX_ROWS = 5000
 # How long the page may wait for a database that others lock; not again until it was free once.
 _PATIENCE, _NO_PATIENCE = 1.0, 0.02
-_TABLES = """
-CREATE TABLE jobs (
-    id TEXT PRIMARY KEY, kind TEXT NOT NULL, owner TEXT NOT NULL, client TEXT NOT NULL,
-    payload TEXT NOT NULL, state TEXT NOT NULL, priority INTEGER NOT NULL, position REAL NOT NULL,
-    created REAL NOT NULL, started REAL, ended REAL, progress TEXT NOT NULL, result TEXT NOT NULL,
-    error TEXT, grace REAL, passing INTEGER NOT NULL, interruptions INTEGER NOT NULL,
-    resumed INTEGER NOT NULL
-);
-CREATE INDEX jobs_owner ON jobs (owner, ended);
-CREATE TABLE notes (name TEXT PRIMARY KEY, value TEXT NOT NULL);
-CREATE TABLE timings (key TEXT PRIMARY KEY, seconds REAL NOT NULL, at REAL NOT NULL);
-CREATE TABLE orders (
-    id INTEGER PRIMARY KEY, verb TEXT NOT NULL, job TEXT NOT NULL, value TEXT NOT NULL,
-    answer TEXT, refused INTEGER, at REAL NOT NULL
-);
-"""
+# A command waits ten seconds for its answer.
+_ORDER_SECONDS = 30.0
 # What binding a value raises that no database holds: half a character, or too large a number.
 _UNWRITABLE = (UnicodeError, OverflowError, sqlite3.InterfaceError)
 log = logging.getLogger(__name__)
-
-
-_SAVE = (
-    f"INSERT OR REPLACE INTO jobs ({', '.join(COLUMNS)}) VALUES ({', '.join('?' * len(COLUMNS))})"
-)
-_ENDED = "(state NOT IN ('waiting', 'running'))"
-_PRUNE = f"""
-DELETE FROM jobs WHERE {_ENDED}
-    AND id NOT IN (SELECT id FROM jobs WHERE {_ENDED} AND NOT passing
-                   ORDER BY ended DESC LIMIT {MAX_KEPT})
-    AND id NOT IN (SELECT id FROM jobs WHERE {_ENDED} AND passing
-                   ORDER BY ended DESC LIMIT {MAX_KEPT_PASSING})
-    AND id NOT IN (SELECT id FROM (SELECT id, max(ended) AS last FROM jobs
-                                   WHERE {_ENDED} AND NOT passing GROUP BY owner, kind
-                                   ORDER BY last DESC LIMIT {MAX_OWNERS}))
-"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,6 +43,7 @@ class QueueOrder:
     verb: str
     job: str
     value: str
+    at: float
 
 
 class JobStore:
@@ -89,6 +57,8 @@ class JobStore:
         # Every row of this process: one that was kept aside is written anew from here.
         self._rows: dict[str, JobRow] = {}
         self._unsaved: dict[str, JobRow | None] = {}
+        # What was said to orders and could not be written yet: nothing is obeyed twice.
+        self._answers: dict[QueueOrder, tuple[str, bool]] = {}
         self._trouble = ""
         self._aside = ""
         self._seen_version = -1
@@ -105,16 +75,15 @@ class JobStore:
         """True where this process holds the queue of the workspace."""
         return self._holding is not None
 
-    def hold(self) -> bool:
-        """Takes the queue of the workspace for this process; False where another one has it."""
+    def hold(self, patience: float = 0.0) -> bool:
+        """Takes the queue of the workspace for this process; False where another one has it, and
+        does not let go of it within `patience` seconds."""
         if self._holding is not None:
             return True
         try:
             self.file.parent.mkdir(parents=True, exist_ok=True)
-            lock = FileLock(
-                self.file.with_suffix(".lock"), timeout=0, thread_local=False, is_singleton=False
-            )
-            lock.acquire()
+            lock = FileLock(self.file.with_suffix(".lock"), thread_local=False, is_singleton=False)
+            lock.acquire(timeout=patience)
         except Timeout:
             self._trouble = (
                 "Another studio holds the jobs of this workspace;"
@@ -146,7 +115,7 @@ class JobStore:
             for row in rows:
                 self._rows[row.id] = self._unsaved[row.id] = row
             ended = any(row.state not in ("waiting", "running") for row in rows)
-            self._use(lambda db: db.execute(_PRUNE) if ended else None)
+            self._use(lambda db: db.execute(PRUNE) if ended else None)
 
     def forget(self, ids: Collection[str], *, everywhere: bool = False) -> None:
         """Takes jobs out of the memory of this process; `everywhere`, out of the database too."""
@@ -160,9 +129,7 @@ class JobStore:
 
     def refuse(self, job_id: str, why: str) -> None:
         """Ends a job of the database that nobody can read."""
-        sql = (
-            f"UPDATE jobs SET state = 'failed', error = ?, ended = ? WHERE id = ? AND NOT {_ENDED}"
-        )
+        sql = f"UPDATE jobs SET state = 'failed', error = ?, ended = ? WHERE id = ? AND NOT {ENDED}"
         self._use(lambda db: db.execute(sql, (why, time.time(), job_id)))
 
     def load(self) -> list[JobRow] | None:
@@ -173,7 +140,7 @@ class JobStore:
     def last(self, owner: str, kind: str) -> JobRow | None:
         """The job of `owner` of that kind that ended last."""
         select = (
-            f"SELECT {', '.join(COLUMNS)} FROM jobs WHERE owner = ? AND kind = ? AND {_ENDED}"
+            f"SELECT {', '.join(COLUMNS)} FROM jobs WHERE owner = ? AND kind = ? AND {ENDED}"
             " AND NOT passing ORDER BY ended DESC LIMIT 1"
         )
         asked = (storable(owner), kind)
@@ -219,30 +186,56 @@ class JobStore:
         asked = (*map(storable, (verb, job, value)), time.time())
         return self._use(lambda db: db.execute(sql, asked).lastrowid)
 
+    def withdraw(self, order: int) -> bool:
+        """Takes an order back; False where it may have been answered meanwhile."""
+        sql = "DELETE FROM orders WHERE id = ? AND answer IS NULL"
+        return bool(self._use(lambda db: db.execute(sql, (order,)).rowcount))
+
     def orders(self) -> list[QueueOrder]:
-        """What is asked and not answered yet."""
+        """What is asked and not answered yet. Whoever asked long ago has gone, and does not expect
+        it any more."""
+        self._say()
         if not self._has_changed():
             return []
-        sql = "SELECT id, verb, job, value FROM orders WHERE answer IS NULL ORDER BY id LIMIT 100"
-        rows = self._use(lambda db: list(db.execute(sql))) or []
-        if len(rows) == 100:
+        sql = (
+            "SELECT id, verb, job, value, at FROM orders"
+            " WHERE answer IS NULL AND at BETWEEN ? AND ? ORDER BY id LIMIT 100"
+        )
+        now = time.time()
+        within = (now - _ORDER_SECONDS, now + _ORDER_SECONDS)
+        rows = self._use(lambda db: list(db.execute(sql, within)))
+        if rows is None or len(rows) == 100:
             # There may be more, without another change.
             self._seen_version = -1
-        return [
-            QueueOrder(id=number, verb=str(verb)[:40], job=str(job)[:80], value=str(value)[:80])
-            for number, verb, job, value in rows
-        ]
-
-    def answer(self, order: int, text: str, *, refused: bool) -> None:
-        """Says what became of an order; answers that nobody fetched go after an hour."""
-
-        def work(db: sqlite3.Connection) -> None:
-            db.execute("DELETE FROM orders WHERE at < ?", (time.time() - 3600,))
-            db.execute(
-                "UPDATE orders SET answer = ?, refused = ? WHERE id = ?", (text, refused, order)
+        made = [
+            QueueOrder(
+                id=number, verb=str(verb)[:40], job=str(job)[:80], value=str(value)[:80], at=at
             )
+            for number, verb, job, value, at in rows or ()
+        ]
+        return [order for order in made if order not in self._answers]
 
-        self._use(work)
+    def answer(self, order: QueueOrder, text: str, *, refused: bool) -> None:
+        """Says what became of an order, now or as soon as it can be written; answers that nobody
+        fetched go after an hour."""
+        self._answers[order] = (storable(text), refused)
+        self._say()
+
+    def _say(self) -> None:
+        said = dict(self._answers)
+        if not said:
+            return
+
+        def work(db: sqlite3.Connection) -> bool:
+            db.execute("DELETE FROM orders WHERE at < ?", (time.time() - 3600,))
+            sql = "UPDATE orders SET answer = ?, refused = ? WHERE id = ? AND at = ?"
+            # The number of one that was taken back is given to another.
+            db.executemany(sql, [(*what, order.id, order.at) for order, what in said.items()])
+            return True
+
+        if self._use(work):
+            for order in said:
+                del self._answers[order]
 
     def answered(self, order: int) -> tuple[str, bool] | None:
         """The answer to an order, and whether it is a refusal; None while there is none."""
@@ -294,7 +287,7 @@ class JobStore:
                     if row is None:
                         db.execute("DELETE FROM jobs WHERE id = ?", (job_id,))
                     else:
-                        db.execute(_SAVE, tuple(getattr(row, name) for name in COLUMNS))
+                        db.execute(SAVE, tuple(getattr(row, name) for name in COLUMNS))
                 except _UNWRITABLE as error:
                     # It would stand in the way of all others, for ever.
                     log.warning("a job is kept in memory only (%s)", printable(error, 80))
@@ -338,7 +331,7 @@ class JobStore:
         with database.writing(connection):
             if database.form(connection) == FORM:
                 return
-            for statement in _TABLES.split(";"):
+            for statement in TABLES.split(";"):
                 connection.execute(statement)
             connection.execute(f"PRAGMA user_version = {FORM}")
 

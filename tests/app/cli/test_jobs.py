@@ -11,10 +11,12 @@ from pathlib import Path
 
 import pytest
 
+from app.cli import jobs as cli
 from app.cli.main import main
 from app.jobs.downloads import DOWNLOAD, Fetch
 from app.jobs.exports import ExportOrder
 from app.jobs.job import COMPUTER, Job, JobState
+from app.jobs.store import JobStore
 from app.models import import_process
 from app.models.rows import ImportOptions
 from app.parts import assemble
@@ -173,6 +175,87 @@ def test_what_a_row_holds_never_reaches_the_terminal_as_a_command(
     told = capsys.readouterr()
     assert "\x1b" not in told.out
     assert len(told.out.splitlines()) == 8
+
+
+@pytest.mark.parametrize("verb", ["stop", "duplicate"])
+def test_what_nobody_answered_does_not_happen_later(
+    tmp_path: Path,
+    studio: Studio,
+    jobs: list[Job],
+    capsys: Told,
+    monkeypatch: pytest.MonkeyPatch,
+    verb: str,
+) -> None:
+    studio.vanish()
+    # Another command has the jobs.
+    holder = JobStore(tmp_path / "jobs.db")
+    assert holder.hold()
+    monkeypatch.setattr(cli, "_ANSWER_SECONDS", 0.2)
+    assert run(tmp_path, verb, jobs[1].id) != 0
+    assert "does not answer" in capsys.readouterr().err
+    # And one that was killed while it waited, before long ago.
+    assert holder.order(verb, jobs[2].id, "")
+    connection = sqlite3.connect(tmp_path / "jobs.db")
+    with connection:
+        connection.execute("UPDATE orders SET at = at - 60")
+    connection.close()
+    holder.close()
+    second = Studio(tmp_path, 0)
+    asked = JobStore(tmp_path / "jobs.db")
+    number = asked.order("pause", "", "")
+    assert number is not None
+    end = time.monotonic() + 10
+    while asked.answered(number) is None:
+        assert time.monotonic() < end
+        time.sleep(0.01)
+    asked.close()
+    found = [job.state for job in second.jobs.jobs()]
+    second.jobs.close()
+    assert found == [JobState.RUNNING, *[JobState.WAITING] * 3]
+
+
+def test_an_order_whose_answer_cannot_be_written_is_obeyed_once(
+    tmp_path: Path, studio: Studio, jobs: list[Job], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    obey, obeyed = studio.jobs.obey, []
+    locker = sqlite3.connect(tmp_path / "jobs.db", isolation_level=None, check_same_thread=False)
+
+    def locked(*arguments: str) -> str:
+        obeyed.append(arguments)
+        said = obey(*arguments)
+        if len(obeyed) == 1:
+            locker.execute("BEGIN IMMEDIATE")
+        return said
+
+    monkeypatch.setattr(studio.jobs, "obey", locked)
+    asked = JobStore(tmp_path / "jobs.db")
+    number = asked.order("duplicate", jobs[1].id, "")
+    assert number is not None
+    end = time.monotonic() + 20
+    while not studio.store.problem:
+        assert time.monotonic() < end
+        time.sleep(0.01)
+    time.sleep(1)
+    locker.execute("ROLLBACK")
+    # Another process writes, so that orders are looked for again.
+    asked.note("any", "note")
+    while asked.answered(number) is None:
+        assert time.monotonic() < end
+        time.sleep(0.01)
+    asked.note("any", "other note")
+    time.sleep(0.7)
+    asked.close()
+    locker.close()
+    assert obeyed == [("duplicate", jobs[1].id, "")]
+    assert len(studio.jobs.jobs()) == 5
+
+
+def test_a_queue_without_jobs_is_said_to_be_paused(
+    tmp_path: Path, studio: Studio, capsys: Told
+) -> None:
+    assert run(tmp_path, "pause") == 0
+    assert run(tmp_path, "list") == 0
+    assert capsys.readouterr().err == "0 waiting or running, 0 ended; the queue is paused.\n"
 
 
 def test_a_database_of_a_newer_version_is_not_touched(

@@ -24,7 +24,7 @@ from app.jobs.imports import IMPORT
 from app.jobs.job import COMPUTER, Job, JobState
 from app.jobs.kinds import JobControl, Kind, Lane
 from app.jobs.queue import JobQueue
-from app.jobs.store import FORM
+from app.jobs.schema import FORM
 from app.models import import_process
 from app.models.rows import ImportOptions
 from app.painting.worker import EngineState

@@ -22,7 +22,8 @@ from app.jobs.entry import MAX_INTERRUPTIONS
 from app.jobs.job import Job, JobState
 from app.jobs.kinds import Kind, Lane
 from app.jobs.queue import JobQueue
-from app.jobs.store import FORM, MAX_KEPT_PASSING, JobStore
+from app.jobs.schema import FORM, MAX_KEPT_PASSING
+from app.jobs.store import JobStore
 from app.painting.runner import Keep
 from app.settings import Settings
 from pipelines.catalog import Catalog
@@ -433,6 +434,20 @@ def test_a_second_studio_says_so_and_shares_nothing(studio: Make) -> None:
     rows = first.store.load()
     assert rows is not None
     assert [row.id for row in rows] == [mine.id]
+
+
+def test_a_studio_waits_for_a_command_that_holds_the_jobs(tmp_path: Path, studio: Make) -> None:
+    first = studio(0)
+    job = first.jobs.submit(request(), OWNER)
+    first.vanish()
+    command = JobStore(tmp_path / "jobs.db")
+    assert command.hold()
+    timer = threading.Timer(0.5, command.close)
+    timer.start()
+    second = studio()
+    timer.join()
+    assert second.store.problem == ""
+    assert second.ended(job).state is JobState.DONE
 
 
 def test_the_page_can_say_that_another_studio_holds_the_jobs(tmp_path: Path) -> None:
