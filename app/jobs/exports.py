@@ -98,6 +98,7 @@ def kind(folder: Path, find: Find) -> Kind:
         timing=lambda order: f"{platform.node()}|{EXPORT}|{order.format}|{order.strip}",
         units=_units,
         most_each=1,
+        for_all=lambda order: order.everybodys,
         forgotten=_discard,
     )
 

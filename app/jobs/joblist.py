@@ -108,17 +108,25 @@ class JobList:
         row = self._store.last(owner, kind) if self._store is not None else None
         return rows.entry_of(row, self._kinds) if row is not None else None
 
-    def forget_old(self) -> None:
-        """Takes the oldest that have ended out of memory. Lock held."""
+    def forget_old(self) -> list[Entry]:
+        """Takes the oldest that have ended out of memory; those, for `discard`. Lock held."""
+        gone = []
         for passing in (False, True):
             mine = [(i, e) for i, e in self.entries.items() if e.passing is passing]
             ended = [i for i, entry in mine if not entry.job.active and i not in self._dirty]
             old = ended[: max(0, len(ended) - MAX_KEPT)]
-            for job_id in old:
-                entry = self.entries.pop(job_id)
-                self._kinds[entry.job.kind].forgotten(entry)
+            gone += [self.entries.pop(job_id) for job_id in old]
             if self._store is not None:
                 self._store.forget(old)
+        return gone
+
+    def discard(self, replaced: Sequence[Entry], old: Sequence[Entry]) -> None:
+        """Forgets what was `replaced`, and lets go of what belonged to `old` ones that are out of
+        memory. The disk may be slow: the lock is not held."""
+        for entry in replaced:
+            self.forget(entry)
+        for entry in old:
+            self._kinds[entry.job.kind].forgotten(entry)
 
     def forget(self, entry: Entry) -> None:
         """Takes a job out of memory and out of the database, where it has ended."""

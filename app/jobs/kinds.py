@@ -78,7 +78,9 @@ class Kind:
     payload of a job that is queued once more. `timing` names what its time depends on, "" where it
     cannot be told; `units` how many times that is left to do, None where that is not known.
 
-    `most_each` is how many jobs of this kind one owner may have waiting or running. A `fleeting`
+    `most_each` is how many jobs of this kind one owner may have waiting or running; where that is
+    one, a new job takes the place of those that have ended. `for_all` tells whether a payload is
+    about what others own: its owner asks for it anew only while they may. A `fleeting`
     kind answers a question: it is not kept in the database, nor listed once it has ended.
     `forgotten` hears of a job that leaves the list.
     """
@@ -100,6 +102,7 @@ class Kind:
     timing: Callable[[Any], str] = lambda payload: ""
     units: Callable[[Entry], float | None] = lambda entry: 1
     most_each: int = MAX_WAITING_EACH
+    for_all: Callable[[Any], bool] = lambda payload: False
     fleeting: bool = False
     forgotten: Callable[[Entry], None] = lambda entry: None
 

@@ -60,8 +60,7 @@ class JobQueue:
         self._ended = threading.Event()
         self._ticker = threading.Thread(target=self._tick, name="jobs-orders", daemon=True)
         # Now: soon the note is that of the process that this studio starts.
-        painter = self._store.noted(PAINTER) if self._store is not None else ""
-        self._lanes = Lanes(self._list, self._kinds, lend, painter)
+        self._lanes = Lanes(self._list, self._kinds, lend, self.noted(PAINTER))
         self._load()
         if runs:
             self.start()
@@ -104,10 +103,19 @@ class JobQueue:
             claim = Claim(owner=owner, client=more.get("client", ""))
             self._check_room(kind, claim, trusted=trusted)
             entry = self._new(kind, payload, owner, **more)
-            self._list.forget_old()
+            gone, old = self._replaced(entry), self._list.forget_old()
             self._changed.notify_all()
         self._list.flush()
+        self._list.discard(gone, old)
         return entry.job
+
+    def _replaced(self, entry: Entry) -> list[Entry]:
+        """What has ended, whose place a new job takes. Lock held."""
+        if self._kinds[entry.job.kind].most_each > 1:
+            return []
+        mine = entry.job.owner, entry.job.kind
+        others = [one for one in self._entries.values() if (one.job.owner, one.job.kind) == mine]
+        return [one for one in others if not one.job.active]
 
     def _check_room(self, name: str, claim: Claim, *, trusted: bool) -> None:
         """Raises BusyError where one more job of the kind cannot wait for its turn."""
@@ -174,17 +182,33 @@ class JobQueue:
             entry = orders.find(self._listed(owner), job_id, owner)
             if verb in ("duplicate", "retry") and not (verb == "retry" and entry.job.active):
                 self._check_room(entry.job.kind, entry.claim, trusted=owner is None)
+                self._check_right(entry, owner)
             if verb == "duplicate":
-                said = f"is queued once more as {self._copied(entry).job.id[:8]}"
+                made = self._copied(entry)
+                gone = self._replaced(made)
+                said = f"is queued once more as {made.job.id[:8]}"
             else:
-                said = orders.act(self._list, entry, verb, value)
+                said, made, gone = orders.act(self._list, entry, verb, value), entry, []
+            if verb in ("duplicate", "retry"):
+                # Whoever asks now is who it runs for; of the computer nobody has to look.
+                made.context = contextvars.copy_context()
+                made.grace = None if owner is None else made.grace
+                self._list.mark(made)
             self._changed.notify_all()
         self._list.flush()
+        self._list.discard(gone, [])
         return f"Job {entry.job.id[:8]} {said}."
 
     def _copied(self, entry: Entry) -> Entry:
         job, payload = entry.job, self._kinds[entry.job.kind].copied(entry)
-        return self._new(job.kind, payload, job.owner, client=entry.client, grace=entry.grace)
+        more = {"client": entry.client, "grace": entry.grace, "passing": entry.passing}
+        return self._new(job.kind, payload, job.owner, **more)
+
+    def _check_right(self, entry: Entry, owner: str | None) -> None:
+        """Raises RequestError where only who administers the studio may ask for it anew."""
+        if owner is not None and self._kinds[entry.job.kind].for_all(entry.job.payload):
+            words = f"Job {entry.job.id[:8]} is about what others own."
+            raise RequestError("job", words, "Ask for your own.")
 
     def _listed(self, owner: str | None) -> list[Entry]:
         """The jobs that `jobs` lists; questions that are answered are none. Lock held."""
@@ -195,7 +219,7 @@ class JobQueue:
         """Takes a job of the owner that has ended out of the list; its pictures stay."""
         with self._changed:
             entry = self._entries.get(job_id)
-        if entry is not None and entry.job.owner == owner and not entry.job.active:
+        if entry is not None and entry.job.owner == owner:
             self._list.forget(entry)
 
     @property
@@ -208,8 +232,16 @@ class JobQueue:
         with self._changed:
             self._list.paused = on
             self._changed.notify_all()
+        self.note(PAUSED, "yes" if on else "")
+
+    def note(self, name: str, value: str) -> None:
+        """Keeps a short text beside the jobs, for the next studio."""
         if self._store is not None:
-            self._store.note(PAUSED, "yes" if on else "")
+            self._store.note(name, value)
+
+    def noted(self, name: str) -> str:
+        """What was kept under `name`; "" where that is nothing."""
+        return self._store.noted(name) if self._store is not None else ""
 
     # --- what is seen
 
@@ -322,8 +354,8 @@ class JobQueue:
 
     def _load(self) -> None:
         """Takes in the jobs of the last studio, once they can be read."""
-        if self._list.load() and self._store is not None:
-            self._list.paused = self.paused or bool(self._store.noted(PAUSED))
+        if self._list.load():
+            self._list.paused = self.paused or bool(self.noted(PAUSED))
 
     def _tick(self) -> None:
         while self._store is not None and not self._ended.wait(_TICK_SECONDS):

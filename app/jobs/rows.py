@@ -179,8 +179,11 @@ def go_on(entry: Entry, kind: Kind) -> bool:
     if not entry.job.active:
         return False
     said, way_out = kind.interrupted
-    if entry.passing or (was_running and not kind.resumes):
-        # Nobody can come back for what a call of the API has asked for.
+    if not was_running:
+        said = "The studio was restarted while it waited"
+    if entry.passing or (not kind.resumes and (was_running or kind.paints)):
+        # Nobody can come back for what a call of the API has asked for, and a painting that does
+        # not go on needs the visitor who has asked for it.
         _interrupt(entry, said, way_out)
         return False
     if was_running:

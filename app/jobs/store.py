@@ -57,6 +57,9 @@ class JobStore:
         # Every row of this process: one that was kept aside is written anew from here.
         self._rows: dict[str, JobRow] = {}
         self._unsaved: dict[str, JobRow | None] = {}
+        # The same of notes.
+        self._notes: dict[str, str] = {}
+        self._unsaved_notes: dict[str, str] = {}
         # What was said to orders and could not be written yet: nothing is obeyed twice.
         self._answers: dict[QueueOrder, tuple[str, bool]] = {}
         self._trouble = ""
@@ -150,16 +153,19 @@ class JobStore:
     # --- what is noted beside them
 
     def note(self, name: str, value: str) -> None:
-        """Keeps a short text under `name`."""
-        self._use(
-            lambda db: db.execute("INSERT OR REPLACE INTO notes VALUES (?, ?)", (name, value))
-        )
+        """Keeps a short text under `name`, now or as soon as the database can be written."""
+        with self._lock:
+            self._notes[name] = self._unsaved_notes[name] = storable(value)
+            self._use(lambda db: None)
 
     def noted(self, name: str) -> str:
         """What was kept under `name`; "" where that is nothing."""
         select = "SELECT value FROM notes WHERE name = ?"
-        found = self._use(lambda db: db.execute(select, (name,)).fetchone())
-        return str(found[0])[:1000] if found else ""
+        with self._lock:
+            found = self._use(lambda db: db.execute(select, (name,)).fetchone())
+            if found:
+                self._notes[name] = str(found[0])[:1000]
+            return self._notes.get(name, "")
 
     def learn(self, key: str, seconds: float) -> None:
         """Keeps how long something takes; what was not seen for longest is forgotten."""
@@ -265,6 +271,7 @@ class JobStore:
                     with self._writing() as db:
                         done = work(db)
                     self._unsaved.clear()
+                    self._unsaved_notes.clear()
                     self._trouble = ""
                     return done
                 except (sqlite3.Error, *_UNWRITABLE, OSError, StudioError) as error:
@@ -293,6 +300,8 @@ class JobStore:
                     log.warning("a job is kept in memory only (%s)", printable(error, 80))
                     self._rows.pop(job_id, None)
                     del self._unsaved[job_id]
+            for note in self._unsaved_notes.items():
+                db.execute("INSERT OR REPLACE INTO notes VALUES (?, ?)", note)
             yield db
 
     @property
@@ -343,7 +352,7 @@ class JobStore:
         for old, new in zip(database.files(self.file), database.files(aside), strict=True):
             with suppress(OSError):
                 old.rename(new)
-        self._unsaved = dict(self._rows)
+        self._unsaved, self._unsaved_notes = dict(self._rows), dict(self._notes)
         self._aside = (
             f"The list of jobs {why}; it is kept aside as {aside}, and a new one was begun."
         )

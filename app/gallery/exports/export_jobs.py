@@ -67,7 +67,7 @@ class ExportJobs:
         if last is not None and last.active:
             raise BusyError("Pictures are being exported already.", "Wait, or stop that.")
         self._queue.add(EXPORT, order, owner, client=client, trusted=trusted)
-        for job in [*([last] if last is not None else []), *self._outlived()]:
+        for job in self._outlived():
             self._queue.forget(job.id, job.owner)
 
     def _outlived(self) -> list[Job]:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextvars
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -317,6 +318,68 @@ def test_what_was_retried_meanwhile_is_not_forgotten(jobs: JobQueue, runner: Ste
     jobs.pause(False)
     runner.go.release()
     assert ended(jobs, job).state is JobState.DONE
+
+
+def test_what_is_asked_anew_runs_for_whoever_asks(jobs: JobQueue, runner: StepRunner) -> None:
+    visitor = contextvars.ContextVar("visitor", default="nobody")
+    seen: list[str] = []
+    paint = runner.paint
+
+    def painting(*arguments: Any, **how: Any) -> None:
+        seen.append(visitor.get())
+        paint(*arguments, **how)
+
+    runner.paint = painting  # type: ignore[method-assign]
+
+    def ask(name: str, what: Callable[[], Any]) -> Any:
+        def do() -> Any:
+            visitor.set(name)
+            return what()
+
+        return contextvars.copy_context().run(do)
+
+    job = ask("first", lambda: jobs.submit(request("fail"), "me"))
+    for name, verb in (("second", "retry"), ("third", "duplicate")):
+        runner.go.release()
+        ended(jobs, job)
+        ask(name, lambda verb=verb: jobs.obey(verb, job.id, owner="me"))
+    runner.go.release()
+    while len(seen) < 3:
+        time.sleep(0.01)
+    assert seen == ["first", "second", "third"]
+
+
+@pytest.mark.parametrize("verb", ["retry", "duplicate"])
+def test_what_the_computer_asks_anew_waits_for_nobody_to_look(
+    jobs: JobQueue, runner: StepRunner, verb: str
+) -> None:
+    runs = jobs.submit(request("a"), "me")
+    left = jobs.submit(request("b"), "visitor", grace=0.2, passing=True)
+    jobs.stop(left.id, "visitor")
+    jobs.obey(verb, left.id)
+    time.sleep(0.5)
+    runner.go.release(2)
+    ended(jobs, runs)
+    end = time.monotonic() + 5
+    while runner.order != ["a", "b"]:
+        assert time.monotonic() < end, jobs.jobs()
+        time.sleep(0.01)
+    assert {e.passing for e in jobs._entries.values() if e.job.owner == "visitor"} == {True}
+
+
+@pytest.mark.parametrize("verb", ["retry", "duplicate"])
+def test_what_a_visitor_asks_anew_is_stopped_when_they_leave(
+    jobs: JobQueue, runner: StepRunner, verb: str
+) -> None:
+    jobs.submit(request("a"), "me")
+    while not runner.order:
+        time.sleep(0.01)
+    left = jobs.submit(request("b"), "visitor", grace=0.2)
+    jobs.stop(left.id, "visitor")
+    jobs.obey(verb, left.id, owner="visitor")
+    assert [job.state for job in jobs.jobs()].count(JobState.WAITING) == 1
+    time.sleep(0.5)
+    assert JobState.WAITING not in [job.state for job in jobs.jobs()]
 
 
 def test_what_has_ended_or_runs_has_no_priority(jobs: JobQueue, runner: StepRunner) -> None:

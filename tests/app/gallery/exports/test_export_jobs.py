@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -20,7 +21,7 @@ from app import scratch
 from app.gallery.exports import export, formats
 from app.gallery.exports.export_jobs import ExportJob, ExportJobs
 from app.gallery.index import GalleryIndex, IndexedPicture
-from app.jobs import exports
+from app.jobs import exports, joblist
 from app.jobs.exports import ExportOrder
 from app.jobs.queue import JobQueue
 from pipelines.catalog import ROOT
@@ -136,6 +137,61 @@ def test_a_new_export_takes_the_place_of_the_last(made: Exports, jobs: ExportJob
     assert jobs.file(second.token).suffix == ".html"
     with pytest.raises(RecipeError):
         jobs.file(first.token)
+
+
+def test_copies_of_an_export_take_the_place_of_the_last(made: Exports, jobs: ExportJobs) -> None:
+    jobs.start(replace(ALL, everybodys=False), "me")
+    first = ended(jobs, "me")
+    jobs.start(ALL, "another")
+    ended(jobs, "another")
+    for _ in range(4):
+        made.queue.obey("duplicate", ended(jobs, "me").token, owner="me")
+    last = ended(jobs, "me")
+    assert last.token != first.token
+    assert [job.id for job in made.queue.jobs("me")] == [last.token]
+    assert sorted(file.name for file in made.files()) == sorted(
+        [last.token, ended(jobs, "another").token]
+    )
+    assert jobs.file(last.token).is_file()
+
+
+@pytest.mark.parametrize("verb", ["retry", "duplicate"])
+def test_pictures_of_everybody_are_not_exported_anew_by_a_visitor(
+    made: Exports, jobs: ExportJobs, verb: str
+) -> None:
+    made.fault = ZeroDivisionError("ours")
+    jobs.start(ALL, "me", trusted=True)
+    failed = ended(jobs, "me")
+    made.fault = None
+    with pytest.raises(RequestError, match="what others own"):
+        made.queue.obey(verb, failed.token, owner="me")
+    assert ended(jobs, "me").phase == "failed"
+    made.queue.obey(verb, failed.token)
+    assert ended(jobs, "me").phase == "done"
+
+
+def test_files_are_deleted_without_the_lock_of_the_queue(
+    made: Exports, jobs: ExportJobs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(joblist, "MAX_KEPT", 1)
+    delete, free = shutil.rmtree, []
+
+    def slowly(*arguments: Any, **how: Any) -> None:
+        asked = threading.Thread(target=made.queue.jobs, daemon=True)
+        asked.start()
+        asked.join(2)
+        free.append(not asked.is_alive())
+        delete(*arguments, **how)
+
+    for owner in ("a", "b", "c"):
+        jobs.start(ALL, owner)
+        ended(jobs, owner)
+    monkeypatch.setattr(exports.shutil, "rmtree", slowly)
+    jobs.start(ALL, "a")
+    ended(jobs, "a")
+    assert free
+    assert all(free)
+    assert len(made.files()) <= 3
 
 
 def test_a_stop_leaves_nothing(made: Exports, jobs: ExportJobs, gate: threading.Event) -> None:
