@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import shutil
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from app.jobs.closed import ClosedNote
 from app.jobs.downloads import DOWNLOAD, QUESTION, Fetch, Fetched
 from app.jobs.downloads import FileState as FileState
 from app.jobs.job import COMPUTER, Job, JobState
@@ -64,8 +66,9 @@ class ModelJobs:
         self._changed = changed
         self._rows: tuple[ModelRow, ...] | None = None
         self._began = time.time()
-        # When that was asked for which was closed last.
-        self._closed = 0.0
+        self._closed = ClosedNote(queue, DOWNLOAD)
+        # Around looking whether one runs and beginning another.
+        self._beginning = threading.RLock()
 
     @property
     def job(self) -> ModelJob | None:
@@ -102,16 +105,17 @@ class ModelJobs:
 
     def download(self, model_id: str) -> None:
         """Does what was asked, or goes on with it. Raises BusyError, RequestError."""
-        job = self._last()
-        if job is None or job.payload.model != model_id:
-            raise RequestError("model", f"Nobody asked yet what “{model_id}” would fetch.")
-        if job.kind == DOWNLOAD and job.may_retry:
-            self._queue.obey("retry", job.id)
-            return
-        self._forget(model_id)
-        made: Fetched | None = job.result
-        left = made.total - made.done if made is not None else None
-        self._begin(DOWNLOAD, Fetch(model=model_id, left=left), made)
+        with self._beginning:
+            job = self._last()
+            if job is None or job.payload.model != model_id:
+                raise RequestError("model", f"Nobody asked yet what “{model_id}” would fetch.")
+            if job.kind == DOWNLOAD and job.may_retry:
+                self._queue.obey("retry", job.id)
+                return
+            self._forget(model_id)
+            made: Fetched | None = job.result
+            left = made.total - made.done if made is not None else None
+            self._begin(DOWNLOAD, Fetch(model=model_id, left=left), made)
 
     def stop(self) -> None:
         """Stops the download; what has arrived is kept."""
@@ -123,7 +127,7 @@ class ModelJobs:
         """Forgets the download that is shown, unless it runs; those before it are shown no more."""
         job = self._last()
         if job is not None and not job.active:
-            self._closed = job.created
+            self._closed.close(job)
             self._queue.forget(job.id, COMPUTER)
 
     def remove(self, model_id: str) -> int:
@@ -137,17 +141,18 @@ class ModelJobs:
             self.refresh()
 
     def _begin(self, name: str, fetch: Fetch, made: Fetched | None = None) -> None:
-        last = self._last()
-        if last is not None and last.active:
-            raise BusyError(
-                f"“{last.payload.model}” is being downloaded; one model at a time.",
-                "Wait until it is here, or stop it.",
-            )
-        asked = self._queue.latest(COMPUTER, QUESTION)
-        if asked is not None:
-            # There is a new one, or it was answered by the download.
-            self._queue.forget(asked.id, COMPUTER)
-        self._queue.add(name, fetch, COMPUTER, trusted=True, result=made)
+        with self._beginning:
+            last = self._last()
+            if last is not None and last.active:
+                raise BusyError(
+                    f"“{last.payload.model}” is being downloaded; one model at a time.",
+                    "Wait until it is here, or stop it.",
+                )
+            asked = self._queue.latest(COMPUTER, QUESTION)
+            if asked is not None:
+                # There is a new one, or it was answered by the download.
+                self._queue.forget(asked.id, COMPUTER)
+            self._queue.add(name, fetch, COMPUTER, trusted=True, result=made)
 
     def _of(self, model_id: str) -> list[Job]:
         """The questions and downloads of a model."""
@@ -170,7 +175,7 @@ class ModelJobs:
     def _is_news(self, job: Job) -> bool:
         """Whether a card still says it: not what was closed, a question that was stopped, or what
         is here since an earlier studio."""
-        if job.active or job.created <= self._closed:
+        if job.active or self._closed.hides(job):
             return job.active
         if job.kind == QUESTION:
             return job.state is not JobState.STOPPED

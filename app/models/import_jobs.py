@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
 from typing import Literal
 
+from app.jobs.closed import ClosedNote
 from app.jobs.imports import IMPORT, ImportOrder
 from app.jobs.job import COMPUTER, Job, JobState
 from app.jobs.queue import JobQueue
@@ -49,14 +51,15 @@ class ImportJobs:
     def __init__(self, queue: JobQueue) -> None:
         self._queue = queue
         self._began = time.time()
-        # When that was started whose note was closed last.
-        self._closed = 0.0
+        self._closed = ClosedNote(queue, IMPORT)
+        # Around looking whether one runs and beginning another.
+        self._beginning = threading.Lock()
 
     @property
     def job(self) -> ImportJob | None:
         """The last import, or None; what was closed, or done before this studio, is no news."""
         job = self._queue.latest(COMPUTER, IMPORT)
-        if job is None or (not job.active and job.created <= self._closed):
+        if job is None or (not job.active and self._closed.hides(job)):
             return None
         old = job.state is JobState.DONE and (job.ended or 0.0) < self._began
         return _shown(job) if not old else None
@@ -64,14 +67,15 @@ class ImportJobs:
     def start(self, path: str, wanted: ImportOptions) -> None:
         """Imports the file or folder at `path`. Raises BusyError, RequestError, SaveError."""
         source = _source(path)
-        job = self.job
-        if job is not None and job.active:
-            raise BusyError(
-                f"“{job.source}” is being imported; one model at a time.",
-                "Wait until it is here, or stop it.",
-            )
-        order = ImportOrder(source=source, options=wanted, size=_size(source))
-        self._queue.add(IMPORT, order, COMPUTER, trusted=True)
+        with self._beginning:
+            job = self.job
+            if job is not None and job.active:
+                raise BusyError(
+                    f"“{job.source}” is being imported; one model at a time.",
+                    "Wait until it is here, or stop it.",
+                )
+            order = ImportOrder(source=source, options=wanted, size=_size(source))
+            self._queue.add(IMPORT, order, COMPUTER, trusted=True)
 
     def stop(self) -> None:
         """Stops the import; nothing of it is left."""
@@ -83,7 +87,7 @@ class ImportJobs:
         """Forgets the last import, unless it runs; those before it are shown no more."""
         job = self._queue.latest(COMPUTER, IMPORT)
         if job is not None and not job.active:
-            self._closed = job.created
+            self._closed.close(job)
             self._queue.forget(job.id, COMPUTER)
 
 

@@ -27,12 +27,13 @@ from app.jobs.queue import JobQueue
 from app.jobs.schema import FORM
 from app.models import import_process
 from app.models.rows import ImportOptions
+from app.models.store import ModelStore
 from app.painting.worker import EngineState
 from app.parts import StudioParts, assemble
 from app.settings import Settings
 from app.ui.create.watch import BrowserSession
 from pipelines.catalog import ROOT
-from pipelines.errors import ModelError, ProcessDeathError, RequestError
+from pipelines.errors import BusyError, ModelError, ProcessDeathError, RequestError
 from pipelines.progress import Progress, Report, ShouldStop, Stage
 from tests.app.gallery.test_index import put
 from tests.app.jobs.test_store import Painter, request
@@ -380,6 +381,82 @@ def test_a_note_that_was_closed_does_not_come_back_with_an_older_one(
     assert [job.id for job in one.jobs.jobs()] == [failed.id]
     one.jobs.obey("retry", failed.id)
     until(lambda: one.jobs.jobs()[0].state is JobState.DONE)
+
+
+def test_a_note_that_was_closed_stays_closed_over_a_restart(
+    tmp_path: Path,
+    studio: Make,
+    importing: FakeImport,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    importing.go.set()
+    importing.error = ModelError("It is broken.")
+
+    def broken(*_: object, **__: object) -> None:
+        raise ModelError("It is broken.")
+
+    monkeypatch.setattr(ModelStore, "plan", broken)
+    one = studio()
+    for number in range(2):
+        model = (MODEL, SPARE)[number]
+        one.imports.start(str(tmp_path), ImportOptions())
+        download = one.jobs.add(DOWNLOAD, Fetch(model=model), COMPUTER)
+        until(lambda: not any(job.active for job in one.jobs.jobs()))
+        assert one.jobs.get(download.id, None).state is JobState.FAILED  # type: ignore[union-attr]
+    one.imports.dismiss()
+    one.models.dismiss()
+    assert (one.imports.job, one.models.job) == (None, None)
+    one.jobs.close()
+    second = studio()
+    assert sorted(job.kind for job in second.jobs.jobs()) == [DOWNLOAD, IMPORT], "the older ones"
+    assert (second.imports.job, second.models.job) == (None, None)
+    importing.error = None
+    second.imports.start(str(tmp_path), ImportOptions())
+    until(lambda: (job := second.imports.job) is not None and job.phase == "done")
+
+
+def together(count: int, what: Callable[[int], None]) -> list[str]:
+    """What became of so many calls that begin at once."""
+    barrier, said = threading.Barrier(count), []
+
+    def call(number: int) -> None:
+        barrier.wait()
+        try:
+            what(number)
+            said.append("begun")
+        except BusyError:
+            said.append("busy")
+
+    calls = [threading.Thread(target=call, args=(number,)) for number in range(count)]
+    for one in calls:
+        one.start()
+    for one in calls:
+        one.join()
+    return sorted(said)
+
+
+@pytest.mark.parametrize("which", ["import", "question"])
+def test_of_many_who_begin_at_once_one_does(
+    tmp_path: Path, which: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = parts(tmp_path / "workspace")
+    add = one.jobs.add
+
+    def slowly(*arguments: Any, **how: Any) -> Job:
+        time.sleep(0.05)
+        return add(*arguments, **how)
+
+    monkeypatch.setattr(one.jobs, "add", slowly)
+
+    def begin(number: int) -> None:
+        if which == "import":
+            one.imports.start(str(tmp_path), ImportOptions())
+        else:
+            one.models.ask((MODEL, SPARE)[number % 2])
+
+    said = together(4, begin)
+    one.jobs.close()
+    assert said == ["begun", "busy", "busy", "busy"]
 
 
 def test_a_download_that_failed_waits_for_retry_while_others_are_asked_about(
