@@ -30,6 +30,8 @@ app = typer.Typer(
 )
 # A running studio answers within a second; one that loads a model may take a little longer.
 _ANSWER_SECONDS, _POLL_SECONDS = 10.0, 0.05
+# How often is looked whether it was another command that had the jobs.
+_HOLDER_SECONDS = 0.5
 _SHOWN_ENDED = 20
 JobArgument = Annotated[str, typer.Argument(help="The beginning of its number.", metavar="JOB")]
 
@@ -147,10 +149,8 @@ def _ask(
     if not store.file.exists():
         raise RequestError("job", f"There are no jobs in {store.file.parent}.")
     try:
-        if store.hold():
-            said = _done_here(store, settings, verb, job, value)
-        else:
-            said = _asked(store, verb, job, value)
+        asked = None if store.hold() else _asked(store, verb, job, value)
+        said = asked if asked is not None else _done_here(store, settings, verb, job, value)
     finally:
         store.close()
     print(json.dumps({"verb": verb, "job": job, "said": said}) if as_json else said)
@@ -167,20 +167,28 @@ def _done_here(store: JobStore, settings: Settings, verb: str, job: str, value: 
         queue.close()
 
 
-def _asked(store: JobStore, verb: str, job: str, value: str) -> str:
-    """What the running studio answers. Raises RequestError where it refuses."""
+def _asked(store: JobStore, verb: str, job: str, value: str) -> str | None:
+    """What the running studio answers; None where the jobs are held by this process now, because
+    it was no studio, or has ended. Raises StudioError where it refuses."""
     number = store.order(verb, job, value)
     if number is None:
         raise SaveError(store.problem)
-    answer, end = None, time.monotonic() + _ANSWER_SECONDS
+    answer, now = None, time.monotonic()
+    end, look = now + _ANSWER_SECONDS, now + _HOLDER_SECONDS
     try:
-        while (answer := store.answered(number)) is None and time.monotonic() < end:
+        while (answer := store.answered(number)) is None and now < end:
             time.sleep(_POLL_SECONDS)
+            now = time.monotonic()
+            if now > look:
+                look = now + _HOLDER_SECONDS
+                if store.hold():
+                    break
     finally:
         # Nobody waits for it any more: it is not to happen later.
         withdrawn = answer is None and store.withdraw(number)
-    if answer is None and not withdrawn:
-        answer = store.answered(number)
+    if store.held and withdrawn:
+        return None
+    answer = answer or store.answered(number)
     if answer is None:
         raise BusyError("The running studio does not answer.", "Look at its window, or log.")
     said, refused = answer

@@ -214,6 +214,25 @@ def test_what_nobody_answered_does_not_happen_later(
     assert found == [JobState.RUNNING, *[JobState.WAITING] * 3]
 
 
+def test_a_command_goes_on_by_itself_where_another_one_had_the_jobs(
+    tmp_path: Path, studio: Studio, jobs: list[Job], capsys: Told
+) -> None:
+    studio.vanish()
+    other = JobStore(tmp_path / "jobs.db")
+    assert other.hold()
+    timer = threading.Timer(0.7, other.close)
+    timer.start()
+    assert run(tmp_path, "duplicate", jobs[1].id) == 0
+    timer.join()
+    assert "is queued once more" in capsys.readouterr().out
+    assert len(order(tmp_path, capsys)) == 5
+    second = Studio(tmp_path, 0)
+    time.sleep(1)
+    found = len(second.jobs.jobs())
+    second.jobs.close()
+    assert found == 5
+
+
 def test_an_order_whose_answer_cannot_be_written_is_obeyed_once(
     tmp_path: Path, studio: Studio, jobs: list[Job], monkeypatch: pytest.MonkeyPatch
 ) -> None:

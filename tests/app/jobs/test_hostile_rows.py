@@ -15,8 +15,9 @@ import pytest
 from app import scratch
 from app.cli.main import main
 from app.jobs import exports, rows, table
+from app.jobs.entry import Entry
 from app.jobs.exports import EXPORT, ExportOrder
-from app.jobs.job import JobState
+from app.jobs.job import Job, JobState
 from app.jobs.rows import COLUMNS
 from app.jobs.store import JobStore
 from app.settings import Settings
@@ -166,8 +167,8 @@ def test_a_number_that_leads_elsewhere_is_no_job(tmp_path: Path, studio: Make, n
 def test_an_export_looks_at_its_number_too(tmp_path: Path) -> None:
     (tmp_path / "victim").mkdir()
     kind = exports.kind(tmp_path / "exports", lambda order, owner: ())
-    job = rows.Job(id=str(tmp_path / "victim"), owner=OWNER, kind=EXPORT, payload=ALL)
-    control: Any = type("Control", (), {"entry": rows.Entry(job=job, position=0.0)})
+    job = Job(id=str(tmp_path / "victim"), owner=OWNER, kind=EXPORT, payload=ALL)
+    control: Any = type("Control", (), {"entry": Entry(job=job, position=0.0)})
     with pytest.raises(RequestError, match="no number of a job"):
         kind.run(control)
     assert (tmp_path / "victim").is_dir()

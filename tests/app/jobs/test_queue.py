@@ -6,12 +6,14 @@ import contextvars
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from app.gallery.pictures import Gallery, PictureFile
+from app.jobs.entry import Entry
 from app.jobs.job import Job, JobState
 from app.jobs.joblist import MAX_KEPT
 from app.jobs.queue import JobQueue
@@ -309,9 +311,9 @@ def test_what_was_retried_meanwhile_is_not_forgotten(jobs: JobQueue, runner: Ste
     jobs.stop(job.id, "me")
     forget = jobs._list.forget
 
-    def late(*arguments: Any) -> None:
+    def late(entry: Entry) -> None:
         jobs.obey("retry", job.id, owner="me")
-        forget(*arguments)
+        forget(entry)
 
     jobs._list.forget = late  # type: ignore[method-assign]
     jobs.forget(job.id, "me")
@@ -342,7 +344,7 @@ def test_what_is_asked_anew_runs_for_whoever_asks(jobs: JobQueue, runner: StepRu
     for name, verb in (("second", "retry"), ("third", "duplicate")):
         runner.go.release()
         ended(jobs, job)
-        ask(name, lambda verb=verb: jobs.obey(verb, job.id, owner="me"))
+        ask(name, partial(jobs.obey, verb, job.id, owner="me"))
     runner.go.release()
     while len(seen) < 3:
         time.sleep(0.01)
