@@ -42,6 +42,8 @@ MANY_POSITIONAL = {
 BROAD_EXCEPT = {
     "pipelines/processes/inside.py": "a fault of ours is a sentence, and no silent end of a child",
     "app/jobs/lanes.py": "a fault of ours ends the job and not the queue",
+    "app/jobs/joblist.py": "a list that cannot be written ends no thread that runs jobs",
+    "app/jobs/queue.py": "an order that fails keeps no other from being heard",
     "app/painting/process.py": "a fault of ours ends the job and not the worker",
     "app/painting/zero.py": "the platform raises anything, and a fault of ours ends the job alone",
     "pipelines/cancellation.py": "whatever ends the thread is raised again by the one that waits",

@@ -186,7 +186,7 @@ def test_files_are_deleted_without_the_lock_of_the_queue(
     for owner in ("a", "b", "c"):
         jobs.start(ALL, owner)
         ended(jobs, owner)
-    monkeypatch.setattr(exports.shutil, "rmtree", slowly)
+    monkeypatch.setattr(shutil, "rmtree", slowly)
     jobs.start(ALL, "a")
     ended(jobs, "a")
     assert free
