@@ -25,7 +25,7 @@ from app.jobs.job import COMPUTER, Job, JobState
 from app.jobs.kinds import JobControl, Kind, Lane
 from app.jobs.queue import JobQueue
 from app.jobs.schema import FORM
-from app.models import import_process
+from app.models import import_process, store
 from app.models.rows import ImportOptions
 from app.models.store import ModelStore
 from app.painting.worker import EngineState
@@ -34,11 +34,12 @@ from app.settings import Settings
 from app.ui.create.watch import BrowserSession
 from pipelines.catalog import ROOT
 from pipelines.errors import BusyError, ModelError, ProcessDeathError, RequestError
+from pipelines.models.hub import Hub
 from pipelines.progress import Progress, Report, ShouldStop, Stage
 from tests.app.gallery.test_index import put
 from tests.app.jobs.test_store import Painter, request
 from tests.fake_hub import FakeHub
-from tests.hub.conftest import BIG, _clean, hub  # noqa: F401
+from tests.hub.conftest import BIG, FAST, _clean, hub  # noqa: F401
 
 MODEL, SPARE = "alpha-1024", "alpha-512"
 VISITOR, OTHER = "visitor-0123456789", "another-0123456789"
@@ -462,7 +463,10 @@ def test_of_many_who_begin_at_once_one_does(
 def test_a_download_that_failed_waits_for_retry_while_others_are_asked_about(
     studio: Make,
     hub: FakeHub,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    # The patience of a studio with the storage behind a hub is half a minute.
+    monkeypatch.setattr(store, "_hub", lambda: Hub(patience=FAST))
     hub.fail(BIG, status=404, times=9)
     one = studio()
     one.models.ask(MODEL)
