@@ -37,6 +37,11 @@ NOISE = (
 )
 
 
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """Whatever lies in this folder needs a browser, and no file has to say so."""
+    item.add_marker(pytest.mark.browser)
+
+
 def _missing(what: str) -> None:
     if os.environ.get("CI"):
         pytest.fail(f"{what}; CI must run the browser tests")

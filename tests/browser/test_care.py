@@ -19,7 +19,7 @@ from tests import original
 from tests.app.ui.fake_studio import FakeStudio
 from tests.browser.test_models import open_models
 
-pytestmark = [pytest.mark.browser, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.timeout(400)]
 Visit = Callable[..., Any]
 CARD = '[data-model="net"]'
 

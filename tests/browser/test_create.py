@@ -13,7 +13,7 @@ from pipelines.catalog import Catalog
 from tests.app.ui.fake_studio import FakeStudio
 from tests.small_loras import NANO, lora
 
-pytestmark = [pytest.mark.browser, pytest.mark.timeout(90)]
+pytestmark = [pytest.mark.timeout(90)]
 Visit = Callable[..., Any]
 
 RESULT = ".canvas[data-state=result]"

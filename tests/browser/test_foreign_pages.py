@@ -15,7 +15,7 @@ import pytest
 
 from tests.app.ui.fake_studio import FakeStudio
 
-pytestmark = [pytest.mark.browser, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.timeout(180)]
 Visit = Callable[..., Any]
 
 # Each way to ask, as a page would try it; the answers say what the page could read.

@@ -14,7 +14,7 @@ from tests.app.gallery.test_index import put
 from tests.app.ui.fake_studio import FakeStudio, gradient
 from tests.browser.test_care import sound
 
-pytestmark = [pytest.mark.browser, pytest.mark.timeout(90)]
+pytestmark = [pytest.mark.timeout(90)]
 Visit = Callable[..., Any]
 BOX = "#gallery-search :is(input, textarea)"
 LOADED = (

@@ -12,6 +12,7 @@ import pytest
 from app.jobs.job import Job, JobState
 from tests.app.ui.fake_studio import FakeStudio
 
+pytestmark = pytest.mark.timeout(180)
 OTHERS = "somebody-at-another-browser"
 TOGGLE = "[data-jobs-toggle]"
 

@@ -21,7 +21,6 @@ from app.gallery import metadata
 
 ROOT = Path(__file__).resolve().parents[2]
 pytestmark = [
-    pytest.mark.browser,
     pytest.mark.timeout(240),
     pytest.mark.skipif(sys.platform != "linux", reason="finds the worker through /proc"),
 ]

@@ -12,7 +12,7 @@ from tests.app.ui.fake_studio import FakeStudio
 from tests.fake_hub import FakeHub, safetensors
 from tests.hub.conftest import ALPHA, BIG, COMMIT, _clean, hub  # noqa: F401
 
-pytestmark = [pytest.mark.browser, pytest.mark.timeout(90)]
+pytestmark = [pytest.mark.timeout(90)]
 Visit = Callable[..., Any]
 CARD = '[data-model="alpha-1024"]'
 

@@ -24,7 +24,7 @@ from tests.app.ui.fake_studio import FakeStudio, served
 from tests.browser.conftest import _missing
 from tests.browser.test_foreign_pages import listen
 
-pytestmark = [pytest.mark.browser, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.timeout(180)]
 HOSTING = Path(__file__).resolve().parents[2] / "docs" / "hosting.md"
 NAME = "studio.example.org"
 TOKENS = AccessTokens(share="a-token-of-visitors", admin="a-token-of-the-owner")
