@@ -50,7 +50,11 @@ def unseen(prompt: str, model: ModelSpec) -> tuple[str, ...]:
     if known is None:
         return ()
     read = tokenize(prompt, model).kept
-    missing = [word for word in words_of(read) if not _is_seen(word, known)]
+    words = words_of(read)
+    if words and words[-1] not in words_of(prompt):
+        # Cut in its middle: a piece is no word that anybody wrote.
+        words.pop()
+    missing = [word for word in words if not _is_seen(word, known)]
     return tuple(dict.fromkeys(missing))
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from pipelines.catalog import ROOT, Catalog, ModelSpec
@@ -88,6 +88,7 @@ def test_lists_are_made_of_captions(tmp_path: Path) -> None:
     assert listed(f"word{n}" for n in range(200_000)) == ""
 
 
+@example("000000000000000000000A0")
 @given(st.text(max_size=300))
 @settings(max_examples=200, deadline=None)
 def test_any_text_is_answered(text: str) -> None:
