@@ -47,8 +47,8 @@ def test_what_the_shipped_model_has_never_seen(prompt: str, missing: tuple[str, 
 
 
 def test_every_example_and_caption_word_is_known() -> None:
-    for example in NANO.examples:
-        assert unseen(example, NANO) == ()
+    for prompt in NANO.examples:
+        assert unseen(prompt, NANO) == ()
 
 
 def test_a_model_without_a_list_says_nothing(tmp_path: Path) -> None:
