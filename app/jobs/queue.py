@@ -365,7 +365,7 @@ class JobQueue:
                 for order in self._store.orders():
                     said, refused = self._obeyed(order)
                     self._store.answer(order, said, refused=refused)
-            # One of the few outermost seams: the next order is heard whatever this one was.
+            # One of the few outermost seams: the next order is obeyed whatever this one was.
             except Exception:
                 log.exception("the orders of other processes were not read")
 

@@ -225,7 +225,7 @@ def guidance_off(values: Form) -> str:
     return ""
 
 
-def wish(values: Form) -> MemoryRequest:
+def memory_request(values: Form) -> MemoryRequest:
     """What the form asks of the memory. Raises RequestError for a size that is none."""
     size = sizes.parse(str(values.get("size")))
     return MemoryRequest(

@@ -169,12 +169,12 @@ class CreateHandlers:
         browser.identify(owner)
         updates: dict[Any, Any] = {}
         try:
-            wish = self._studio.request(fields.request_values(fields.form(raw)))
+            asked = self._studio.request(fields.request_values(fields.form(raw)))
         except StudioError as error:
             browser.complain(error)
         else:
-            if watch.submit(self._studio, browser, wish, clients.sender(request)):
-                updates[self._tab.form["seed"]] = str(wish.seed)
+            if watch.submit(self._studio, browser, asked, clients.sender(request)):
+                updates[self._tab.form["seed"]] = str(asked.seed)
         return answer(updates | self.news(browser))
 
     def stop(self, browser: BrowserSession, owner: Any) -> Any:
@@ -214,11 +214,11 @@ class CreateHandlers:
                 case "again":
                     updates = self._repeat(browser, fields.from_request(file.request), sender)
                 case "more":
-                    wish = fields.from_request(file.request) | {
+                    asked = fields.from_request(file.request) | {
                         "new_seed": True,
                         "count": MORE_COUNT,
                     }
-                    updates = self._repeat(browser, wish, sender)
+                    updates = self._repeat(browser, asked, sender)
                 case "start":
                     kept = self._studio.keep_start(file.path)
                     updates = {self._tab.form["init"]: kept.name}
@@ -292,8 +292,8 @@ class CreateHandlers:
 
     def _forecast(self, values: Form) -> str:
         try:
-            wish = fields.wish(values)
-            return canvas.forecast(self._studio.forecast(str(values["model"]), wish))
+            asked = fields.memory_request(values)
+            return canvas.forecast(self._studio.forecast(str(values["model"]), asked))
         except StudioError:
             return canvas.forecast("")
 

@@ -29,7 +29,7 @@ export default function status({ element, watch }) {
   show();
   watch("value", show);
   document.getElementById("form")?.addEventListener("input", (event) => {
-    // Mended, or about to be: the old sentence would only confuse.
+    // Repaired, or about to be: the old sentence would only confuse.
     if (!document.getElementById("field-error")?.parentElement.contains(event.target)) return;
     clear();
     const said = element.querySelector(".status[data-field]");
