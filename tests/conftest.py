@@ -17,8 +17,11 @@ from hypothesis import HealthCheck, settings
 
 from tests import quick, warm
 
-# Time is no result of a test: a busy machine must not fail one.
-settings.register_profile("studio", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+# Time is no result of a test: a busy machine must not fail one. And what decides whether a change
+# may land tries the same cases each time; new ones are looked for with --hypothesis-profile=search.
+_CALM = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow]}
+settings.register_profile("studio", derandomize=True, **_CALM)
+settings.register_profile("search", **_CALM)
 settings.load_profile("studio")
 
 # Before torch or a hub library is imported anywhere, also in child processes.
@@ -30,7 +33,9 @@ os.environ.update(
     # As the studio sets it: the suite runs beside a browser.
     OMP_WAIT_POLICY="PASSIVE",
 )
-os.environ.setdefault("OMP_NUM_THREADS", "2")
+# Several processes of tests with several threads each wait for one another at every small product.
+_TOGETHER = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")) > 1
+os.environ.setdefault("OMP_NUM_THREADS", "1" if _TOGETHER else "2")
 os.environ.pop("PIXART_STUDIO_WORKSPACE", None)
 
 # A job that a shell starts in the background is deaf to Ctrl+C, and so is whatever it starts.
@@ -99,8 +104,13 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         config.hook.pytest_deselected(items=slow)
 
 
-def pytest_collection_finish() -> None:
-    """What is imported by now stays: each time that the studio clears up would look through it."""
+@pytest.fixture(scope="module", autouse=True)
+def _little_to_look_through() -> None:
+    """What lives when a file of tests begins stays, and no collection looks through it any more.
+
+    The studio collects each time that it gives memory back. After a thousand tests of the page that
+    would take a second, and no test has anything to do with what was there before its file.
+    """
     gc.collect()
     gc.freeze()
 

@@ -215,20 +215,11 @@ def _stop_on_interrupt() -> threading.Event:
 
 
 def _json(file: PictureFile) -> str:
-    request = file.request
     return json.dumps(
         {
             "path": str(file.path),
-            "seed": request.seed,
-            "width": request.width,
-            "height": request.height,
-            "model": request.model,
-            "sampler": request.sampler,
-            "steps": request.steps,
-            "guidance": request.guidance,
-            "loras": [{"name": use.name, "weight": use.weight} for use in request.loras],
+            **file.request.model_dump(mode="json", exclude={"count"}),
+            **file.figures(),
             "seconds": round(file.seconds, 3),
-            "peak": file.peak,
-            "forecast": file.forecast,
         },
     )

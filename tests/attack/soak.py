@@ -80,6 +80,8 @@ def grown(target: Target, visits: int, calls: int) -> Iterator[tuple[str, int]]:
 
 
 def _flat(target: Target) -> str:
+    if target.short and not target.share_token:
+        raise NotTried("in the short form the studio that visitors share stands for both")
     visits, calls = (SHORT, SHORT) if target.short else (VISITS, CALLS)
     held = [held for _, held in grown(target, visits, calls)]
     growth = held[-1] / held[0] - 1

@@ -9,13 +9,11 @@ from pathlib import Path
 
 from PIL import Image
 
+from app.gallery import recipe_rows
 from app.gallery.index import IndexedPicture
 from app.markup import render
 from app.settings import VERSION
-from pipelines.denoising import samplers
-from pipelines.errors import UnknownNameError
 from pipelines.request import GenerationRequest
-from pipelines.text.styles import NO_STYLE
 
 MAX_SIDE = 1024
 """Pixels of the longest side that a picture has in the page."""
@@ -88,21 +86,8 @@ def _rows(entry: IndexedPicture, request: GenerationRequest) -> list[tuple[str, 
     rows = [
         ("Prompt", request.prompt),
         ("Negative", request.negative),
-        ("Style", "" if request.style == NO_STYLE else request.style),
-        ("Model", request.model),
-        ("Sampler", _sampler(request.sampler)),
-        ("Steps", str(request.steps)),
-        ("Guidance", f"{request.guidance:g}"),
-        ("Seed", str(request.seed)),
-        ("Size", f"{request.width} × {request.height}"),
+        *recipe_rows.of(request),
         ("Painted", entry.created),
         ("File", entry.name),
     ]
     return [(label, value) for label, value in rows if value]
-
-
-def _sampler(name: str) -> str:
-    try:
-        return samplers.find(name).label
-    except UnknownNameError:
-        return name

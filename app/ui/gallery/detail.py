@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
+from app.gallery import recipe_rows
 from app.gallery.index import IndexedPicture
 from app.markup import render
 from app.ui.gallery.cards import size_text, title_of
 from app.ui.routes import PICTURES
 from pipelines.catalog import Catalog
-from pipelines.denoising import samplers
 from pipelines.errors import StudioError
-from pipelines.request import FIELDS
 
 _MARKUP = "ui/gallery/detail.html"
 
@@ -61,19 +60,6 @@ def _buttons(entry: IndexedPicture, *, admin: bool, lost: bool) -> list[tuple[st
 
 
 def _facts(entry: IndexedPicture) -> list[tuple[str, str]]:
-    facts = [("Painted", entry.created)]
-    request = entry.request
-    if request is not None:
-        sampler = samplers.SAMPLERS.get(request.sampler)
-        # What reads better here than in the infotext.
-        own = {
-            "sampler": sampler.label if sampler else request.sampler,
-            "size": f"{request.width}×{request.height}",
-        }
-        if not request.guided:
-            own["guidance"] = "off"
-        for name, row in FIELDS.items():
-            if row.spec.infotext and (text := own.get(name) or row.text(request)):
-                facts.append((row.spec.label, text))
-    facts.append(("File", f"{entry.path.name}, {size_text(entry.size)}"))
-    return facts
+    recipe = recipe_rows.of(entry.request) if entry.request is not None else []
+    file = f"{entry.path.name}, {size_text(entry.size)}"
+    return [("Painted", entry.created), *recipe, ("File", file)]

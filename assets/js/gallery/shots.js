@@ -5,7 +5,7 @@ export default function shots({ element, trigger, watch }) {
   const { selected } = gallery;
   let last = "";
   let focused = "";
-  let wish = "";
+  let focusFirst = false;
   gallery.act = (wanted, data = {}) => trigger("act", { do: wanted, name: "", ...data });
   const ticks = () => [...element.querySelectorAll("[data-tick]")];
   const mark = () => {
@@ -81,7 +81,7 @@ export default function shots({ element, trigger, watch }) {
       gallery.write("");
       gallery.box().focus();
     } else {
-      if (wanted === "fresh") wish = "first";
+      if (wanted === "fresh") focusFirst = true;
       gallery.act(wanted);
     }
   });
@@ -186,11 +186,11 @@ export default function shots({ element, trigger, watch }) {
       gallery.cell(focused)?.focus({ preventScroll: true });
     const fresh = element.querySelector("[data-do=fresh]");
     if (fresh && free()) gallery.act("fresh");
-    if (wish && !fresh && gallery.lost()) {
+    if (focusFirst && !fresh && gallery.lost()) {
       gallery.focus(gallery.buttons()[0]);
       scrollTo(0, 0);
     }
-    if (!fresh) wish = "";
+    if (!fresh) focusFirst = false;
     mark();
     tell();
     sight.disconnect();

@@ -30,6 +30,10 @@ def nouns(item: Placement) -> list[str]:
     return sorted(both, key=len, reverse=True)
 
 
+# An orange is a thing, and the colour of a ground.
+NO_GROUND = "(?! (?:background|backdrop|ground))"
+
+
 def without_things(scene: Scene, text: str) -> tuple[str, dict[int, list[tuple[str, str]]]]:
     """`text` with each thing as "#", "##" or "###", and (colour, name) of each that was said."""
     said: dict[int, list[tuple[str, str]]] = {number: [] for number in range(len(scene.items))}
@@ -42,7 +46,7 @@ def without_things(scene: Scene, text: str) -> tuple[str, dict[int, list[tuple[s
         first = "|".join(sorted(colours, key=len, reverse=True)) or "(?!)"
         # With its colour, if that is said anywhere: another one may have the same name.
         found = re.search(rf"(?<![\w-])({first}) ({words})(?![\w-])", text)
-        found = found or re.search(rf"(?<![\w-])()({words})(?![\w-])", text)
+        found = found or re.search(rf"(?<![\w-])()({words})(?![\w-]){NO_GROUND}", text)
         if found is not None:
             said[number].append((found[1] or "", found[2]))
             text = text[: found.start()] + "#" * (number + 1) + text[found.end() :]
