@@ -19,9 +19,9 @@ from tests import quick, warm
 
 # Time is no result of a test: a busy machine must not fail one. And what decides whether a change
 # may land tries the same cases each time; new ones are looked for with --hypothesis-profile=search.
-_CALM = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow]}
-settings.register_profile("studio", derandomize=True, **_CALM)
-settings.register_profile("search", **_CALM)
+_CALM = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("studio", _CALM, derandomize=True)
+settings.register_profile("search", _CALM)
 settings.load_profile("studio")
 
 # Before torch or a hub library is imported anywhere, also in child processes.
