@@ -274,6 +274,7 @@ def test_a_jpeg_of_endless_scans_is_refused(monkeypatch: pytest.MonkeyPatch) -> 
     assert pictures.decode(data, "in.jpg").picture.size == (16, 16)
 
 
+@pytest.mark.slow
 def test_large_honest_pictures_are_read(tmp_path: Path) -> None:
     noise = Image.effect_noise((2400, 2400), 99)
     pixels = {}

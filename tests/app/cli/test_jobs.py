@@ -214,6 +214,7 @@ def test_what_nobody_answered_does_not_happen_later(
     assert found == [JobState.RUNNING, *[JobState.WAITING] * 3]
 
 
+@pytest.mark.slow
 def test_a_command_goes_on_by_itself_where_another_one_had_the_jobs(
     tmp_path: Path, studio: Studio, jobs: list[Job], capsys: Told
 ) -> None:
@@ -233,6 +234,7 @@ def test_a_command_goes_on_by_itself_where_another_one_had_the_jobs(
     assert found == 5
 
 
+@pytest.mark.slow
 def test_an_order_whose_answer_cannot_be_written_is_obeyed_once(
     tmp_path: Path, studio: Studio, jobs: list[Job], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -289,6 +291,7 @@ def test_a_database_of_a_newer_version_is_not_touched(
     assert not list(tmp_path.glob("jobs.db.2*"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("running", [True, False])
 def test_every_kind_is_listed_stopped_retried_and_duplicated(
     tmp_path: Path, capsys: Told, monkeypatch: pytest.MonkeyPatch, running: bool

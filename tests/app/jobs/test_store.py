@@ -454,6 +454,7 @@ def test_a_file_that_cannot_be_made_costs_only_the_memory(tmp_path: Path, fault:
     assert "cannot be used" in store.problem
 
 
+@pytest.mark.slow
 def test_a_second_studio_says_so_and_shares_nothing(studio: Make) -> None:
     first = studio(0)
     mine = first.jobs.submit(request(), OWNER)
@@ -483,6 +484,7 @@ def test_a_studio_waits_for_a_command_that_holds_the_jobs(tmp_path: Path, studio
     assert second.ended(job).state is JobState.DONE
 
 
+@pytest.mark.slow
 def test_the_page_can_say_that_another_studio_holds_the_jobs(tmp_path: Path) -> None:
     settings = Settings(workspace=tmp_path)
     first, second = app.studio.Studio.of(settings), app.studio.Studio.of(settings)

@@ -128,6 +128,7 @@ def told_late(tmp_path: Path, note: str) -> tuple[list[Progress], list[Progress]
     return early, late
 
 
+@pytest.mark.slow
 def test_nothing_is_told_of_a_picture_before_the_last_one_is_kept(tmp_path: Path) -> None:
     early, (step, saving) = told_late(tmp_path, "")
     assert early == []
@@ -136,6 +137,7 @@ def test_nothing_is_told_of_a_picture_before_the_last_one_is_kept(tmp_path: Path
     assert saving.stage is Stage.SAVING
 
 
+@pytest.mark.slow
 def test_what_must_not_be_missed_is_told_at_once(tmp_path: Path) -> None:
     early, late = told_late(tmp_path, "Memory ran out.")
     assert [one.note for one in early] == ["Memory ran out."]
@@ -143,6 +145,7 @@ def test_what_must_not_be_missed_is_told_at_once(tmp_path: Path) -> None:
     assert [one.stage for one in late] == [Stage.SAVING]
 
 
+@pytest.mark.slow
 def test_a_picture_that_cannot_be_written_ends_the_job_with_its_sentence(tmp_path: Path) -> None:
     gallery = Slow(tmp_path, fails=11)
     gallery.may.set()
