@@ -115,7 +115,7 @@ class LoraLibrary:
 
         found = sources.weights_file(source)
         name = _name_of(source, found) if name is None else name
-        self._check_free(name)
+        self.check_free(name)
         lora = files.read(found)
         given = {"title": title, "trigger": trigger, "licence": licence, "base": base}
         said = _said(found)
@@ -131,7 +131,7 @@ class LoraLibrary:
             metadata[card.NOTES] = json.dumps(lora.notes)
         target = self._path(name)
         with self._lock:
-            self._check_free(name)
+            self.check_free(name)
             self._make_root()
             files.write(target, lora, metadata, replace=False)
         return self.find(name)
@@ -141,7 +141,7 @@ class LoraLibrary:
         with self._lock:
             file = self._own(old, "renamed")
             # A change of case alone is none of another LoRA.
-            self._check_free(new, besides=old)
+            self.check_free(new, besides=old)
             if new != old:
                 try:
                     file.rename(self._path(new))
@@ -222,7 +222,7 @@ class LoraLibrary:
         _check(self.unlisted())
         raise _unknown(name, files)
 
-    def _check_free(self, name: str, besides: str = "") -> None:
+    def check_free(self, name: str, besides: str = "") -> None:
         """Raises LoraError for a name that none can have, or that is taken but by `besides`.
 
         Case counts for nothing: on many disks "Dog" and "dog" are one file.

@@ -13,11 +13,18 @@ from training.config import MODEL_PREFIX, STAGE_PREFIX, RunConfig
 
 @dataclass(frozen=True, kw_only=True)
 class Base:
-    """Where the parts of one base lie. `cleaning` is how captions are cleaned for its T5."""
+    """Where the parts of one base lie. `cleaning` is how captions are cleaned for its T5.
+
+    `name` is what people call it. Of a model of the catalog `tokens` is the length at which it cuts
+    prompts and `bins` its table of sizes; 0 and "" where that is not known.
+    """
 
     folder: Path
     places: Mapping[str, Path]
     cleaning: Cleaning = "lower"
+    name: str = ""
+    tokens: int = 0
+    bins: str = ""
 
     def part(self, name: str) -> Path:
         """The folder of a part, "vae" or "text_encoder" and so on; it need not be there."""
@@ -32,14 +39,21 @@ def transformer_folder(base: Base) -> Path:
 
 def of_folder(folder: Path) -> Base:
     """A folder in diffusers layout."""
-    return Base(folder=folder, places={})
+    return Base(folder=folder, places={}, name=folder.name)
 
 
 def of_model(model_id: str, catalog: Catalog) -> Base:
     """A model of the catalog, whose parts may lie apart. Raises UnknownNameError, ModelError."""
     model = catalog.find(model_id)
     places = {name: model.part(name) for name in PARTS}
-    return Base(folder=model.folder, places=places, cleaning=model.cleaning)
+    return Base(
+        folder=model.folder,
+        places=places,
+        cleaning=model.cleaning,
+        name=model.id,
+        tokens=model.tokens,
+        bins=model.bins,
+    )
 
 
 def check(config: RunConfig, catalog: Catalog) -> None:

@@ -9,23 +9,19 @@ from __future__ import annotations
 import difflib
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from pipelines.errors import UnknownNameError, printable
+from training.adapter_config import LoraConfig, SubjectConfig
 from training.methods import table
 from training.methods.table import TrainingMethod
+from training.recipe_table import RecipeTable
 
 STAGE_PREFIX = "stage:"
 
 MODEL_PREFIX = "model:"
 
 Scalar = bool | int | float | str | tuple[int, ...]
-
-
-class RecipeTable(BaseModel):
-    """A table of a recipe: frozen, no unknown keys, no guessing of types."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
 
 class DataConfig(RecipeTable):
@@ -181,7 +177,7 @@ class RunConfig(RecipeTable):
     log_every: int = Field(default=20, ge=1)
     data: DataConfig
     base: BaseConfig = BaseConfig()
-    net: dict[str, Scalar] = {}
+    net: dict[str, Scalar] = Field(default_factory=dict)
     optimizer: OptimizerConfig = OptimizerConfig()
     schedule: ScheduleConfig = ScheduleConfig()
     ema: EmaConfig = EmaConfig()
@@ -189,6 +185,8 @@ class RunConfig(RecipeTable):
     checkpoints: CheckpointConfig = CheckpointConfig()
     validation: ValidationConfig = ValidationConfig()
     preview: PreviewConfig = PreviewConfig()
+    lora: LoraConfig = LoraConfig()
+    subject: SubjectConfig = SubjectConfig()
 
     @model_validator(mode="after")
     def _possible(self) -> RunConfig:
@@ -206,6 +204,7 @@ class RunConfig(RecipeTable):
                 raise ValueError("objective.keep needs a base.text whose features are kept")
             if self.net and begun:
                 raise ValueError("base.text has a shape of its own; leave net out")
+        self._check_adapter(row, begun)
         if row.squares and self.data.bins is not None:
             raise ValueError(f"{row.name} trains on squares; give data.side")
         if self.data.side is not None and self.data.side < row.min_side:
@@ -216,9 +215,28 @@ class RunConfig(RecipeTable):
             raise ValueError("validation timesteps lie between 0 and 999")
         return self
 
+    def _check_adapter(self, row: TrainingMethod, begun: bool) -> None:
+        """Raises ValueError for tables that the method does not read, or cannot do without."""
+        # Not by what was given: the file of a run gives everything.
+        given = {"lora": self.lora != LoraConfig(), "subject": self.subject != SubjectConfig()}
+        for name, is_given in given.items():
+            if is_given and name not in row.optional:
+                users = [one.name for one in table.METHODS.values() if name in one.optional]
+                raise ValueError(f"the table {name} belongs to {' and '.join(users)}")
+        if row.goes_on_from in row.frozen and not begun:
+            raise ValueError(f"{row.name} changes a model; name it with base.model")
+        if self.shard and not row.shards:
+            raise ValueError(f"shard does not go with {row.name}")
+        if "subject" in row.optional and not self.subject.word:
+            raise ValueError("subject.word is empty; take a word that means nothing yet, as sks")
+        if "subject" in row.optional and self.subject.prior != "none" and not self.subject.kind:
+            raise ValueError("subject.kind is empty: say what it is one of, as dog")
+
     @model_validator(mode="after")
     def _net(self) -> RunConfig:
         known = self.row.net
+        if self.net and not known:
+            raise ValueError(f"the net of {self.row.name} is that of its base; leave net out")
         for key, value in self.net.items():
             if key not in known:
                 near = difflib.get_close_matches(key, known, n=1, cutoff=0.4) or list(known)
@@ -268,7 +286,11 @@ class RunConfig(RecipeTable):
 
 
 class PublishConfig(RecipeTable):
-    """The row of the finished model in the catalog; without an `id` nothing is published."""
+    """How the result is called: a model of the catalog, or a LoRA of the library.
+
+    Without this table nothing is published. `bins`, `size`, `max_side` and `precision` are those
+    of a model; `trigger` are the words that call up what a LoRA has learned.
+    """
 
     id: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,79}$")
     title: str = Field(max_length=80)
@@ -278,6 +300,7 @@ class PublishConfig(RecipeTable):
     size: str = "1024x1024"
     max_side: int = Field(default=2048, ge=64, le=4096)
     examples: tuple[str, ...] = ()
+    trigger: str = Field(default="", max_length=200)
     precision: Literal["float32", "float16", "bfloat16"] = "float16"
 
 

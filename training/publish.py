@@ -15,15 +15,28 @@ from transformers import T5EncoderModel
 
 from lora_manager import drafts
 from pipelines import files
-from pipelines.catalog import ROW_FILE, Cleaning
+from pipelines.catalog import ROW_FILE, Catalog, Cleaning
 from pipelines.errors import SaveError, TrainingError, printable
 from pipelines.models.loader import quiet
+from training import publish_lora, stages
 from training.bases import Base
 from training.config import STAGE_PREFIX, PublishConfig, RunConfig, TrainingRecipe
 from training.loop.checkpoint import sync_folder
 from training.objective import LINEAR, TIMESTEPS
 
 MADE_BY = "training.json"
+
+
+def finished(
+    recipe: TrainingRecipe, root: Path, catalog: Catalog, *, models: Path, loras: Path
+) -> Path | None:
+    """Publishes what the recipe has trained below `root`: a model into `models`, a LoRA into
+    `loras`. Returns where it is now, None where the recipe does not say how. Raises StudioError."""
+    last = recipe.stages[-1]
+    if last.row.published == "loras":
+        folder = stages.folder_of(root, recipe, last.name)
+        return publish_lora.publish(recipe, folder, loras)
+    return publish(recipe, stages.results(recipe, root, catalog), models)
 
 
 def publish(recipe: TrainingRecipe, results: Mapping[str, Base], models: Path) -> Path | None:

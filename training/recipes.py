@@ -48,7 +48,10 @@ def find(recipe: str) -> Path:
 
 
 def read(file: Path, overrides: Iterable[str] = ()) -> TrainingRecipe:
-    """A checked recipe; `overrides` are `key=value` or `stage.key=value`. Raises RequestError."""
+    """A checked recipe; `overrides` are `key=value`, `stage.key=value` or `publish.key=value`.
+
+    Raises RequestError.
+    """
     try:
         if file.stat().st_size > MAX_RECIPE_BYTES:
             raise RequestError(FIELD, f"{file} is too large for a recipe.")
@@ -82,7 +85,12 @@ def resolve(
         raise RequestError(FIELD, "The stages of a recipe are tables, written [[stage]].")
     merged = [_merged(shared, stage) for stage in stages]
     for override in overrides:
-        _override(merged, override)
+        key, dot, rest = override.partition(".")
+        if dot and key.strip() == "publish":
+            publish = {} if publish is None else publish
+            _override([publish], rest)
+        else:
+            _override(merged, override)
     runs = tuple(_run(stage, number) for number, stage in enumerate(merged, start=1))
     _check_stages(runs)
     if not isinstance(title, str):

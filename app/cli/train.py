@@ -8,7 +8,9 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -24,7 +26,7 @@ from pipelines.memory.planning import before_torch
 from pipelines.pictures import png
 from pipelines.progress import Progress, Report, Stage
 from training import recipes
-from training.config import RunConfig
+from training.config import RunConfig, TrainingRecipe
 from training.run import is_first_process
 
 app = typer.Typer(
@@ -43,35 +45,145 @@ def _settings(context: typer.Context, workspace: str | None) -> Settings:
     return sweeping.writer(workspace or context.obj)
 
 
+RecipeArgument = Annotated[str, typer.Argument(help="A recipe that ships, or a .toml file.")]
+DataOption = Annotated[
+    str | None, typer.Option(help="Folder or .zip of the pictures.", metavar="PATH")
+]
+RunOption = Annotated[str | None, typer.Option(help="Folder of this training.", metavar="DIR")]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="Change a value: key=value or stage.key=value.", metavar="K=V"),
+]
+MinutesOption = Annotated[
+    float | None, typer.Option(help="Stop with a checkpoint after so long.", metavar="F")
+]
+BaseOption = Annotated[str | None, typer.Option(help="The model that learns.", metavar="MODEL")]
+NameOption = Annotated[str | None, typer.Option(help="What the result is called.", metavar="NAME")]
+
+
 @app.command("text-to-image")
 def text_to_image(
     context: typer.Context,
-    recipe: Annotated[str, typer.Argument(help="A recipe that ships, or a .toml file.")],
-    data: Annotated[str | None, typer.Option(help="Folder of the pictures.", metavar="DIR")] = None,
-    run: Annotated[str | None, typer.Option(help="Folder of this training.", metavar="DIR")] = None,
-    set_: Annotated[
-        list[str] | None,
-        typer.Option("--set", help="Change a value: key=value or stage.key=value.", metavar="K=V"),
-    ] = None,
+    recipe: RecipeArgument,
+    data: DataOption = None,
+    run: RunOption = None,
+    set_: SetOption = None,
     stage: Annotated[
         str | None, typer.Option(help="Train only this stage.", metavar="NAME")
     ] = None,
-    minutes: Annotated[
-        float | None, typer.Option(help="Stop with a checkpoint after so long.", metavar="F")
-    ] = None,
+    minutes: MinutesOption = None,
     workspace: WorkspaceOption = None,
     as_json: JsonOption = False,
 ) -> int | None:
     """Trains a model from scratch, stage after stage. The same command again goes on."""
-    settings = _settings(context, workspace)
-    file = recipes.find(recipe)
-    values = recipes.read(file, set_ or ())
-    root = real_path(run) if run else settings.runs / file.stem
-    source = real_path(data) if data else settings.data
-    if not source.is_dir():
+    asked = _Training(
+        verb="text-to-image", recipe=recipe, data=data, run=run, changes=tuple(set_ or ())
+    )
+    return _train(
+        asked, _settings(context, workspace), stage=stage, minutes=minutes, as_json=as_json
+    )
+
+
+@app.command()
+def lora(
+    context: typer.Context,
+    recipe: RecipeArgument = "lora-style",
+    data: DataOption = None,
+    base: BaseOption = None,
+    name: NameOption = None,
+    trigger: Annotated[
+        str | None, typer.Option(help="The words that call it up.", metavar="TEXT")
+    ] = None,
+    run: RunOption = None,
+    set_: SetOption = None,
+    minutes: MinutesOption = None,
+    workspace: WorkspaceOption = None,
+    as_json: JsonOption = False,
+) -> int | None:
+    """Trains a LoRA on pictures with captions: a style or a concept."""
+    named = {"base.model": base, "publish.id": name, "publish.trigger": trigger}
+    asked = _Training(
+        verb="lora", recipe=recipe, data=data, run=run, changes=_changes(named, set_), name=name
+    )
+    return _train(asked, _settings(context, workspace), minutes=minutes, as_json=as_json)
+
+
+@app.command()
+def dreambooth(
+    context: typer.Context,
+    recipe: RecipeArgument = "dreambooth",
+    data: DataOption = None,
+    base: BaseOption = None,
+    name: NameOption = None,
+    word: Annotated[
+        str | None, typer.Option(help="A word that means nothing yet.", metavar="WORD")
+    ] = None,
+    kind: Annotated[
+        str | None, typer.Option(help="What the subject is one of, as dog.", metavar="TEXT")
+    ] = None,
+    run: RunOption = None,
+    set_: SetOption = None,
+    minutes: MinutesOption = None,
+    workspace: WorkspaceOption = None,
+    as_json: JsonOption = False,
+) -> int | None:
+    """Learns a subject from 3 to 30 photos."""
+    named = {
+        "base.model": base,
+        "publish.id": name,
+        "subject.word": word,
+        "subject.kind": kind,
+    }
+    asked = _Training(
+        verb="dreambooth",
+        recipe=recipe,
+        data=data,
+        run=run,
+        changes=_changes(named, set_),
+        name=name,
+    )
+    return _train(asked, _settings(context, workspace), minutes=minutes, as_json=as_json)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Training:
+    """What a command asks for. `changes` are overrides of the recipe, as --set has them."""
+
+    verb: str
+    recipe: str
+    data: str | None
+    run: str | None
+    changes: tuple[str, ...]
+    name: str | None = None
+
+
+def _changes(named: Mapping[str, str | None], further: list[str] | None) -> tuple[str, ...]:
+    """Options as overrides; what --set says of the same key comes last and counts."""
+    # As TOML writes it, so that a word like "true" stays a word.
+    own = [f"{key}={json.dumps(value)}" for key, value in named.items() if value is not None]
+    return (*own, *(further or ()))
+
+
+def _train(
+    asked: _Training,
+    settings: Settings,
+    *,
+    stage: str | None = None,
+    minutes: float | None = None,
+    as_json: bool,
+) -> int | None:
+    file = recipes.find(asked.recipe)
+    values = recipes.read(file, asked.changes)
+    _check_verb(values, asked)
+    root = real_path(asked.run) if asked.run else settings.runs / (asked.name or file.stem)
+    source = real_path(asked.data) if asked.data else settings.data
+    if not source.is_dir() and not _is_archive(source):
         raise RequestError(
             "data", f"There is no folder {printable(source, 200)}.", "Name it with --data."
         )
+    if _is_archive(source):
+        values = recipes.read(file, (*asked.changes, f"data.source={json.dumps(source.name)}"))
+        source = source.parent
     make_folder(root)
     status = Status(sys.stderr)
     stop = stop_on_signals()
@@ -95,13 +207,30 @@ def text_to_image(
             return INTERRUPTED
         made = None
         if stage is None and values.publish is not None and is_first_process():
-            made = publish.publish(values, stages.results(values, root, catalog), settings.models)
+            made = publish.finished(
+                values, root, catalog, models=settings.models, loras=settings.loras
+            )
     finally:
         status.clear()
     if is_first_process():
-        told = {"run": str(root), "model": str(made) if made else None}
+        told = {"run": str(root), values.stages[-1].row.result: str(made) if made else None}
         print(json.dumps(told) if as_json else made or root)
     return None
+
+
+def _is_archive(source: Path) -> bool:
+    return source.suffix.lower() == ".zip" and source.is_file()
+
+
+def _check_verb(values: TrainingRecipe, asked: _Training) -> None:
+    """Raises RequestError for a recipe of another command."""
+    verb = values.stages[-1].row.verb
+    if verb != asked.verb:
+        raise RequestError(
+            "recipe",
+            f"“{printable(asked.recipe)}” is a recipe of `train {verb}`.",
+            f"Run: launch.py train {verb} {printable(asked.recipe)}",
+        )
 
 
 def _until(stop: threading.Event, minutes: float | None) -> Callable[[], bool]:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKL
+from diffusers import AutoencoderKL, PixArtTransformer2DModel
 from transformers import T5EncoderModel
 
 from pipelines.catalog import ModelSpec
@@ -150,18 +150,26 @@ class Sources:
         return buckets, assign(others, sizes, minimum=1) if others else []
 
     @property
+    def _changes_a_model(self) -> bool:
+        """Whether a model learns a little more: then at the sizes and lengths that it paints."""
+        return self.config.row.goes_on_from in self.config.row.frozen
+
+    @property
     def square(self) -> Size:
         """The size that positions and samples count from: the squarest of the recipe's."""
         return nearest(Size(1, 1), self._table())
 
     def _table(self) -> Sequence[Size]:
         config = self.config.data
-        if config.bins is not None:
+        name = config.bins
+        if name is None and config.side is None and self._changes_a_model:
+            name = self._needed(self.config.row.goes_on_from).bins
+        if name:
             try:
-                return bins(config.bins)
+                return bins(name)
             except KeyError:
                 raise RequestError(
-                    "data.bins", f"There is no table of sizes called “{printable(config.bins)}”."
+                    "data.bins", f"There is no table of sizes called “{printable(name)}”."
                 ) from None
         side = config.side or _DEFAULT_SIDE
         return (Size(side, side),)
@@ -171,6 +179,11 @@ class Sources:
     def vae(self) -> AutoencoderKL:
         """The VAE of the recipe, in fp32. Raises RequestError, ModelError."""
         net: AutoencoderKL = self._part("vae", "vae")
+        return net
+
+    def transformer(self) -> PixArtTransformer2DModel:
+        """The transformer of the base, in fp32. Raises RequestError, ModelError."""
+        net: PixArtTransformer2DModel = self._part("transformer", "transformer")
         return net
 
     @property
@@ -209,7 +222,7 @@ class Sources:
             places=base.places,
             cleaning=base.cleaning,
             licence="",
-            tokens=self.config.data.tokens,
+            tokens=(base.tokens if self._changes_a_model else 0) or self.config.data.tokens,
             bins="128",
             size="128x128",
             max_side=4096,

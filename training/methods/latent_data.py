@@ -22,24 +22,27 @@ from training.loop.task import Batch
 class LatentSamples:
     """Pictures as scaled latents (4, h, w), with what `describe` says of a sample.
 
-    `describe` gets the sample and the dice of the pick, to choose among captions.
+    `describe` gets the sample and the dice of the pick, to choose among captions. The model is told
+    the size of the original, as PixArt-α was, or with `tells_bucket` the one that it paints: what
+    is told when somebody paints, so a model that only learns a little more is told that.
     """
 
     buckets: Sequence[Bucket]
     latents: FeatureStore
     scale: float
     describe: Callable[[Sample, random.Random], dict[str, Any]]
+    tells_bucket: bool = False
 
     def __len__(self) -> int:
         return sum(len(bucket.samples) for bucket in self.buckets)
 
     def __getitem__(self, pick: Pick) -> dict[str, Any]:
         sample, bucket = self._find(pick.index)
+        shown = bucket.size if self.tells_bucket else sample
         return {
             "ids": sample.path,
             "latents": self.latents.read(latent_key(sample, bucket)) * self.scale,
-            # The model is told the size of the original, as PixArt-α was.
-            "resolution": torch.tensor([float(sample.height), float(sample.width)]),
+            "resolution": torch.tensor([float(shown.height), float(shown.width)]),
             "aspect_ratio": torch.tensor([bucket.size.height / bucket.size.width]),
             **self.describe(sample, random.Random(pick.key)),
         }

@@ -38,8 +38,9 @@ class TrainingMethod:
     for a part. `net` says which keys the table `net` of a recipe may have, with the least and the
     largest value. `frozen` are the bases that it reads and cannot do without, `bases` all that a
     `base.model` stands for, `goes_on_from` the base whose weights it trains further. `min_side` is
-    the smallest side of its pictures, `squares` says that they have one shape. `optional` are keys
-    of a recipe that belong to this method alone.
+    the smallest side of its pictures, `squares` says that they have one shape, `shards` that its
+    weights can be spread over processes. `verb` is the command that its recipes are for. `optional`
+    are keys of a recipe that belong to this method and few others.
     """
 
     name: str
@@ -56,6 +57,8 @@ class TrainingMethod:
     frozen: tuple[str, ...] = ()
     min_side: int = 16
     squares: bool = False
+    shards: bool = True
+    verb: str = "text-to-image"
     optional: frozenset[str] = field(default_factory=frozenset)
 
     def load(self) -> Any:
@@ -137,6 +140,60 @@ _ROWS = (
         goes_on_from="transformer",
         frozen=("vae", "text"),
         min_side=_SMALLEST_LATENTS,
+    ),
+    TrainingMethod(
+        name="lora",
+        title="LoRA",
+        trains="a small change of a model: a style, or a concept",
+        data="captions",
+        needs="pictures with captions",
+        result="lora",
+        published="loras",
+        task="training.methods.lora:task",
+        net={},
+        bases=("vae", "text", "transformer"),
+        goes_on_from="transformer",
+        frozen=("vae", "text", "transformer"),
+        min_side=_SMALLEST_LATENTS,
+        shards=False,
+        verb="lora",
+        optional=frozenset({"lora"}),
+    ),
+    TrainingMethod(
+        name="dreambooth",
+        title="Dreambooth, as a LoRA",
+        trains="a small change of a model that knows one subject",
+        data="pictures",
+        needs="3 to 30 pictures of the subject; captions where somebody has written them",
+        result="lora",
+        published="loras",
+        task="training.methods.lora:subject_task",
+        net={},
+        bases=("vae", "text", "transformer"),
+        goes_on_from="transformer",
+        frozen=("vae", "text", "transformer"),
+        min_side=_SMALLEST_LATENTS,
+        shards=False,
+        verb="dreambooth",
+        optional=frozenset({"lora", "subject"}),
+    ),
+    TrainingMethod(
+        name="dreambooth-net",
+        title="Dreambooth, the whole net",
+        trains="a whole PixArt transformer that knows one subject",
+        data="pictures",
+        needs="3 to 30 pictures of the subject; captions where somebody has written them",
+        result="model",
+        published="models",
+        task="training.methods.lora:whole_task",
+        net={},
+        bases=("vae", "text", "transformer"),
+        goes_on_from="transformer",
+        frozen=("vae", "text", "transformer"),
+        min_side=_SMALLEST_LATENTS,
+        shards=False,
+        verb="dreambooth",
+        optional=frozenset({"subject"}),
     ),
 )
 METHODS: Mapping[str, TrainingMethod] = MappingProxyType({row.name: row for row in _ROWS})

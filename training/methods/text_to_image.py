@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -45,116 +45,189 @@ class CaptionLoss(nn.Module):
     ) -> None:
         super().__init__()
         self.transformer = transformer
-        self._objective = config.objective
-        self._diffusion = Diffusion()
+        self.objective = config.objective
+        self.diffusion = Diffusion()
         self.register_buffer("null", null, persistent=False)
 
     def forward(self, batch: Batch, seed: int, timestep: int | None) -> dict[str, Tensor]:
         """Per picture."""
         latents: Tensor = batch["latents"]
         draw = generator(seed)
-        noise, timesteps = drawn(latents, draw, timestep, middle=self._objective.middle)
+        noise, timesteps = drawn(latents, draw, timestep, middle=self.objective.middle)
         # Validation is with the captions.
-        share = self._objective.dropout if timestep is None else 0.0
+        share = self.objective.dropout if timestep is None else 0.0
         dropped = torch.rand(len(latents), generator=draw) < share
-        embeds, mask = self._with_dropout(batch["embeds"], batch["mask"], dropped)
-        micro = self.transformer.config.use_additional_conditions
-        with attention(latents, self.transformer.config.patch_size):
-            output = self.transformer(
-                self._diffusion.noised(latents, noise, timesteps),
-                encoder_hidden_states=embeds,
-                encoder_attention_mask=mask,
-                timestep=timesteps,
-                added_cond_kwargs={
-                    "resolution": batch["resolution"] if micro else None,
-                    "aspect_ratio": batch["aspect_ratio"] if micro else None,
-                },
-            ).sample
-        weights = self._objective.weights
-        return self._diffusion.losses(output, latents, noise, timesteps, **weights).by_name()
-
-    def _with_dropout(self, embeds: Tensor, mask: Tensor, dropped: Tensor) -> tuple[Tensor, Tensor]:
         null: Tensor = self.null  # type: ignore[assignment]
-        missing = len(null) - embeds.shape[1]
-        if missing > 0:
-            embeds = nn.functional.pad(embeds, (0, 0, 0, missing))
-            mask = nn.functional.pad(mask, (0, missing))
-        empty = torch.zeros_like(embeds[0])
-        empty[: len(null)] = null.to(embeds)
-        empty_mask = torch.zeros_like(mask[0])
-        empty_mask[: len(null)] = 1
-        chosen = dropped.to(embeds.device)
-        return (
-            torch.where(chosen[:, None, None], empty, embeds),
-            torch.where(chosen[:, None], empty_mask, mask),
-        )
+        embeds, mask = replaced(batch["embeds"], batch["mask"], null, dropped)
+        noised = self.diffusion.noised(latents, noise, timesteps)
+        output = predicted(self.transformer, batch, noised, timesteps, embeds=embeds, mask=mask)
+        weights = self.objective.weights
+        return self.diffusion.losses(output, latents, noise, timesteps, **weights).by_name()
+
+
+def predicted(
+    net: PixArtTransformer2DModel,
+    batch: Batch,
+    noised: Tensor,
+    timesteps: Tensor,
+    *,
+    embeds: Tensor,
+    mask: Tensor,
+) -> Tensor:
+    """What `net` says of noised latents (B, C, h, w) with the sizes of `batch`."""
+    micro = net.config.use_additional_conditions
+    with attention(noised, net.config.patch_size):
+        output: Tensor = net(
+            noised,
+            encoder_hidden_states=embeds,
+            encoder_attention_mask=mask,
+            timestep=timesteps,
+            added_cond_kwargs={
+                "resolution": batch["resolution"] if micro else None,
+                "aspect_ratio": batch["aspect_ratio"] if micro else None,
+            },
+        ).sample
+    return output
+
+
+def replaced(
+    embeds: Tensor, mask: Tensor, features: Tensor, chosen: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Texts (B, T, C) with their mask (B, T), and `features` (U, C) in place of the `chosen`."""
+    missing = len(features) - embeds.shape[1]
+    if missing > 0:
+        embeds = nn.functional.pad(embeds, (0, 0, 0, missing))
+        mask = nn.functional.pad(mask, (0, missing))
+    other = torch.zeros_like(embeds[0])
+    other[: len(features)] = features.to(embeds)
+    other_mask = torch.zeros_like(mask[0])
+    other_mask[: len(features)] = 1
+    chosen = chosen.to(embeds.device)
+    return (
+        torch.where(chosen[:, None, None], other, embeds),
+        torch.where(chosen[:, None], other_mask, mask),
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
 class Captions:
-    """One of a picture's captions, by dice, as features (T, C). `names` maps captions to texts.
+    """One of a picture's captions, by dice, as features (T, C). `names` maps captions to texts;
+    `otherwise` stands for the captions of a picture that has none.
 
     A class and not a closure: loader processes that are spawned get it by pickle.
     """
 
     texts: FeatureStore
     names: Mapping[str, str]
+    otherwise: tuple[str, ...] = ()
 
     def __call__(self, sample: Sample, dice: random.Random) -> dict[str, Any]:
-        return {"embeds": self.texts.read(self.names[dice.choice(sample.captions)])}
+        return {"embeds": self.features(dice.choice(sample.captions or self.otherwise))}
+
+    def features(self, caption: str) -> Tensor:
+        """Those of a caption that was asked for (T, C)."""
+        return self.texts.read(self.names[caption])
+
+
+@dataclass(frozen=True, kw_only=True)
+class CaptionData:
+    """What a training on captions reads. `null` are the features of the empty text (T, C)."""
+
+    vae: AutoencoderKL
+    captions: Captions
+    samples: LatentSamples
+    held_out: LatentSamples
+
+    @property
+    def null(self) -> Tensor:
+        """The features of the empty text (T, C)."""
+        return self.captions.features("")
+
+    @classmethod
+    def read(
+        cls,
+        config: RunConfig,
+        sources: Sources,
+        *,
+        otherwise: tuple[str, ...] = (),
+        more: Iterable[str] = (),
+        tells_bucket: bool = False,
+    ) -> CaptionData:
+        """Latents and texts, computed where they are missing: captions, those of the previews, and
+        `more`. Pictures without a caption are used where there is one `otherwise`."""
+        vae = sources.vae()
+        model = sources.text_row
+        learning, held = sources.buckets(lambda s: bool(s.captions or otherwise))
+        everything = [s for b in [*learning, *held] for s in b.samples]
+        written = {c for s in everything for c in s.captions or otherwise}
+        captions = written | {"", *config.preview.prompts, *more}
+        texts = sources.texts(sorted(captions))
+        names = {c: caption_key(tokenize(c, model).ids) for c in captions}
+        describe = Captions(texts=texts, names=names, otherwise=otherwise)
+        both = {
+            "latents": sources.latents(vae, [*learning, *held]),
+            "scale": float(vae.config.scaling_factor),
+            "describe": describe,
+            "tells_bucket": tells_bucket,
+        }
+        return cls(
+            vae=vae,
+            captions=describe,
+            samples=LatentSamples(buckets=learning, **both),
+            held_out=LatentSamples(buckets=held, **both),
+        )
+
+    def task(
+        self,
+        config: RunConfig,
+        net: CaptionLoss,
+        size: Size,
+        publish: Callable[[Path], Mapping[str, Any]],
+    ) -> Task:
+        """The training of `net` on these; its previews have `size`."""
+        transformer = net.transformer
+        features = [self.captions.features(prompt) for prompt in config.preview.prompts]
+        if config.gradient_checkpointing:
+            transformer.enable_gradient_checkpointing()
+        return Task(
+            net=net,
+            samples=self.samples,
+            held_out=self.held_out,
+            held_out_batches=self.held_out.held_out_batches(
+                config.batch, config.validation.pictures
+            ),
+            plan=self.samples.plan(config.batch, config.seed),
+            collate=collate,
+            preview=_preview(config, transformer, self.vae, features, self.null, size),
+            publish=publish,
+            facts={
+                "pictures": len(self.samples),
+                "held_out": len(self.held_out),
+                "captions": len(self.captions.names),
+                "buckets": {str(b.size): len(b.samples) for b in self.samples.buckets},
+            },
+        )
 
 
 def task(config: RunConfig, sources: Sources) -> Task:
     """The training of a PixArt transformer on the captions of the manifest."""
     torch.manual_seed(config.seed)
-    vae = sources.vae()
-    model = sources.text_row
-    learning, held = sources.buckets(lambda s: bool(s.captions))
-    everything = [s for b in [*learning, *held] for s in b.samples]
-    prompts = config.preview.prompts
-    captions = {c for s in everything for c in s.captions} | {"", *prompts}
-    texts = sources.texts(sorted(captions))
-    names = {c: caption_key(tokenize(c, model).ids) for c in captions}
-    store = sources.latents(vae, [*learning, *held])
-
-    describe = Captions(texts=texts, names=names)
-    scale = float(vae.config.scaling_factor)
-    samples = LatentSamples(buckets=learning, latents=store, scale=scale, describe=describe)
-    held_out = LatentSamples(buckets=held, latents=store, scale=scale, describe=describe)
-    null = texts.read(names[""])
+    data = CaptionData.read(config, sources)
     # Decided by the recipe, not by the shapes of the pictures that happen to be there.
     size = sources.square
     transformer = build(
         config,
         sources.base("transformer"),
-        channels=vae.config.latent_channels,
+        channels=data.vae.config.latent_channels,
         sample_size=size.width // PIXELS_PER_LATENT,
-        caption_channels=null.shape[-1],
+        caption_channels=data.null.shape[-1],
     )
 
     def publish(folder: Path) -> Mapping[str, Any]:
         transformer.save_pretrained(folder / "transformer")
         return {"parameters": sum(p.numel() for p in transformer.parameters())}
 
-    features = [texts.read(names[prompt]) for prompt in prompts]
-    if config.gradient_checkpointing:
-        transformer.enable_gradient_checkpointing()
-    return Task(
-        net=CaptionLoss(transformer, null, config),
-        samples=samples,
-        held_out=held_out,
-        held_out_batches=held_out.held_out_batches(config.batch, config.validation.pictures),
-        plan=samples.plan(config.batch, config.seed),
-        collate=collate,
-        preview=_preview(config, transformer, vae, features, null, size),
-        publish=publish,
-        facts={
-            "pictures": len(samples),
-            "held_out": len(held_out),
-            "captions": len(captions),
-            "buckets": {str(b.size): len(b.samples) for b in learning},
-        },
-    )
+    return data.task(config, CaptionLoss(transformer, data.null, config), size, publish)
 
 
 def _preview(

@@ -1,0 +1,279 @@
+"""A model learns a little more: a LoRA on captions, a subject as LoRA and as a whole net."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from diffusers import PixArtTransformer2DModel
+
+from lora_manager import attach, card, files, headers
+from lora_manager.library import LoraLibrary
+from pipelines.catalog import Catalog
+from pipelines.errors import RequestError, SaveError
+from tests import tiny
+from tests.training import small
+from training import publish, stages
+from training.adapter_config import LoraConfig
+from training.config import TrainingRecipe
+from training.loop.task import trained
+from training.methods import lora
+from training.recipes import resolve
+
+SUBJECT = {"word": "sks", "kind": "disc"}
+NO_AVERAGE = {"decay": 0.0}
+
+
+@pytest.fixture(scope="module")
+def catalog(tmp_path_factory: pytest.TempPathFactory) -> Catalog:
+    models = tmp_path_factory.mktemp("models")
+    tiny.build(models / "tiny")
+    return Catalog(user_models=models)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("data")
+    small.pictures(folder / "pictures", count=6)
+    bare = small.pictures(folder / "bare", count=4)
+    (bare / "metadata.jsonl").unlink()
+    return folder
+
+
+def recipe(method: str, steps: int = 4, **more: Any) -> TrainingRecipe:
+    source = "pictures" if method == "lora" else "bare"
+    held = 0.2 if method == "lora" else 0.0
+    own: dict[str, Any] = {
+        "base": {"model": "tiny"},
+        "data": {"source": source, "held_out": held},
+        "ema": NO_AVERAGE,
+        "objective": {"variational": 0.0},
+        "steps": steps,
+        "batch": 2,
+    }
+    if method != "lora":
+        own["subject"] = SUBJECT
+    if method != "dreambooth-net":
+        own["lora"] = {"rank": 4}
+    values = {
+        "title": "One",
+        "publish": {"id": "mine", "title": "Mine", "size": "64x64", "max_side": 256, "bins": "128"},
+        "stage": [small.stage("one", method, **own, **more)],
+    }
+    return resolve(values, name="one")
+
+
+def walk(values: TrainingRecipe, root: Path, data: Path, catalog: Catalog) -> str:
+    told: list[str] = []
+    outcome = stages.walk(
+        values,
+        root=root,
+        data=data,
+        report=lambda config: lambda progress: None,
+        should_stop=lambda: False,
+        tell=told.append,
+        catalog=catalog,
+    )
+    return outcome.reason
+
+
+def published(values: TrainingRecipe, root: Path, catalog: Catalog, out: Path) -> Path:
+    made = publish.finished(values, root, catalog, models=out / "models", loras=out / "loras")
+    assert made is not None
+    return made
+
+
+@pytest.mark.parametrize("method", ["lora", "dreambooth"])
+def test_a_lora_is_trained_and_put_into_the_library(
+    method: str, catalog: Catalog, data: Path, tmp_path: Path
+) -> None:
+    sheets = {"every": 2, "steps": 2, "prompts": ["a photo of sks disc", "a red disc"]}
+    values = recipe(method, preview=sheets)
+    assert walk(values, tmp_path / "run", data, catalog) == "finished"
+    file = published(values, tmp_path / "run", catalog, tmp_path)
+    assert file == tmp_path / "loras" / "mine.safetensors"
+    found = LoraLibrary(tmp_path / "loras").find("mine")
+    assert (found.title, found.base, found.rank) == ("Mine", "tiny", 4)
+    assert found.trigger == ("sks disc" if method == "dreambooth" else "")
+    # Attention and feed-forward of two blocks.
+    assert found.modules == 2 * 10
+    metadata = headers.read(file).metadata
+    assert metadata["pixart_studio.steps"] == "4"
+    assert metadata["modelspec.thumbnail"].startswith("data:image/jpeg;base64,")
+    read = files.read(file)
+    assert any(pair.up.abs().max() > 0 for pair in read.pairs.values())
+    # The same run again replaces its own, and nobody else's.
+    assert published(values, tmp_path / "run", catalog, tmp_path) == file
+    lone = files.read(file)
+    files.write(file, lone, {card.TITLE: "Somebody's"})
+    with pytest.raises(SaveError, match="that this training has not made"):
+        published(values, tmp_path / "run", catalog, tmp_path)
+
+
+def test_the_file_is_the_change_that_was_trained(catalog: Catalog) -> None:
+    folder = catalog.find("tiny").part("transformer")
+    torch.manual_seed(0)
+    net = lora.with_lora(_net(folder), LoraConfig(rank=3, alpha=6.0, ranks={"to_q": 2}), "fp32")
+    names = [name for name, _ in trained(net)]
+    assert names
+    assert all(".lora_" in name for name in names)
+    with torch.no_grad():
+        for _, weight in trained(net):
+            weight.copy_(torch.randn_like(weight) * 0.1)
+    made = lora.lora_of(net)
+    assert {pair.rank for path, pair in made.pairs.items() if path.endswith("to_q")} == {2}
+    assert {pair.rank for path, pair in made.pairs.items() if path.endswith("to_k")} == {3}
+    plain = _net(folder)
+    given = {
+        "encoder_hidden_states": torch.randn(1, 5, plain.config.caption_channels),
+        "timestep": torch.tensor([500]),
+        "added_cond_kwargs": {"resolution": None, "aspect_ratio": None},
+    }
+    x = torch.randn(1, 4, 8, 8)
+    with torch.no_grad():
+        bare = plain(x, **given).sample
+        with lora.without(net):
+            assert torch.equal(net(x, **given).sample, bare)
+        ours = net.eval()(x, **given).sample
+        attach.merge(plain, [("mine", made, 1.0)])
+        merged = plain(x, **given).sample
+    assert (merged - bare).abs().max() > 1e-3
+    torch.testing.assert_close(ours, merged, rtol=1e-5, atol=1e-5)
+
+
+def _net(folder: Path) -> PixArtTransformer2DModel:
+    net: PixArtTransformer2DModel = PixArtTransformer2DModel.from_pretrained(folder)
+    return net.eval().requires_grad_(False)
+
+
+def test_a_whole_net_learns_a_subject_and_becomes_a_model(
+    catalog: Catalog, data: Path, tmp_path: Path
+) -> None:
+    values = recipe("dreambooth-net", steps=2)
+    assert walk(values, tmp_path / "run", data, catalog) == "finished"
+    folder = published(values, tmp_path / "run", catalog, tmp_path)
+    assert Catalog(user_models=folder.parent).find("mine").folder == folder
+    before = _net(catalog.find("tiny").part("transformer")).state_dict()
+    after = _net(folder / "transformer").state_dict()
+    assert any(not torch.equal(before[name], after[name]) for name in before)
+
+
+@pytest.mark.parametrize("method", ["lora", "dreambooth"])
+def test_it_goes_on_to_the_bit(method: str, catalog: Catalog, data: Path, tmp_path: Path) -> None:
+    extra = {"lora": {"rank": 4, "dropout": 0.2}} if method == "lora" else {}
+    whole = recipe(method)
+    cut = recipe(method, steps=2)
+    if extra:
+        whole, cut = (_with(one, extra) for one in (whole, cut))
+    walk(whole, tmp_path / "whole", data, catalog)
+    walk(cut, tmp_path / "cut", data, catalog)
+    walk(whole, tmp_path / "cut", data, catalog)
+    results = [
+        files.read(tmp_path / name / "01-one" / "result" / lora.RESULT) for name in ("whole", "cut")
+    ]
+    for path, pair in results[0].pairs.items():
+        assert torch.equal(pair.up, results[1].pairs[path].up), path
+        assert torch.equal(pair.down, results[1].pairs[path].down), path
+
+
+def _with(values: TrainingRecipe, changes: dict[str, Any]) -> TrainingRecipe:
+    told = json.loads(values.model_dump_json(exclude_unset=True))
+    told["stages"][0] |= changes
+    stage = told.pop("stages")
+    return resolve({"title": told["title"], "publish": told["publish"], "stage": stage}, name="one")
+
+
+def test_what_it_was_before_is_kept_by_the_prior(
+    catalog: Catalog, data: Path, tmp_path: Path
+) -> None:
+    """Trained hard on four pictures, the answers about the kind stay nearer with the prior."""
+    moved = {}
+    for prior in ("base", "none"):
+        subject = {**SUBJECT, "prior": prior}
+        values = _with(
+            recipe("dreambooth", steps=30),
+            {
+                "subject": subject,
+                "optimizer": {"lr": 1e-2},
+                "objective": {"variational": 0.0, "dropout": 0.0},
+                "validation": {"every": 0},
+            },
+        )
+        root = tmp_path / prior
+        walk(values, root, data, catalog)
+        made = files.read(root / "01-one" / "result" / lora.RESULT)
+        moved[prior] = _moved(catalog, made, values)
+    assert moved["base"] < 0.8 * moved["none"]
+
+
+def _moved(catalog: Catalog, made: files.Lora, values: TrainingRecipe) -> float:
+    """How far the prediction about the kind went, over eight draws."""
+    from pipelines.models import loader
+    from pipelines.text.tokens import tokenize
+
+    model = catalog.find("tiny")
+    encoder = loader.part(model, "text_encoder", torch.float32)
+    ids = tokenize(values.stages[0].subject.of_the_kind, model).ids
+    net = _net(model.part("transformer"))
+    draw = torch.Generator().manual_seed(1)
+    x = torch.randn(8, 4, 8, 8, generator=draw)
+    with torch.no_grad():
+        embeds = encoder(torch.tensor([ids])).last_hidden_state.expand(8, -1, -1)
+        given = {
+            "encoder_hidden_states": embeds,
+            "timestep": torch.arange(50, 850, 100),
+            "added_cond_kwargs": {"resolution": None, "aspect_ratio": None},
+        }
+        before = net(x, **given).sample[:, :4]
+        attach.merge(net, [("made", made, 1.0)])
+        after = net(x, **given).sample[:, :4]
+    return float((after - before).square().mean())
+
+
+@pytest.mark.parametrize(
+    ("method", "changes", "sentence"),
+    [
+        ("lora", {"base": {}}, "name it with base.model"),
+        ("lora", {"lora": {"rank": 4096}}, "less than or equal to 1024"),
+        ("lora", {"lora": {"ranks": {"to_q": 0}}}, "between 1 and 1024"),
+        ("lora", {"subject": SUBJECT}, "the table subject belongs to dreambooth"),
+        ("lora", {"net": {"heads": 2}}, "leave net out"),
+        ("lora", {"shard": True}, "shard does not go with lora"),
+        ("dreambooth", {"subject": {"word": "  ", "kind": "dog"}}, "subject.word is empty"),
+        ("dreambooth", {"subject": {"word": "sks"}}, "subject.kind is empty"),
+        ("dreambooth", {"subject": {**SUBJECT, "template": "a photo"}}, "{subject} in it"),
+        ("dreambooth-net", {"lora": {"rank": 4}}, "the table lora belongs to lora and dreambooth"),
+    ],
+)
+def test_what_does_not_go_together_is_said_before_anything_is_read(
+    method: str, changes: dict[str, Any], sentence: str
+) -> None:
+    with pytest.raises(RequestError) as caught:
+        _with(recipe(method), changes)
+    assert sentence in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "sentence"),
+    [
+        (LoraConfig(rank=49), "larger than the layer transformer_blocks.0.attn1.to_q"),
+        (LoraConfig(rank=4, ranks={"to_qq": 8}), "No layer that is trained ends with “to_qq”"),
+        (LoraConfig(rank=4, ranks={"ff.net.2": 64}), "larger than the layer"),
+    ],
+)
+def test_ranks_that_fit_no_layer(wanted: LoraConfig, sentence: str, catalog: Catalog) -> None:
+    net = _net(catalog.find("tiny").part("transformer"))
+    with pytest.raises(RequestError) as caught:
+        lora.with_lora(net, wanted, "fp32")
+    assert sentence in str(caught.value)
+
+
+def test_half_precision_keeps_what_learns_in_float32(catalog: Catalog) -> None:
+    net = lora.with_lora(
+        _net(catalog.find("tiny").part("transformer")), LoraConfig(rank=2, targets="all"), "bf16"
+    )
+    kinds = {weight.requires_grad: weight.dtype for weight in net.parameters()}
+    assert kinds == {True: torch.float32, False: torch.bfloat16}

@@ -1,0 +1,83 @@
+"""What a recipe says of a LoRA and of the subject that is learned."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, field_validator
+
+from training.recipe_table import RecipeTable
+
+MAX_RANK = 1024
+
+
+class LoraConfig(RecipeTable):
+    """The change that is trained: `up @ down` of rank `rank` beside each layer of `targets`.
+
+    It is added `alpha / rank` times, once where `alpha` is not given. `targets` are the attention
+    layers, those and the feed-forward ones, or every linear layer, also those that tell the net
+    the time and the size, which a small data set easily breaks. `ranks` gives layers whose path
+    ends so another rank. `dropout` leaves out that share of what goes into the change.
+    """
+
+    rank: int = Field(default=16, ge=1, le=MAX_RANK)
+    alpha: float | None = Field(default=None, gt=0, le=100_000)
+    targets: Literal["attention", "attention+feed-forward", "all"] = "attention+feed-forward"
+    ranks: dict[str, int] = Field(default_factory=dict)
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+
+    @field_validator("ranks")
+    @classmethod
+    def _ranks(cls, ranks: dict[str, int]) -> dict[str, int]:
+        if any(not 1 <= rank <= MAX_RANK for rank in ranks.values()):
+            raise ValueError(f"every rank lies between 1 and {MAX_RANK}")
+        return ranks
+
+
+class SubjectConfig(RecipeTable):
+    """Who or what is in the pictures.
+
+    `word` is a word that means nothing yet, `kind` what it is one of: "sks" and "dog". Pictures
+    without a caption get `template`, in which {subject} is "sks dog".
+
+    `prior` keeps the kind what it was. "base": of `share` of the pictures the net is asked about
+    the kind instead, and has to say what it said before it learned (no further pictures are
+    needed). "none": nothing does. `weight` is that of its error.
+    """
+
+    word: str = Field(default="sks", max_length=40)
+    kind: str = Field(default="", max_length=80)
+    template: str = Field(default="a photo of {subject}", max_length=400)
+    prior: Literal["base", "none"] = "base"
+    share: float = Field(default=0.5, gt=0, lt=1)
+    weight: float = Field(default=1.0, gt=0, le=100)
+
+    @field_validator("word", "kind")
+    @classmethod
+    def _word(cls, text: str) -> str:
+        cleaned = " ".join(text.split())
+        if not cleaned.isprintable():
+            raise ValueError("it has characters that cannot be printed")
+        return cleaned
+
+    @field_validator("template")
+    @classmethod
+    def _template(cls, text: str) -> str:
+        if "{subject}" not in text:
+            raise ValueError("it has to have {subject} in it")
+        return text
+
+    @property
+    def subject(self) -> str:
+        """What the subject is called in prompts."""
+        return f"{self.word} {self.kind}".strip()
+
+    @property
+    def caption(self) -> str:
+        """The caption of a picture of the subject that has none of its own."""
+        return self.template.replace("{subject}", self.subject)
+
+    @property
+    def of_the_kind(self) -> str:
+        """The same words about any of its kind."""
+        return self.template.replace("{subject}", self.kind)

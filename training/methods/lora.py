@@ -1,0 +1,274 @@
+"""A model learns a little more: a LoRA on captions, or a subject from a handful of pictures.
+
+LoRA (arXiv 2106.09685) is put on the layers by PEFT. Dreambooth (arXiv 2208.12242) teaches a rare
+word; here its prior needs no pictures of the kind: of a share of the pictures the net is asked
+about the kind, and its answer is held to what it was before it learned.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import PixArtTransformer2DModel
+from peft import LoraConfig as PeftConfig
+from peft import inject_adapter_in_model
+from peft.tuners.lora import LoraLayer
+from torch import Tensor, nn
+
+from lora_manager import card, files, targets
+from lora_manager.files import Lora, LoraPair
+from pipelines.errors import RequestError
+from training.adapter_config import LoraConfig, SubjectConfig
+from training.config import RunConfig
+from training.data import features
+from training.data.sources import Sources
+from training.loop.rng import drawn, generator
+from training.loop.task import Batch, Task
+from training.methods.text_to_image import CaptionData, CaptionLoss, predicted, replaced
+
+RESULT = "lora.safetensors"
+RUN = "pixart_studio.run"
+"""The metadata that tells which training has made a LoRA."""
+_KINDS = {
+    "attention": targets.ATTENTION,
+    "attention+feed-forward": targets.ATTENTION | targets.FEED_FORWARD,
+    # The convolution is no matrix, and what paints reads it as one.
+    "all": targets.ALL - {targets.CONVOLUTION},
+}
+
+
+def task(config: RunConfig, sources: Sources) -> Task:
+    """A LoRA that learns the captions of the manifest."""
+    torch.manual_seed(config.seed)
+    data = CaptionData.read(config, sources, tells_bucket=True)
+    net = with_lora(sources.transformer(), config.lora, config.precision)
+    loss = CaptionLoss(net, data.null, config)
+    return data.task(config, loss, sources.square, _publisher(config, sources, net))
+
+
+def subject_task(config: RunConfig, sources: Sources) -> Task:
+    """A LoRA that learns a subject."""
+    torch.manual_seed(config.seed)
+    data = _of_subject(config, sources)
+    net = with_lora(sources.transformer(), config.lora, config.precision)
+    loss = SubjectLoss(net, data, config)
+    return data.task(config, loss, sources.square, _publisher(config, sources, net))
+
+
+def whole_task(config: RunConfig, sources: Sources) -> Task:
+    """A whole net that learns a subject."""
+    torch.manual_seed(config.seed)
+    data = _of_subject(config, sources)
+    net = sources.transformer()
+    before = copy.deepcopy(net) if config.subject.prior != "none" else None
+    net.requires_grad_(True).train()
+
+    def publish(folder: Path) -> Mapping[str, Any]:
+        net.save_pretrained(folder / "transformer")
+        return {"parameters": sum(p.numel() for p in net.parameters())}
+
+    return data.task(config, SubjectLoss(net, data, config, before), sources.square, publish)
+
+
+def _of_subject(config: RunConfig, sources: Sources) -> CaptionData:
+    subject = config.subject
+    return CaptionData.read(
+        config,
+        sources,
+        otherwise=(subject.caption,),
+        more=(subject.of_the_kind,),
+        tells_bucket=True,
+    )
+
+
+def with_lora(
+    net: PixArtTransformer2DModel, wanted: LoraConfig, precision: str
+) -> PixArtTransformer2DModel:
+    """Puts the layers of a new LoRA, which changes nothing yet, on `net`. Raises RequestError.
+
+    What does not learn is kept in the precision of the products; what learns is in float32.
+    """
+    found = targets.paths(
+        net.config.num_layers,
+        _KINDS[wanted.targets],
+        micro_conditions=net.config.use_additional_conditions,
+    )
+    unused = [end for end in wanted.ranks if not any(targets.matches(p, {end}) for p in found)]
+    if unused:
+        raise RequestError(
+            "lora.ranks",
+            f"No layer that is trained ends with “{unused[0]}”.",
+            f"Layers are called as {found[0]}.",
+        )
+    for path in found:
+        rank = next((r for end, r in wanted.ranks.items() if targets.matches(path, {end})), 0)
+        layer = net.get_submodule(path)
+        smaller = min(layer.in_features, layer.out_features)  # type: ignore[arg-type]
+        if (rank or wanted.rank) > smaller:
+            raise RequestError(
+                "lora.rank",
+                f"The rank {rank or wanted.rank} is larger than the layer {path}, which has"
+                f" {smaller}.",
+                f"Take a rank of at most {smaller}.",
+            )
+    alpha = wanted.alpha or wanted.rank
+    inject_adapter_in_model(
+        PeftConfig(
+            r=wanted.rank,
+            lora_alpha=alpha,
+            lora_dropout=wanted.dropout,
+            target_modules=list(found),
+            rank_pattern=dict(wanted.ranks),
+            # A layer of another rank works as strongly as the rest.
+            alpha_pattern={e: alpha * r / wanted.rank for e, r in wanted.ranks.items()},
+        ),
+        net,
+    )
+    dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision, torch.float32)
+    for weight in net.parameters():
+        if not weight.requires_grad:
+            weight.data = weight.data.to(dtype)
+    return net.train()
+
+
+def layers(net: nn.Module) -> dict[str, LoraLayer]:
+    """The layers that carry the LoRA, by path."""
+    return {name: one for name, one in net.named_modules() if isinstance(one, LoraLayer)}
+
+
+def lora_of(net: nn.Module) -> Lora:
+    """The LoRA on `net` as it is now, its strength included."""
+    pairs = {}
+    for path, layer in layers(net).items():
+        (name,) = layer.active_adapters
+        down, up = layer.lora_A[name].weight, layer.lora_B[name].weight
+        pairs[path] = LoraPair(
+            down=down.detach().float().cpu().clone(),
+            up=(up.detach().float() * layer.scaling[name]).cpu(),
+        )
+    return Lora(pairs=pairs)
+
+
+@contextmanager
+def without(net: nn.Module) -> Iterator[None]:
+    """`net` as it was before it got a LoRA, for a while."""
+    found = list(layers(net).values())
+    try:
+        for layer in found:
+            layer.enable_adapters(False)
+        yield
+    finally:
+        for layer in found:
+            layer.enable_adapters(True)
+
+
+class SubjectLoss(CaptionLoss):
+    """The loss of a subject, and of what its kind was before.
+
+    `before` is the net as it was; without one, `transformer` has a LoRA that can be left out.
+    """
+
+    def __init__(
+        self,
+        transformer: PixArtTransformer2DModel,
+        data: CaptionData,
+        config: RunConfig,
+        before: PixArtTransformer2DModel | None = None,
+    ) -> None:
+        super().__init__(transformer, data.null, config)
+        self._subject: SubjectConfig = config.subject
+        self._before = before
+        kind = data.captions.features(config.subject.of_the_kind)
+        self.register_buffer("kind", kind, persistent=False)
+
+    def forward(self, batch: Batch, seed: int, timestep: int | None) -> dict[str, Tensor]:
+        """Per picture; "prior" is the error about the kind, 0 for pictures of which it was not
+        asked."""
+        # Validation is about the subject.
+        if self._subject.prior == "none" or timestep is not None:
+            return super().forward(batch, seed, timestep)
+        latents: Tensor = batch["latents"]
+        draw = generator(seed)
+        noise, timesteps = drawn(latents, draw, timestep, middle=self.objective.middle)
+        dropped = torch.rand(len(latents), generator=draw) < self.objective.dropout
+        asked = torch.rand(len(latents), generator=draw) < self._subject.share
+        null: Tensor = self.null  # type: ignore[assignment]
+        kind: Tensor = self.kind  # type: ignore[assignment]
+        embeds, mask = replaced(batch["embeds"], batch["mask"], null, dropped)
+        embeds, mask = replaced(embeds, mask, kind, asked)
+        noised = self.diffusion.noised(latents, noise, timesteps)
+        given = (batch, noised, timesteps)
+        # First: turning the layers off touches their gradients.
+        answered = self._answered(asked, given, embeds, mask)
+        output = predicted(self.transformer, *given, embeds=embeds, mask=mask)
+        losses = self.diffusion.losses(
+            output, latents, noise, timesteps, **self.objective.weights
+        ).by_name()
+        channels = latents.shape[1]
+        chosen = asked.to(latents.device)
+        error = (output[:, :channels].float() - answered).square().flatten(1).mean(1)
+        prior = torch.where(chosen, error, torch.zeros_like(error))
+        weighted = self._subject.weight * prior
+        losses["loss"] = torch.where(chosen, weighted, losses["loss"])
+        return losses | {"prior": prior}
+
+    @torch.no_grad()
+    def _answered(
+        self, asked: Tensor, given: tuple[Batch, Tensor, Tensor], embeds: Tensor, mask: Tensor
+    ) -> Tensor:
+        """The noise that the net saw before it learned (B, C, h, w), 0 where nobody asks."""
+        batch, noised, timesteps = given
+        result = torch.zeros_like(noised, dtype=torch.float32)
+        rows = asked.nonzero().flatten().to(noised.device)
+        if not len(rows):
+            return result
+        some = {name: batch[name][rows] for name in ("resolution", "aspect_ratio")}
+        texts = {"embeds": embeds[rows], "mask": mask[rows]}
+        noised, timesteps = noised[rows], timesteps.to(rows.device)[rows]
+        if self._before is not None:
+            output = predicted(self._before, some, noised, timesteps, **texts)
+        else:
+            with without(self.transformer):
+                output = predicted(self.transformer, some, noised, timesteps, **texts)
+        result[rows] = output[:, : noised.shape[1]].float()
+        return result
+
+
+def _publisher(config: RunConfig, sources: Sources, net: nn.Module) -> Any:
+    """What writes the LoRA into the result of a run."""
+    base = sources.base("transformer")
+    assert base is not None
+    pictures = len(sources.manifest.samples)
+    wanted = config.lora
+    noted = {
+        card.BASE: base.name,
+        RUN: _identity(config, sources.manifest.digest),
+        "pixart_studio.base_weights": features.weights_digest(base.part("transformer")),
+        "pixart_studio.steps": str(config.steps),
+        "pixart_studio.pictures": str(pictures),
+        "pixart_studio.seed": str(config.seed),
+        "pixart_studio.rank": str(wanted.rank),
+        "pixart_studio.alpha": f"{wanted.alpha or wanted.rank:g}",
+        "pixart_studio.targets": wanted.targets,
+    }
+
+    def publish(folder: Path) -> Mapping[str, Any]:
+        folder.mkdir(parents=True, exist_ok=True)
+        lora = lora_of(net)
+        files.write(folder / RESULT, lora, noted)
+        return {"layers": len(lora.pairs), "rank": wanted.rank}
+
+    return publish
+
+
+def _identity(config: RunConfig, data: str) -> str:
+    """What tells one training from another: its recipe, but for its length, and its pictures."""
+    told = config.model_dump(mode="json", exclude={"steps", "log_every", "checkpoints", "preview"})
+    return hashlib.sha256(json.dumps([told, data], sort_keys=True).encode()).hexdigest()[:16]
