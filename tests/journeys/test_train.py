@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 import launch as launcher
-from tests import ports, warm
+from tests import ports, tiny, warm
 from tests.training import small
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -178,3 +178,69 @@ def test_scenes_need_their_package(place: Path) -> None:
     assert "npm pack @lobehub/fluent-emoji-3d" in done.stderr
     wrong = launch("train", "scenes", "nowhere.tgz", "out", "--kinds", "pair=many", cwd=place)
     assert "is not of the form kind=weight" in wrong.stderr
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    """Four pictures without a word, packed as a person sends them."""
+    folder = small.pictures(tmp_path / "photos", count=4)
+    with zipfile.ZipFile(tmp_path / "photos.zip", "w") as archive:
+        for file in sorted(folder.glob("*.png")):
+            archive.write(file, file.name)
+    tiny.build(tmp_path / "w" / "models" / "tiny")
+    return tmp_path
+
+
+def test_a_subject_is_learned_from_photos_and_painted(photos: Path) -> None:
+    command = (
+        *("train", "dreambooth", "--data", "photos.zip", "--base", "tiny", "--name", "my-disc"),
+        *("--word", "sks", "--kind", "disc", "--set", "precision=fp32", "--set", "data.side=64"),
+        *("--set", "preview.every=0", "--set", "accumulate=1", "--set", "optimizer.lr=0.01"),
+    )
+    done = launch(*command, "--set", "steps=2", cwd=photos)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == str(photos / "w" / "loras" / "my-disc.safetensors")
+    listed = launch("loras", "list", "--json", cwd=photos)
+    (row,) = map(json.loads, listed.stdout.splitlines())
+    assert (row["name"], row["trigger"], row["base"]) == ("my-disc", "sks disc", "tiny")
+    paint = ("generate", "sks disc", "--model", "tiny", "--steps", "2", "--seed", "1", "--json")
+    with_it = launch(*paint, "--lora", "my-disc", cwd=photos)
+    assert with_it.returncode == 0, with_it.stderr
+    painted = json.loads(with_it.stdout)
+    assert painted["loras"] == [{"name": "my-disc", "weight": 1.0}]
+    bare = json.loads(launch(*paint, cwd=photos).stdout)
+    assert Path(painted["path"]).read_bytes() != Path(bare["path"]).read_bytes()
+    # Longer is the same training; another rank is another one.
+    longer = launch(*command, "--set", "steps=3", "--json", cwd=photos)
+    assert json.loads(longer.stdout.splitlines()[-1])["lora"].endswith("my-disc.safetensors")
+    other = launch(*command, "--set", "steps=3", "--set", "lora.rank=2", cwd=photos)
+    assert other.returncode == 2
+    assert "another recipe (lora.rank: 16 -> 2)" in other.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (("lora", "dreambooth"), "is a recipe of `train dreambooth`"),
+        (("dreambooth", "lora-style"), "is a recipe of `train lora`"),
+        (("text-to-image", "dreambooth"), "is a recipe of `train dreambooth`"),
+        (("dreambooth", "--base", "tinny"), "Did you mean “tiny”?"),
+        (("dreambooth", "--base", "alpha-512"), "launch.py models download alpha-512"),
+        (("dreambooth", "--word", " "), "subject.word is empty"),
+        (("dreambooth", "--kind", ""), "subject.kind is empty"),
+        (("dreambooth", "--name", "../dog"), "[publish] id"),
+        (("dreambooth", "--set", "lora.rank=4096"), "less than or equal to 1024"),
+        (("dreambooth", "--set", "publish.idd=x"), "idd"),
+        (("lora",), "No picture in"),
+    ],
+)
+def test_what_cannot_be_learned_is_one_sentence(
+    photos: Path, arguments: tuple[str, ...], sentence: str
+) -> None:
+    kind = arguments[0]
+    given = arguments if len(arguments) != 1 else (*arguments, "--base", "tiny")
+    data = () if "--data" in arguments else ("--data", "photos.zip")
+    done = launch("train", *given, *data, cwd=photos)
+    assert done.returncode == 2, (kind, done.stderr)
+    assert sentence.lower() in done.stderr.lower()
+    assert "Traceback" not in done.stderr

@@ -277,3 +277,24 @@ def test_half_precision_keeps_what_learns_in_float32(catalog: Catalog) -> None:
     )
     kinds = {weight.requires_grad: weight.dtype for weight in net.parameters()}
     assert kinds == {True: torch.float32, False: torch.bfloat16}
+
+
+@pytest.mark.parametrize("method", ["lora", "dreambooth", "dreambooth-net"])
+def test_computing_blocks_again_changes_nothing(
+    method: str, catalog: Catalog, data: Path, tmp_path: Path
+) -> None:
+    """Also where the kernel of attention is chosen outside of the blocks, and dropout is drawn."""
+    results = []
+    for again in (False, True):
+        changes: dict[str, Any] = {"gradient_checkpointing": again}
+        if method == "lora":
+            changes["lora"] = {"rank": 4, "dropout": 0.3}
+        values = _with(recipe(method, steps=2), changes)
+        root = tmp_path / f"again-{again}"
+        assert walk(values, root, data, catalog) == "finished"
+        events = [
+            json.loads(line) for line in (root / "01-one" / "events.jsonl").read_text().splitlines()
+        ]
+        results.append([(e["loss"], e["norm"]) for e in events if e["event"] == "step"])
+    assert len(results[0]) == 2
+    assert results[0] == results[1]

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextvars import ContextVar
 from datetime import timedelta
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -13,6 +15,7 @@ from accelerate.state import AcceleratorState
 from accelerate.utils import InitProcessGroupKwargs
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.checkpoint import checkpoint
 
 from pipelines.errors import RequestError
 from pipelines.memory.probe import has_bf16
@@ -86,11 +89,36 @@ def attention(latents: Tensor, patch: int) -> Iterator[None]:
     if latents.device.type != "cpu" or latents[0, 0].numel() > _SHORT * patch**2:
         yield
         return
+    with _plain_products():
+        yield
+
+
+_PLAIN = ContextVar("plain products", default=False)
+
+
+@contextmanager
+def _plain_products() -> Iterator[None]:
     # For all devices, whatever the name says.
     before = torch.backends.cuda.fp16_bf16_reduction_math_sdp_allowed()
     torch.backends.cuda.allow_fp16_bf16_reduction_math_sdp(True)
+    chosen = _PLAIN.set(True)
     try:
         with sdpa_kernel(SDPBackend.MATH):
             yield
     finally:
+        _PLAIN.reset(chosen)
         torch.backends.cuda.allow_fp16_bf16_reduction_math_sdp(before)
+
+
+def checkpointed(block: Callable[..., Any], *inputs: Any) -> Any:
+    """`block(*inputs)`, computed again on the way back instead of being kept.
+
+    By the same kernel of attention as on the way forward, where it is called outside of
+    `attention`: another one keeps other tensors, which torch refuses.
+    """
+    plain = _PLAIN.get()
+
+    def contexts() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+        return nullcontext(), _plain_products() if plain else nullcontext()
+
+    return checkpoint(block, *inputs, use_reentrant=False, context_fn=contexts)

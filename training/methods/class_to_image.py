@@ -23,7 +23,7 @@ from training.bases import Base, transformer_folder
 from training.config import RunConfig
 from training.data.manifest import Sample
 from training.data.sources import Sources
-from training.loop.devices import attention, lent
+from training.loop.devices import attention, checkpointed, lent
 from training.loop.rng import drawn, generator
 from training.loop.task import Batch, Task
 from training.methods.latent_data import LatentSamples, collate
@@ -90,7 +90,7 @@ def task(config: RunConfig, sources: Sources) -> Task:
     dit = _started(base, labels) if base else _new(config, vae, len(labels), size.width // 8)
     dit.transformer_blocks[0].norm1.emb.class_embedder.dropout_prob = config.objective.dropout
     if config.gradient_checkpointing:
-        dit.enable_gradient_checkpointing()
+        dit.enable_gradient_checkpointing(checkpointed)
     shown = [i * len(labels) // _SHOWN for i in range(min(_SHOWN, len(labels)))]
 
     def preview() -> Image.Image:

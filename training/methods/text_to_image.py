@@ -23,7 +23,7 @@ from training.config import RunConfig
 from training.data.features import FeatureStore, caption_key
 from training.data.manifest import Sample
 from training.data.sources import Sources
-from training.loop.devices import attention, lent
+from training.loop.devices import attention, checkpointed, lent
 from training.loop.rng import drawn, generator
 from training.loop.task import Batch, Task
 from training.methods import class_to_image
@@ -188,7 +188,7 @@ class CaptionData:
         transformer = net.transformer
         features = [self.captions.features(prompt) for prompt in config.preview.prompts]
         if config.gradient_checkpointing:
-            transformer.enable_gradient_checkpointing()
+            transformer.enable_gradient_checkpointing(checkpointed)
         return Task(
             net=net,
             samples=self.samples,
