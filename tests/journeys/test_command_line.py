@@ -44,13 +44,7 @@ def pixels(path: Path | str) -> np.ndarray:
 
 def test_a_prompt_becomes_pictures_and_each_paints_itself_again(workspace: Path) -> None:
     prompt = "a red apple on a light blue background"
-    done = subprocess.run(
-        [*LAUNCH, "generate", prompt, "--seed", "3", "--count", "2", "--json"],
-        capture_output=True,
-        text=True,
-        timeout=200,
-        check=False,
-    )
+    done = launch("generate", prompt, "--seed", "3", "--count", "2", "--json")
     assert done.returncode == 0, done.stderr
     rows = [json.loads(line) for line in done.stdout.splitlines()]
     assert [row["seed"] for row in rows] == [3, 4]

@@ -228,9 +228,9 @@ def test_pictures_of_a_batch_equal_single_ones_and_the_stock_pipeline(
 ) -> None:
     values = {"prompt": PROMPT, "model": "nano", "seed": 40, "steps": 20}
     batch = list(
-        engine.generate(complete({**values, "count": 3}, catalog), lambda p: None, lambda: False)
+        engine.generate(complete({**values, "count": 2}, catalog), lambda p: None, lambda: False)
     )
-    assert [picture.request.seed for picture in batch] == [40, 41, 42]
+    assert [picture.request.seed for picture in batch] == [40, 41]
     pipe = stock(NANO)
     for picture in batch:
         seed = picture.request.seed
