@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 
 import torch
@@ -53,22 +53,47 @@ def _changed(weight: Tensor, pairs: list[tuple[LoraPair, float]]) -> Tensor:
     return total.view(weight.shape).add_(weight)
 
 
-def _fitting(net: nn.Module, loras: Weighted) -> dict[str, Tensor]:
-    """The weights of all layers that are changed, by path. Raises LoraError for a misfit."""
-    weights: dict[str, Tensor] = {}
+def added(path: str, weight: Tensor, loras: Weighted, dtype: torch.dtype) -> Tensor:
+    """The weight of the layer `path` with all of `loras` in it, rounded once to `dtype`.
+
+    `weight` stays as it is. Raises LoraError where the sum is beyond `dtype`.
+    """
+    pairs = _at(path, [(lora, factor) for _, lora, factor in loras if factor != 0])
+    if not pairs:
+        return weight.to(dtype)
+    made = _changed(weight, pairs).to(dtype)
+    if not made.isfinite().all():
+        raise _too_strong(path)
+    return made
+
+
+def check(loras: Weighted, shape_of: Callable[[str], tuple[int, ...] | None]) -> None:
+    """Looks whether `loras` fit a net. `shape_of` knows the shape of the weight of each layer, None
+    where there is no such layer. Raises LoraError for a misfit, also of one with the weight 0.
+    """
     for name, lora, weight in loras:
         if not math.isfinite(weight):
             raise LoraError(f"The weight of the LoRA “{printable(name)}” is {weight}.")
         for path, pair in lora.pairs.items():
-            found = weights.get(path)
-            if found is None:
-                found = _weight(net, path)
-            if found is None:
+            shape = shape_of(path)
+            if shape is None:
                 raise _misfit(name, f"it changes “{path}”, which this model does not have")
-            if tuple(found.shape) != pair.shape:
-                raise _misfit(name, _widths(path, pair.shape, tuple(found.shape)))
-            weights[path] = found
-    return weights
+            if shape != pair.shape:
+                raise _misfit(name, _widths(path, pair.shape, shape))
+
+
+def _fitting(net: nn.Module, loras: Weighted) -> dict[str, Tensor]:
+    """The weights of all layers that are changed, by path. Raises LoraError for a misfit."""
+    weights: dict[str, Tensor | None] = {}
+
+    def shape_of(path: str) -> tuple[int, ...] | None:
+        if path not in weights:
+            weights[path] = _weight(net, path)
+        found = weights[path]
+        return None if found is None else tuple(found.shape)
+
+    check(loras, shape_of)
+    return {path: found for path, found in weights.items() if found is not None}
 
 
 def _weight(net: nn.Module, path: str) -> Tensor | None:
@@ -109,7 +134,11 @@ def _check_sum(path: str, weight: Tensor, pairs: list[tuple[LoraPair, float]]) -
     bound = sum(abs(factor) * _bound(pair) for pair, factor in pairs)
     if bound < _PLAUSIBLE or _changed(weight, pairs).to(weight.dtype).isfinite().all():
         return
-    raise LoraError(
+    raise _too_strong(path)
+
+
+def _too_strong(path: str) -> LoraError:
+    return LoraError(
         f"The LoRAs change “{path}” so strongly that the result is not finite.",
         "Take a smaller weight.",
     )

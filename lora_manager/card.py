@@ -15,6 +15,8 @@ from lora_manager.errors import LoraError, printable
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}")
 MIN_WEIGHT, MAX_WEIGHT = -4.0, 4.0
+USUAL_WEIGHT = 2.0
+"""What is further from 0 is possible, and asked about once more."""
 MAX_USES = 8
 _NUMBER = re.compile(r"[+-]?([0-9]{1,40}(\.[0-9]{0,40})?|\.[0-9]{1,40})([eE][+-]?[0-9]{1,3})?")
 
@@ -22,6 +24,8 @@ _NUMBER = re.compile(r"[+-]?([0-9]{1,40}(\.[0-9]{0,40})?|\.[0-9]{1,40})([eE][+-]
 # typed, and the model that the studio trained on.
 TITLE, TRIGGER, LICENCE = "modelspec.title", "modelspec.trigger_phrase", "modelspec.license"
 BASE, NOTES = "pixart_studio.base", "pixart_studio.notes"
+TEXTS = ("title", "trigger", "licence", "base")
+"""What a file may say about itself, as the fields of a card."""
 _BASES = (BASE, "ss_base_model_version", "modelspec.architecture")
 _MAX_NOTES = 10
 
@@ -82,6 +86,18 @@ def _weight(name: str, number: str) -> float:
             f"Give a number from {MIN_WEIGHT:g} to {MAX_WEIGHT:g}, as {name}:0.8.",
         )
     return float(number)
+
+
+def unusual(uses: Iterable[LoraUse]) -> str:
+    """A sentence that names the weights beyond -2 to 2, "" where there are none."""
+    far = [use for use in uses if abs(use.weight) > USUAL_WEIGHT]
+    if not far:
+        return ""
+    be = "is" if len(far) == 1 else "are"
+    return (
+        f"{written(far)} {be} beyond -{USUAL_WEIGHT:g} to {USUAL_WEIGHT:g}, where most pictures"
+        " fall apart."
+    )
 
 
 def written(uses: Iterable[LoraUse]) -> str:
@@ -145,6 +161,14 @@ def texts(metadata: Mapping[str, str]) -> dict[str, str]:
         field: next((line for key in names if (line := short(metadata.get(key, "")))), "")
         for field, names in keys.items()
     }
+
+
+def metadata(said: Mapping[str, str], notes: Iterable[str] = ()) -> dict[str, str]:
+    """What `texts` gives, and notes, as metadata of a file."""
+    keys = {"title": TITLE, "trigger": TRIGGER, "licence": LICENCE, "base": BASE}
+    found = {key: line for field, key in keys.items() if (line := short(said.get(field, "")))}
+    noted = list(notes)
+    return found | ({NOTES: json.dumps(noted)} if noted else {})
 
 
 def short(text: str) -> str:

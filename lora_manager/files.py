@@ -7,21 +7,18 @@ ComfyUI_ExtraModels. Written is what diffusers calls its own, which ComfyUI and 
 
 from __future__ import annotations
 
-import errno
 import io
 import json
-import os
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import torch
 from torch import Tensor
 
-from lora_manager import drafts, headers, layouts, pickles, strength
+from lora_manager import atomic, headers, layouts, pickles, strength
 from lora_manager.errors import LoraError, printable
 from lora_manager.layouts import Change
 from lora_manager.sources import weights_file
@@ -164,10 +161,13 @@ def _pairs(source: _Source, change: Change, factor: float) -> dict[str, LoraPair
     if pieces == 1:
         return {change.paths[0]: LoraPair(down=down, up=up)}
     downs = down.chunk(pieces) if change.stacked else (down,) * pieces
-    return {
+    found = {
         path: _without_zeros(below, above)
         for path, below, above in zip(change.paths, downs, up.chunk(pieces), strict=True)
     }
+    # A fused layer of which not every piece is changed has zeros in place of the others.
+    changed = {path: pair for path, pair in found.items() if pair.up.any()}
+    return changed or found
 
 
 def _without_zeros(down: Tensor, up: Tensor) -> LoraPair:
@@ -196,7 +196,7 @@ def write(file: Path, lora: Lora, metadata: Mapping[str, str], *, replace: bool 
     if not lora.pairs:
         raise LoraError("This LoRA changes nothing, so there is nothing to write.")
     pairs = {path: lora.pairs[path] for path in sorted(lora.pairs)}
-    dtype = torch.float16 if all(map(_is_half, pairs.values())) else torch.float32
+    dtype = dtype_of(pairs.values())
     tensors: dict[str, Tensor] = {}
     for path, pair in pairs.items():
         # Copies: pieces of one fused layer may share memory, which the format does not know.
@@ -204,12 +204,12 @@ def write(file: Path, lora: Lora, metadata: Mapping[str, str], *, replace: bool 
             copied = value.to(dtype, copy=True).contiguous()
             tensors[f"transformer.{path}.lora_{half}.weight"] = copied
     noted = {**metadata, "format": "pt", strength.METADATA: _adapter(pairs)}
-    with _whole(file, replace) as stream:
-        _save(stream, tensors, noted)
+    with atomic.written(file, replace=replace) as stream:
+        save(stream, tensors, noted)
 
 
-def _save(stream: BinaryIO, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
-    """Safetensors with metadata in order: that library's own gives other bytes every time."""
+def save(stream: BinaryIO, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
+    """Writes safetensors, metadata in order: that library itself gives other bytes every time."""
     label = {torch.float16: "F16", torch.float32: "F32"}
     table: dict[str, object] = {"__metadata__": dict(sorted(metadata.items()))}
     end = 0
@@ -227,83 +227,34 @@ def _save(stream: BinaryIO, tensors: Mapping[str, Tensor], metadata: Mapping[str
         stream.write(tensor.view(-1).view(torch.uint8).numpy().data)
 
 
+def dtype_of(pairs: Iterable[LoraPair]) -> torch.dtype:
+    """float16 where it holds every number as it is, else float32."""
+    return torch.float16 if all(map(_is_half, pairs)) else torch.float32
+
+
 def _is_half(pair: LoraPair) -> bool:
     """Whether float16 holds every number as it is."""
     return all(torch.equal(value.half().float(), value) for value in (pair.down, pair.up))
 
 
-def _adapter(pairs: Mapping[str, LoraPair]) -> str:
-    """What diffusers hands to PEFT's LoraConfig, under the prefix that it looks for.
-
-    (`diffusers.loaders.lora_base._save_lora_weights`; alpha is the rank, so the factor is 1.)
-    """
+def ranks_of(pairs: Mapping[str, LoraPair]) -> dict[str, Any]:
+    """Ranks and alphas as PEFT's LoraConfig takes them; alpha is the rank, so the factor is 1."""
     ranks = {path: pair.rank for path, pair in pairs.items()}
     common = Counter(ranks.values()).most_common(1)[0][0]
     other = {path: rank for path, rank in ranks.items() if rank != common}
-    values = {
+    return {
         "r": common,
         "lora_alpha": common,
         "target_modules": list(ranks),
         "rank_pattern": other,
         "alpha_pattern": other,
     }
-    prefixed = {f"transformer.{key}": value for key, value in values.items()}
+
+
+def _adapter(pairs: Mapping[str, LoraPair]) -> str:
+    """What diffusers hands to PEFT's LoraConfig, under the prefix that it looks for.
+
+    (`diffusers.loaders.lora_base._save_lora_weights`.)
+    """
+    prefixed = {f"transformer.{key}": value for key, value in ranks_of(pairs).items()}
     return json.dumps(prefixed, indent=2, sort_keys=True)
-
-
-@contextmanager
-def _whole(file: Path, replace: bool) -> Iterator[BinaryIO]:
-    """A stream to a draft beside `file`, which gets that name once it is on the disk."""
-    part = drafts.beside(file)
-    try:
-        with open(part, "xb") as stream:
-            yield stream
-            stream.flush()
-            os.fsync(stream.fileno())
-        if replace:
-            part.replace(file)
-        else:
-            _put(part, file)
-        # It has its name; a folder that cannot be synced does not take it away.
-        with suppress(OSError):
-            _sync(file.parent)
-    except FileExistsError:
-        raise LoraError(f"{printable(file, 200)} exists.", "Take another name.") from None
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            raise LoraError(
-                f"There is no space left on the disk for {printable(file, 200)}.",
-                "Free some space.",
-            ) from None
-        reason = printable(error.strerror or error, 120)
-        raise LoraError(
-            f"{printable(file, 200)} cannot be written ({reason}).", "Choose another folder."
-        ) from None
-    finally:
-        # Also after Ctrl+C; where the folder itself refuses, the first error is the one to tell.
-        with suppress(OSError):
-            part.unlink()
-
-
-def _put(part: Path, file: Path) -> None:
-    """Gives `part` the name of `file`, which must be free. Raises OSError."""
-    try:
-        os.link(part, file)
-    except FileExistsError:
-        raise
-    except OSError:
-        # Some file systems know no links; there only the look before is left.
-        if file.exists():
-            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST)) from None
-        part.replace(file)
-
-
-def _sync(folder: Path) -> None:
-    """Makes sure that a folder's list of names is on the disk. Raises OSError."""
-    if os.name == "nt":
-        return
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

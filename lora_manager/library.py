@@ -8,7 +8,7 @@ removed.
 from __future__ import annotations
 
 import errno
-import json
+import hashlib
 import os
 import re
 import threading
@@ -16,10 +16,14 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
+from typing import TYPE_CHECKING
 
 from lora_manager import card, folders, headers, sources, strength
 from lora_manager.card import LoraCard
 from lora_manager.errors import LoraError, hint, printable
+
+if TYPE_CHECKING:
+    from lora_manager.files import Lora
 
 SUFFIX = ".safetensors"
 _NOTHING: Mapping[str, Path] = MappingProxyType({})
@@ -38,6 +42,7 @@ class LoraLibrary:
         self._others = dict(others)
         self._others_trouble: tuple[str, ...] = ()
         self._seen: dict[Path, tuple[_Stamp, LoraCard | LoraError]] = {}
+        self._hashes: dict[Path, tuple[_Stamp, str]] = {}
         self._lock = threading.Lock()
 
     def cards(self) -> list[LoraCard]:
@@ -96,6 +101,23 @@ class LoraLibrary:
             ) from None
         return found
 
+    def content_hash(self, name: str) -> str:
+        """The SHA-256 of the file of the LoRA called `name`, in hex. Raises LoraError.
+
+        Computed once while the file is as it was.
+        """
+        file = self.find(name).file
+        try:
+            stamp = _stamp(file)
+            seen = self._hashes.get(file)
+            if seen is None or seen[0] != stamp:
+                with open(file, "rb") as stream:
+                    seen = (stamp, hashlib.file_digest(stream, "sha256").hexdigest())
+                self._hashes[file] = seen
+        except OSError as error:
+            raise headers.unreadable(file, error) from None
+        return seen[1]
+
     def import_(
         self,
         source: Path,
@@ -119,16 +141,17 @@ class LoraLibrary:
         lora = files.read(found)
         given = {"title": title, "trigger": trigger, "licence": licence, "base": base}
         said = _said(found)
-        texts = {field: card.short(text) or said[field] for field, text in given.items()}
-        keys = {
-            "title": card.TITLE,
-            "trigger": card.TRIGGER,
-            "licence": card.LICENCE,
-            "base": card.BASE,
-        }
-        metadata = {keys[field]: text for field, text in texts.items() if text}
-        if lora.notes:
-            metadata[card.NOTES] = json.dumps(lora.notes)
+        return self.add(name, lora, {f: card.short(text) or said[f] for f, text in given.items()})
+
+    def add(self, name: str, lora: Lora, texts: Mapping[str, str]) -> LoraCard:
+        """Keeps `lora` in the library as `name`, with its notes and what `texts` says about it
+        (title, trigger, licence, base).
+
+        Raises LoraError where the name is taken or none, and where it cannot be written.
+        """
+        from lora_manager import files
+
+        metadata = card.metadata(texts, lora.notes)
         target = self._path(name)
         with self._lock:
             self.check_free(name)
@@ -200,10 +223,9 @@ class LoraLibrary:
     def _card(self, name: str, file: Path) -> LoraCard | LoraError:
         """The card of a file, from memory while the file is as it was."""
         try:
-            stat = file.stat()
+            stamp = _stamp(file)
         except OSError as error:
             return headers.unreadable(file, error)
-        stamp = (stat.st_size, stat.st_mtime_ns, stat.st_ino)
         seen = self._seen.get(file)
         if seen is None or seen[0] != stamp:
             seen = (stamp, _read(file, name))
@@ -249,6 +271,12 @@ def _check(troubles: Iterable[str]) -> None:
     """Raises LoraError for the first one."""
     for sentence in troubles:
         raise LoraError(sentence, folders.WAY_OUT)
+
+
+def _stamp(file: Path) -> _Stamp:
+    """Changes with the file. Raises OSError."""
+    stat = file.stat()
+    return stat.st_size, stat.st_mtime_ns, stat.st_ino
 
 
 def _read(file: Path, name: str) -> LoraCard | LoraError:

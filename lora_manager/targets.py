@@ -85,6 +85,26 @@ def paths_of_flat(name: str) -> tuple[str, ...]:
     return _looked_up(name, "_")
 
 
+def originals(paths: Collection[str]) -> dict[str, tuple[str, ...]]:
+    """The original layers of which `paths` are pieces, by name: all their pieces, in order.
+
+    In the order of the net. Raises KeyError for a path that no layer of PixArt has.
+    """
+    found = {_original(path) for path in paths}
+    inside = sorted((n, name) for n, name in found if n is not None)
+    names = [name for name in _OUTER if (None, name) in found]
+    names += [f"blocks.{n}.{name}" for n, name in inside]
+    return {name: paths_of(name) for name in names}
+
+
+def _original(path: str) -> tuple[int | None, str]:
+    """The number of the block, None outside of all, and the name in it."""
+    found = _numbered(path, ".")
+    if found is None:
+        return None, _OUTER_NAMES[path]
+    return found[1], _INSIDE_NAMES[found[2]]
+
+
 def _looked_up(name: str, dot: str) -> tuple[str, ...]:
     if name in _KNOWN_OUTSIDE[dot]:
         return _KNOWN_OUTSIDE[dot][name]
@@ -111,6 +131,8 @@ def _both(dot: str) -> dict[str, tuple[str, ...]]:
 
 
 _INSIDE = tuple(path for names in _BLOCK.values() for path in names)
+_INSIDE_NAMES = {path: name for name, paths in _BLOCK.items() for path in paths}
+_OUTER_NAMES = {path: name for name, path in _OUTER.items()}
 _KNOWN_OUTSIDE = {dot: _both(dot) for dot in "._"}
 _KNOWN_INSIDE: Mapping[tuple[str, str], Mapping[str, tuple[str, ...]]] = {
     (dot, kind): {name.replace(".", dot): found for name, found in names.items()}
