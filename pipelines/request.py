@@ -15,7 +15,7 @@ from pydantic import ValidationError, model_validator
 
 from lora_manager.card import LoraUse
 from lora_manager.errors import LoraError
-from pipelines import sizes
+from pipelines import lora_fit, sizes
 from pipelines.catalog import Catalog, Cleaning, ModelSpec
 from pipelines.denoising import samplers
 from pipelines.errors import RequestError, printable
@@ -186,16 +186,8 @@ def _found_loras(value: Any, catalog: Catalog, model: ModelSpec) -> tuple[LoraUs
     """The LoRAs that are asked for, all of which are there and fit. Raises RequestError."""
     try:
         uses: tuple[LoraUse, ...] = lora_uses(value)
-        widths = {use.name: catalog.loras.find(use.name).width for use in uses}
-        wide = model_numbers.width(model) if widths else 0
-        for name, width in widths.items():
-            if width and wide and width != wide:
-                raise RequestError(
-                    "loras",
-                    f"The LoRA “{name}” was made for layers that are {width} wide;"
-                    f" those of “{model.id}” are {wide}.",
-                    "Take it off, or choose the model that it was made for.",
-                )
+        for use in uses:
+            lora_fit.check(catalog.loras.find(use.name), model, catalog)
     except LoraError as error:
         raise RequestError("loras", error.message, error.way_out) from None
     except ValidationError:

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from app import sweeping
+from app.cli import lora_work
 from app.cli.options import UNLISTED, JsonOption, WorkspaceOption, YesOption
 from app.cli.status import agreed
 from app.settings import Settings, user_path, workspace_path
@@ -24,7 +25,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
     no_args_is_help=True,
-    help="List, import and remove LoRAs.",
+    help="List, import, export, merge and remove LoRAs, and bake them into a model.",
 )
 
 
@@ -60,6 +61,7 @@ def import_(
     title: Annotated[str, typer.Option(help="For people.")] = "",
     trigger: Annotated[str, typer.Option(help="Words that call it in a prompt.")] = "",
     licence: Annotated[str, typer.Option(help="Under which it was published.")] = "",
+    base: Annotated[str, typer.Option(help="The model that it was trained on.")] = "",
     workspace: WorkspaceOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -68,7 +70,7 @@ def import_(
     before_torch()
     with model_errors():
         card = library.import_(
-            user_path(source), name, title=title, trigger=trigger, licence=licence
+            user_path(source), name, title=title, trigger=trigger, licence=licence, base=base
         )
     for note in card.notes:
         print(note, file=sys.stderr)
@@ -76,6 +78,13 @@ def import_(
         print(json.dumps(_json(card)))
     else:
         print(f"“{card.name}” is here: launch.py generate PROMPT --lora {card.name}")
+
+
+app.command()(lora_work.export)
+app.command()(lora_work.merge)
+app.command()(lora_work.resize)
+app.command()(lora_work.compare)
+app.command()(lora_work.bake)
 
 
 @app.command()

@@ -1,0 +1,49 @@
+"""Whether a LoRA was made for a model, as far as its file tells without its numbers."""
+
+from __future__ import annotations
+
+import re
+
+from lora_manager.card import LoraCard
+from pipelines.catalog import Catalog, ModelSpec
+from pipelines.errors import RequestError
+from pipelines.memory import model_numbers
+from pipelines.models import hub_rows
+
+_FAMILIES = {"alpha": "PixArt-α", "sigma": "PixArt-Σ"}
+# The organisation that published both families is called like one of them.
+_PUBLISHER = re.compile(r"^PixArt-alpha/(?=pixart)", re.IGNORECASE)
+_SIGMA = re.compile(r"pixart[-_ ]*(sigma|Σ)|^sigma\b", re.IGNORECASE)
+_ALPHA = re.compile(r"pixart[-_ ]*(alpha|α|xl-2|lcm)|^alpha\b", re.IGNORECASE)
+
+
+def check(card: LoraCard, model: ModelSpec, catalog: Catalog) -> None:
+    """Raises RequestError where the LoRA was made for layers of another width, or for the other
+    family: α and Σ have layers of the same sizes, so a wrong one would change the model without
+    any sign that it is wrong."""
+    wide = model_numbers.width(model)
+    if card.width and wide and card.width != wide:
+        raise RequestError(
+            "loras",
+            f"The LoRA “{card.name}” was made for layers that are {card.width} wide;"
+            f" those of “{model.id}” are {wide}.",
+            "Take it off, or choose the model that it was made for.",
+        )
+    family = family_of(card.base, catalog)
+    if family and family != model.family:
+        raise RequestError(
+            "loras",
+            f"The LoRA “{card.name}” was made for {_FAMILIES[family]} ({card.base}), and"
+            f" “{model.id}” is {_FAMILIES[model.family]}.",
+            "Take it off, or choose the model that it was made for.",
+        )
+
+
+def family_of(base: str, catalog: Catalog) -> str:
+    """Which of PixArt's families the name of a base model tells; "" where it tells none."""
+    own = next((spec.family for spec in catalog if spec.id == base), "")
+    if own or (known := hub_rows.known().get(base)) is None:
+        name = _PUBLISHER.sub("", base)
+        told = "sigma" if _SIGMA.search(name) else "alpha" if _ALPHA.search(name) else ""
+        return own or told
+    return str(known.row.get("family", "alpha"))
