@@ -82,6 +82,7 @@ class PictureJob:
             request=request,
             seconds=time.perf_counter() - started,
             weights=loaded.weights,
+            lora_hashes=loaded.lora_hashes,
         )
 
     def _texts(self, report: Report) -> list[Tensor]:

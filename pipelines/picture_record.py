@@ -22,14 +22,16 @@ from pipelines.request import GenerationRequest, from_mapping
 class PictureRecord:
     """A picture as it was painted. `request` paints exactly it again, alone.
 
-    `weights` is the hash of the weights that painted it, "" where it is unknown; `notes` say what
-    was done where memory was short. Only its painter knows the rest: `seconds` is what it took,
+    `weights` is the hash of the weights that painted it, "" where it is unknown; `lora_hashes` are
+    the names of the LoRAs in them, each with the SHA-256 of its file. `notes` say what was done
+    where memory was short. Only its painter knows the rest: `seconds` is what it took,
     `peak` the memory in bytes at its highest, above what the process held before its first model,
     and `forecast` what the plan had said; 0 where that is unknown.
     """
 
     request: GenerationRequest
     weights: str = ""
+    lora_hashes: tuple[tuple[str, str], ...] = ()
     notes: tuple[str, ...] = ()
     seconds: float = 0.0
     peak: int = 0

@@ -7,29 +7,35 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from inspect import Parameter
 from typing import Annotated, Any
 
 import typer
 
 from app import sweeping
-from app.cli.options import WorkspaceOption
+from app.cli.lora_work import sure
+from app.cli.options import WorkspaceOption, YesOption
 from app.cli.status import Status
-from app.gallery import metadata
+from app.gallery import metadata, recipe_loras
 from app.gallery.pictures import Gallery, PictureFile
 from app.painting.runner import LocalRunner
 from app.settings import Settings, make_folder, real_path, user_path
 from app.signatures import with_parameters
+from lora_manager import card
 from pipelines import pictures
 from pipelines.catalog import Catalog
 from pipelines.denoising import samplers
-from pipelines.errors import RequestError
+from pipelines.errors import RecipeError, RequestError
 from pipelines.memory import forecast
 from pipelines.memory.planning import before_torch
+from pipelines.picture_record import PictureRecord
 from pipelines.progress import Progress, Stage
 from pipelines.request import FIELDS, GenerationRequest, complete
 from pipelines.streams import say
 from pipelines.text import seen_words
+
+_WITHOUT = "Import it, or choose others with --lora; --lora “” paints without."
 
 
 class PaintingStopped(Exception):
@@ -68,6 +74,7 @@ def generate(
     as_json: Annotated[
         bool, typer.Option("--json", help="One JSON object per picture on stdout.")
     ] = False,
+    yes: YesOption = False,
     workspace: WorkspaceOption = None,
     **options: Any,
 ) -> int:
@@ -81,14 +88,18 @@ def generate(
         values = _like(recipe.request, values)
     elif "prompt" not in values:
         raise RequestError("prompt", 'Say what to paint, e.g. generate "a red apple".')
+    same_loras = recipe is not None and "loras" not in given
+    changed = _lora_changes(recipe, catalog) if recipe is not None and same_loras else []
     if "init" in given:
         values["init"] = pictures.keep(user_path(options["init"]), settings.inputs)
     request = complete(values, catalog)
     # Of models, too: some LoRAs lie among them.
     for sentence in catalog.loras.unlisted():
         say(sentence, 0)
-    for sentence in _without_effect(request, given, catalog):
+    for sentence in (*changed, *_without_effect(request, given, catalog)):
         say(sentence, 0)
+    if "loras" in given and not sure(request.loras, yes=yes):
+        return say("Nothing was painted.", 0)
     if request.init is not None:
         pictures.find(request.init, settings.inputs)
     gallery = Gallery(settings.outputs)
@@ -96,9 +107,10 @@ def generate(
         gallery = Gallery(make_folder(real_path(out)), by_day=False)
     gallery.check_writable()
     weights = _paint(request, catalog, settings, gallery, as_json=as_json)
-    if recipe is not None and _same_weights(request, recipe.request) and recipe.weights:
-        if weights and weights != recipe.weights:
-            what = " or one of its LoRAs" if request.loras else ""
+    if recipe is not None and not changed and _same_weights(request, recipe.request):
+        if weights and recipe.weights and weights != recipe.weights:
+            unknown = len(recipe.lora_hashes) < len([use for use in request.loras if use.weight])
+            what = " or one of its LoRAs" if unknown else ""
             said = f"“{request.model}”{what} has other weights than when that picture was painted."
             say(said, 0)
     return 0
@@ -116,6 +128,23 @@ def _given(options: dict[str, Any]) -> dict[str, Any]:
         # An option that can be given several times is an empty list where it was not.
         if value is not None and value != []
     }
+
+
+def _lora_changes(recipe: PictureRecord, catalog: Catalog) -> list[str]:
+    """A sentence for each LoRA of the recipe that is another one now. Raises RecipeError for one
+    that is not here."""
+    found = list(recipe_loras.changed(recipe, catalog.loras))
+    for one in found:
+        # Somebody may have given it another name; or the folder cannot be read.
+        if one.missing and not catalog.loras.unlisted():
+            now = recipe_loras.renamed(recipe, one.name, catalog.loras)
+            if not now:
+                raise RecipeError(one.sentence, _WITHOUT)
+            uses = [replace(u, name=now) if u.name == one.name else u for u in recipe.request.loras]
+            raise RecipeError(
+                one.sentence, f"It is called “{now}” now: add --lora “{card.written(uses)}”."
+            )
+    return [one.sentence for one in found if not one.missing]
 
 
 def _same_weights(one: GenerationRequest, other: GenerationRequest) -> bool:

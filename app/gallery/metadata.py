@@ -1,6 +1,7 @@
 """The recipe inside every picture: our own JSON chunk, and a text that other programs read.
 
-`pixart-studio` holds {"version": 1, "studio", "weights", "request": {...}} and is the truth;
+`pixart-studio` holds {"version": 1, "studio", "weights", "request": {...}} and is the truth, with
+"loras" of their names and the hashes of their files where there are some;
 `parameters` holds the same in the infotext grammar that most picture tools understand.
 """
 
@@ -15,6 +16,7 @@ from typing import Any
 from PIL import Image, PngImagePlugin
 
 from app.settings import VERSION
+from lora_manager import card
 from pipelines import picture_parts
 from pipelines.errors import RecipeError, RequestError, printable
 from pipelines.picture_record import PictureRecord
@@ -35,6 +37,7 @@ MAX_FILE_BYTES = 200_000_000
 MAX_CHUNK_BYTES = 2_000_000
 """A recipe of the greatest length in the widest letters stays below."""
 _MAX_NOTES, _MAX_NOTE = 64, 400
+_SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 def chunks(picture: PictureRecord) -> PngImagePlugin.PngInfo:
@@ -45,6 +48,8 @@ def chunks(picture: PictureRecord) -> PngImagePlugin.PngInfo:
         "weights": picture.weights,
         "request": picture.request.recipe(),
     }
+    if picture.lora_hashes:
+        recipe["loras"] = dict(picture.lora_hashes)
     if picture.notes:
         recipe["notes"] = list(picture.notes)
     info = PngImagePlugin.PngInfo()
@@ -97,10 +102,21 @@ def read(file: Path) -> PictureRecord:
         return PictureRecord(
             request=from_mapping(request),
             weights=printable(recipe.get("weights", ""), 64),
+            lora_hashes=_lora_hashes(recipe.get("loras")),
             notes=_notes(recipe.get("notes")),
         )
     except RequestError as error:
         raise RecipeError(f"The recipe inside “{shown}” cannot be used: {error.message}") from None
+
+
+def _lora_hashes(told: object) -> tuple[tuple[str, str], ...]:
+    """Anybody may have written them: what is no hash of a LoRA is unknown."""
+    listed = told if isinstance(told, dict) and len(told) <= card.MAX_USES else {}
+    return tuple(
+        (name, value)
+        for name, value in listed.items()
+        if card.NAME.fullmatch(name) and isinstance(value, str) and _SHA256.fullmatch(value)
+    )
 
 
 def _notes(told: object) -> tuple[str, ...]:

@@ -72,8 +72,11 @@ def bake(
     with model_errors(), sources.opened(place, sources.ReadOptions()) as stored:
         weighted = lora_work.weighted(catalog.loras, used)
         net = baking.baked(stored, weighted, cast("SavedPrecision", wanted.precision))
-        story = {"model": model.id, "weights": weights_digest.digest(place)}
-        story |= {"loras": [_told(catalog, use) for use in used]}
+        story = {
+            "model": model.id,
+            "weights": weights_digest.digest(place),
+            "loras": [_told(catalog, use) for use in used],
+        }
         with files.whole(models / model_id, convert.size(net, "keep"), replaces=False) as draft:
             draft.mkdir()
             convert.write_folder(net, draft, "keep", report)

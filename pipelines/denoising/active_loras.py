@@ -22,19 +22,27 @@ from pipelines.errors import ModelError, model_errors
 
 @dataclass(frozen=True, kw_only=True)
 class ActiveLora:
-    """One LoRA as it is used. `mark` changes with its file."""
+    """One LoRA as it is used. `mark` changes with its file, `content` is the SHA-256 of it."""
 
     use: LoraUse
     file: Path
     mark: tuple[int, ...]
+    content: str
 
 
 def found(uses: Sequence[LoraUse], library: LoraLibrary) -> tuple[ActiveLora, ...]:
     """Where the LoRAs lie that are asked for. Raises ModelError."""
     with _told():
         cards = [(use, library.find(use.name)) for use in uses if use.weight]
+        # The mark first: what comes to the file after it is found when it is applied.
         return tuple(
-            ActiveLora(use=use, file=card.file, mark=_mark(card.file)) for use, card in cards
+            ActiveLora(
+                use=use,
+                file=card.file,
+                mark=_mark(card.file),
+                content=library.content_hash(use.name),
+            )
+            for use, card in cards
         )
 
 
@@ -67,12 +75,11 @@ def _mark(file: Path) -> tuple[int, ...]:
 
 
 def digest(weights: str, active: Sequence[ActiveLora]) -> str:
-    """A hash of the model's hash and of the LoRAs on it, as long as that one. Raises ModelError."""
+    """A hash of the model's hash and of the LoRAs on it, as long as that one."""
     if not active:
         return weights
     total = hashlib.sha256(weights.encode())
     for one in active:
         total.update(f"{one.use.weight!r}".encode())
-        with _told(), open(one.file, "rb") as stream:
-            total.update(hashlib.file_digest(stream, "sha256").digest())
+        total.update(bytes.fromhex(one.content))
     return total.hexdigest()[: len(weights)]

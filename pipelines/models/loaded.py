@@ -61,6 +61,11 @@ class Loaded:
         return self
 
     @property
+    def lora_hashes(self) -> tuple[tuple[str, str], ...]:
+        """The LoRAs on its transformer by name, each with the SHA-256 of its file."""
+        return tuple((one.use.name, one.content) for one in self._active_loras)
+
+    @property
     def device(self) -> torch.device:
         """Where the transformer and the VAE work."""
         return torch.device(self.plan.device)

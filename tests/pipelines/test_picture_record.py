@@ -21,6 +21,7 @@ ROOT = Path(__file__).resolve().parents[2]
 REQUEST = complete({"prompt": "a cat", "seed": 2**64 - 1, "loras": ""}, Catalog())
 FACTS: dict[str, Any] = {
     "weights": "a1b2",
+    "lora_hashes": (("ink", "0a" * 32),),
     "notes": ("less memory",),
     "seconds": 2.5,
     "peak": 7,

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 
+from app.gallery import recipe_loras
+from app.gallery.pictures import PictureFile
 from app.ui import choices
 from app.ui.changes import Part, answer, enabled, ticking
 from app.ui.create import canvas, fields, watch
@@ -173,7 +175,8 @@ class CreateHandlers:
         except StudioError as error:
             browser.complain(error)
         else:
-            if watch.submit(self._studio, browser, asked, clients.sender(request)):
+            sender = clients.sender(request)
+            if browser.is_sure(asked) and watch.submit(self._studio, browser, asked, sender):
                 updates[self._tab.form["seed"]] = str(asked.seed)
         return answer(updates | self.news(browser))
 
@@ -213,12 +216,14 @@ class CreateHandlers:
                     browser.picked = file.name
                 case "again":
                     updates = self._repeat(browser, fields.from_request(file.request), sender)
+                    self._say_other_loras(browser, file, painted=bool(updates))
                 case "more":
                     asked = fields.from_request(file.request) | {
                         "new_seed": True,
                         "count": MORE_COUNT,
                     }
                     updates = self._repeat(browser, asked, sender)
+                    self._say_other_loras(browser, file, painted=bool(updates))
                 case "start":
                     kept = self._studio.keep_start(file.path)
                     updates = {self._tab.form["init"]: kept.name}
@@ -233,6 +238,14 @@ class CreateHandlers:
         if not watch.submit(self._studio, browser, request, sender):
             return {}
         return self.fill(values | {"seed": str(request.seed)})
+
+    def _say_other_loras(
+        self, browser: BrowserSession, file: PictureFile, *, painted: bool
+    ) -> None:
+        """Where `file` is painted again with LoRAs that are others now, the page says so."""
+        changed = recipe_loras.changed(file, self._studio.catalog.loras)
+        if painted and (said := " ".join(one.sentence for one in changed)):
+            browser.notice = canvas.Notice(text=said, field="loras")
 
     def retune(self, *raw: Any) -> Any:
         """Another sampler was chosen: its own steps, guidance and limits."""

@@ -16,6 +16,7 @@ from app.ui.changes import Sent
 from app.ui.create import canvas
 from app.ui.create.canvas import Notice
 from app.ui.guards.clients import Sender
+from lora_manager import card
 from pipelines.errors import RequestError, StudioError
 
 if TYPE_CHECKING:
@@ -35,13 +36,15 @@ def _is_plain(name: str) -> bool:
 class BrowserSession:
     """One browser tab. `sent` remembers what it was told, to tell it only what is new.
 
-    `deleting` is the picture that the person was asked about.
+    `deleting` is the picture that the person was asked about, `unusual` what they were told of the
+    weights of their LoRAs.
     """
 
     owner: str = ""
     job: str = ""
     picked: str = ""
     deleting: str = ""
+    unusual: str = ""
     notice: Notice | None = None
     sent: Sent = field(default_factory=Sent)
 
@@ -52,6 +55,17 @@ class BrowserSession:
             self.owner = owner
         self.owner = self.owner or secrets.token_hex(16)
         return self.owner
+
+    def is_sure(self, request: GenerationRequest) -> bool:
+        """False where the LoRAs have weights that are asked about, for the first time; the notice
+        says how to go on."""
+        unusual, told = card.unusual(request.loras), self.unusual
+        self.unusual = unusual
+        if unusual and unusual != told:
+            said = f"{unusual} Press Generate again to paint with them all the same."
+            self.notice = Notice(text=said, field="loras")
+            return False
+        return True
 
     def complain(self, error: StudioError) -> None:
         """Shows the error until the next try."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from app.gallery import recipe_rows
+from app.gallery import recipe_loras, recipe_rows
 from app.gallery.index import IndexedPicture
 from app.markup import render
 from app.ui.gallery.cards import size_text, title_of
@@ -29,6 +29,9 @@ def detail(
             catalog.find(entry.request.model)
         except StudioError as error:
             missing = str(error)
+    notes = [missing] if missing else []
+    if entry.record is not None:
+        notes += [one.sentence for one in recipe_loras.changed(entry.record, catalog.loras)]
     return render(
         _MARKUP,
         "detail",
@@ -39,7 +42,7 @@ def detail(
         problem=entry.problem,
         request=entry.request,
         file=entry.path.name,
-        missing=missing,
+        notes=notes,
         buttons=_buttons(entry, admin=admin, lost=bool(missing)),
         facts=_facts(entry),
         asks=asks,

@@ -144,3 +144,34 @@ def test_the_notes_of_a_picture_are_read_and_not_trusted(tmp_path: Path) -> None
     told = metadata.read(save(file, hostile(json.dumps({**GOOD, "notes": long})))).notes
     assert len(told) == 20
     assert all(len(note) < 1000 and "\x1b" not in note for note in told)
+
+
+LORAS = (("ink", "0a" * 32), ("gold", "1b" * 32))
+
+
+def test_the_loras_are_named_by_their_content(tmp_path: Path) -> None:
+    made = request()
+    info = chunks(made, lora_hashes=LORAS)
+    assert metadata.read(save(tmp_path / "a.png", info)).lora_hashes == LORAS
+    plain = save(tmp_path / "b.png", chunks(made))
+    assert metadata.read(plain).lora_hashes == ()
+    with Image.open(plain) as picture:
+        assert "loras" not in json.loads(picture.info[metadata.CHUNK]), "as earlier versions wrote"
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        ["ink"],
+        7,
+        {"../ink": "0a" * 32},
+        {"ink": "0A" * 32},
+        {"ink": "0a" * 31},
+        {"ink": None},
+        {"ink": ["0a" * 32]},
+        {f"a{n}": "0a" * 32 for n in range(9)},
+    ],
+)
+def test_hashes_that_are_none_are_unknown(told: object, tmp_path: Path) -> None:
+    info = hostile(json.dumps({**GOOD, "loras": told}))
+    assert metadata.read(save(tmp_path / "a.png", info)).lora_hashes == ()

@@ -16,7 +16,6 @@ from safetensors.torch import load_file, save_file
 from app.models import baking, own_models
 from app.models.baking import BakeOptions
 from lora_manager import card
-from pipelines import files as whole_files
 from pipelines.catalog import Catalog, ModelSpec
 from pipelines.engine import Engine
 from pipelines.errors import ModelError, SaveError, StudioError
@@ -192,7 +191,7 @@ def test_a_full_disk_leaves_nothing(
     home: Path, bake: Bake, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     usage = shutil.disk_usage(home)._replace(free=1000)
-    monkeypatch.setattr(whole_files.shutil, "disk_usage", lambda place: usage)
+    monkeypatch.setattr(shutil, "disk_usage", lambda place: usage)
     with pytest.raises(SaveError, match="There is no space for"):
         bake("ink")
     assert sorted(path.name for path in (home / "models").iterdir()) == ["tiny"]

@@ -58,6 +58,7 @@ class FakeRunner:
         self._steps = steps
         self.pace = pace
         self.die_at: int | None = None
+        self.lora_hashes: tuple[tuple[str, str], ...] = ()
         self.state = EngineState()
         self._hold_behind: tuple[int, int] | None = None
         self._go = threading.Event()
@@ -112,7 +113,12 @@ class FakeRunner:
                 while self._hold_behind == (index + 1, step) and not self._go.wait(0.01):
                     if should_stop():
                         return
-            kept = Picture(image=picture, request=single, seconds=time.monotonic() - began)
+            kept = Picture(
+                image=picture,
+                request=single,
+                seconds=time.monotonic() - began,
+                lora_hashes=self.lora_hashes,
+            )
             keep(self._gallery.add(kept))
 
     def _progress(

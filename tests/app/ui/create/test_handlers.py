@@ -19,6 +19,7 @@ from pipelines.errors import RequestError, SaveError
 from pipelines.text import styles
 from tests import tiny
 from tests.app.ui.fake_studio import HERE, FakeStudio
+from tests.small_loras import NANO, lora
 
 OWNER = "owner-0123456789abcdef"
 
@@ -326,3 +327,43 @@ def test_a_picture_that_cannot_be_deleted_is_said(
     told = page.act("delete", picture.name)
     assert "It cannot be deleted." in told["status"]
     assert picture.path.exists()
+
+
+def test_weights_far_from_1_are_asked_about_again(studio: FakeStudio, tmp_path: Path) -> None:
+    lora(tmp_path / "loras" / "ink.safetensors", wide=NANO)
+    page = Page(studio)
+    told = page.paint(loras="ink:3")
+    assert studio.latest(OWNER) is None
+    assert "ink:3 is beyond -2 to 2" in told["status"]
+    assert "Press Generate again" in told["status"]
+    # Another weight is another question, and a usual one takes it back.
+    assert "ink:-2.5 is beyond" in page.paint(loras="ink:-2.5")["status"]
+    assert studio.latest(OWNER) is None
+    page.paint(loras="ink:2")
+    assert page.finish().pictures
+    assert "ink:-2.5 is beyond" in page.paint(loras="ink:-2.5")["status"]
+    page.paint(loras="ink:-2.5")
+    job = page.finish()
+    assert (job.request.loras[0].weight, len(job.pictures)) == (-2.5, 1)
+
+
+@pytest.mark.parametrize("do", ["again", "more"])
+def test_painting_again_says_when_a_lora_is_another_one(
+    do: str, studio: FakeStudio, tmp_path: Path
+) -> None:
+    file = lora(tmp_path / "loras" / "ink.safetensors", wide=NANO)
+    studio.runner.lora_hashes = (("ink", studio.catalog.loras.content_hash("ink")),)
+    page = Page(studio)
+    page.paint(loras="ink")
+    name = page.finish().pictures[0].name
+    told = page.act(do, name)
+    assert "another one" not in told.get("status", "")
+    page.finish()
+    name = studio.latest(OWNER).pictures[0].name
+    lora(file, seed=5, wide=NANO)
+    told = page.act(do, name)
+    assert "The LoRA “ink” is another one than when that picture was painted" in told["status"]
+    name = page.finish().pictures[0].name
+    file.unlink()
+    told = page.act(do, name)
+    assert "There is no LoRA called “ink”" in told["status"]
