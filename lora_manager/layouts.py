@@ -54,11 +54,20 @@ _OTHER_WAYS = (
     (r"\.(diff|diff_b|w_norm|b_norm)$", "a file of whole differences"),
     (r"lora_(B|up)\.[A-Za-z0-9_.-]{0,64}bias$", "a LoRA that changes biases, too"),
 )
+_UNET = "Stable Diffusion"
+_TEXT_LAYER = re.compile(r"attn2[._](processor[._])?to_[kv][._](lora[._])?(lora_)?(down|A)(\.|\b)")
+_TEXT_WIDTHS = {768: "Stable Diffusion 1.5", 1024: "Stable Diffusion 2", 2048: "SDXL"}
+# SDXL alone has a second text encoder, and several transformer blocks in one place.
+_SECOND_TEXT = re.compile(r"lora_te[12]_|text_encoder_2\.")
+_DEEP = re.compile(
+    r"(attentions[._]\d+|(input|output)_blocks?[._]\d+[._]1|middle_block[._]1)"
+    r"[._]transformer_blocks[._][1-9]"
+)
 # Keys that betray another net, each with its name where they tell it.
 _OTHER_NETS = (
     (r"single_transformer_blocks|double_blocks|single_blocks|double_stream", "FLUX"),
     (r"joint_(transformer_)?blocks", "Stable Diffusion 3"),
-    (r"(down|up|mid|input|output|middle)_blocks?[._]", "Stable Diffusion"),
+    (r"(down|up|mid|input|output|middle)_blocks?[._]", _UNET),
     (r"(^|[._])layers[._]\d+[._]|self_attn|q_proj|refiner", ""),
     (r"blocks[._]\d+[._](attn[._](to_|add_)|img_|txt_|self_attn|adaln)", ""),
 )
@@ -119,7 +128,7 @@ def sort(shapes: Mapping[str, Shape], file: str) -> LoraChanges:
     modules: dict[str, _Found] = {}
     unknown = [key for key in rest if not _take(key, modules)]
     if unknown:
-        _refuse(unknown, bool(modules), shown)
+        _refuse(unknown, shapes, bool(modules), shown)
     if not modules:
         raise _without_layers(shown, bool(text), bool(embeddings))
     changes = tuple(_change(found, shapes, shown) for found in modules.values())
@@ -178,11 +187,15 @@ def _place(module: str) -> _Found | None:
     return None
 
 
-def _refuse(unknown: list[str], some_known: bool, shown: str) -> NoReturn:
+def _refuse(
+    unknown: list[str], shapes: Mapping[str, Shape], some_known: bool, shown: str
+) -> NoReturn:
     first = f"“{printable(unknown[0], 80)}”"
     for pattern, kind in _OTHER_NETS:
         searched = re.compile(pattern)
         if any(searched.search(key[:_MAX_KEY]) for key in unknown):
+            if kind == _UNET:
+                kind = _stable_diffusion(shapes)
             named = f" ({kind})" if kind else ""
             raise LoraError(
                 f"{shown} is a LoRA for another kind of model{named}: it has {first}.",
@@ -196,6 +209,18 @@ def _refuse(unknown: list[str], some_known: bool, shown: str) -> NoReturn:
         else f"{shown} has a tensor that no LoRA for PixArt has: {first}.",
         "Take one that was made for PixArt.",
     )
+
+
+def _stable_diffusion(shapes: Mapping[str, Shape]) -> str:
+    """Which of the nets of Stable Diffusion it is: they are told apart by how wide their texts are.
+
+    (`cross_attention_dim` of the released `unet/config.json`.)
+    """
+    for key, shape in shapes.items():
+        if _TEXT_LAYER.search(key[:_MAX_KEY]) and len(shape) in (2, 4) and shape[1] in _TEXT_WIDTHS:
+            return _TEXT_WIDTHS[shape[1]]
+    second = any(_SECOND_TEXT.match(key[:_MAX_KEY]) for key in shapes)
+    return "SDXL" if second or any(_DEEP.search(key[:_MAX_KEY]) for key in shapes) else _UNET
 
 
 def _without_layers(shown: str, text: bool, embeddings: bool) -> LoraError:

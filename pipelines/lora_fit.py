@@ -11,6 +11,12 @@ from pipelines.memory import model_numbers
 from pipelines.models import hub_rows
 
 _FAMILIES = {"alpha": "PixArt-α", "sigma": "PixArt-Σ"}
+# Nets whose attention layers have the names of PixArt's, and in one case its sizes too; those of
+# others are refused by their names when the file is read.
+_OTHERS = {
+    "Sana": re.compile(r"\bsana(\b|_|\d)", re.IGNORECASE),
+    "LTX-Video": re.compile(r"\bltx[-_ ]?video|\bltxv", re.IGNORECASE),
+}
 # The organisation that published both families is called like one of them.
 _PUBLISHER = re.compile(r"^PixArt-alpha/(?=pixart)", re.IGNORECASE)
 _SIGMA = re.compile(r"pixart[-_ ]*(sigma|Σ)|^sigma\b", re.IGNORECASE)
@@ -28,6 +34,13 @@ def check(card: LoraCard, model: ModelSpec, catalog: Catalog) -> None:
             f"The LoRA “{card.name}” was made for layers that are {card.width} wide;"
             f" those of “{model.id}” are {wide}.",
             "Take it off, or choose the model that it was made for.",
+        )
+    other = next((name for name, pattern in _OTHERS.items() if pattern.search(card.base)), "")
+    if other:
+        raise RequestError(
+            "loras",
+            f"The LoRA “{card.name}” was made for {other} ({card.base}), which is no PixArt.",
+            "Take it off.",
         )
     family = family_of(card.base, catalog)
     if family and family != model.family:

@@ -39,6 +39,7 @@ def saved(file: Path, shapes: dict[str, tuple[int, ...]]) -> Path:
 
 
 FLAT = "lora_transformer_transformer_blocks_0_attn1_to_q"
+SD_TEXT = "_attentions_0_transformer_blocks_0_attn2_to_k"
 OTHERS: dict[str, tuple[dict[str, tuple[int, ...]], str]] = {
     "DoRA of kohya": ({**PAIR, f"transformer.{Q}.dora_scale": (48, 1)}, "is a DoRA, which is not"),
     "DoRA of peft": (
@@ -67,6 +68,30 @@ OTHERS: dict[str, tuple[dict[str, tuple[int, ...]], str]] = {
         r"is a LoRA for another kind of model \(Stable Diffusion\): it has “lora_unet_down",
     ),
     "SDXL": ({"lora_unet_input_blocks_4_1_proj_in.alpha": (1,)}, r"\(Stable Diffusion\)"),
+    "SD 1.5 of kohya": (
+        {f"lora_unet_down_blocks_0{SD_TEXT}.lora_down.weight": (4, 768)},
+        r"another kind of model \(Stable Diffusion 1\.5\)",
+    ),
+    "SD 1.5 of old diffusers": (
+        {"unet.mid_block.attentions.0.attn2.processor.to_k_lora.down.weight": (4, 768)},
+        r"\(Stable Diffusion 1\.5\)",
+    ),
+    "SD 2": (
+        {"unet.mid_block.attentions.0.transformer_blocks.0.attn2.to_v.lora_A.weight": (4, 1024)},
+        r"\(Stable Diffusion 2\)",
+    ),
+    "SDXL of kohya": (
+        {f"lora_unet_input_blocks_4_1{SD_TEXT[13:]}.lora_down.weight": (4, 2048)},
+        r"another kind of model \(SDXL\)",
+    ),
+    "SDXL without texts": (
+        {"lora_unet_input_blocks_8_1_transformer_blocks_9_attn1_to_q.alpha": ()},
+        r"\(SDXL\)",
+    ),
+    "SDXL by its second text encoder": (
+        {"lora_unet_mid_block_x.alpha": (), "lora_te2_x.lora_down.weight": (4, 4)},
+        r"\(SDXL\)",
+    ),
     "FLUX": (
         {"transformer.single_transformer_blocks.0.attn.to_q.lora_A.weight": (4, 3072)},
         r"another kind of model \(FLUX\)",

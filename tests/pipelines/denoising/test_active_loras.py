@@ -78,6 +78,25 @@ def test_a_lora_changes_the_picture_and_leaves_no_trace(paint: Paint) -> None:
     assert not np.array_equal(paint("ink:-1"), ink)
 
 
+def test_without_it_the_weights_are_those_of_the_model_to_the_bit(
+    engine: Engine, paint: Paint
+) -> None:
+    def bits() -> dict[str, torch.Tensor]:
+        assert engine._loaded is not None
+        net = engine._loaded.transformer.net
+        return {name: value.clone() for name, value in net.state_dict().items()}
+
+    paint()
+    before = bits()
+    paint("ink:0.7, gold:-0.4")
+    with_them = bits()
+    assert sum(not torch.equal(with_them[name], value) for name, value in before.items()) == 27
+    paint()
+    after = bits()
+    assert set(after) == set(before)
+    assert all(torch.equal(after[name], value) for name, value in before.items())
+
+
 def test_it_is_the_picture_of_a_model_that_has_learned_it(
     home: Path, catalog: Catalog, paint: Paint
 ) -> None:

@@ -358,8 +358,7 @@ def test_painting_again_says_when_a_lora_is_another_one(
     name = page.finish().pictures[0].name
     told = page.act(do, name)
     assert "another one" not in told.get("status", "")
-    page.finish()
-    name = studio.latest(OWNER).pictures[0].name
+    name = page.finish().pictures[0].name
     lora(file, seed=5, wide=NANO)
     told = page.act(do, name)
     assert "The LoRA “ink” is another one than when that picture was painted" in told["status"]
