@@ -219,5 +219,9 @@ def _json(entry: IndexedPicture) -> dict[str, Any]:
     known = (*plain, "width", "height", "seed")
     fields = (*known, *(name for name in LISTED if name not in (*known, "loras")))
     told |= {field: getattr(entry.request, field) for field in fields}
-    loras = [{"name": use.name, "weight": use.weight} for use in entry.request.loras]
+    hashes = dict(entry.record.lora_hashes) if entry.record is not None else {}
+    loras = [
+        {"name": use.name, "weight": use.weight, "sha256": hashes.get(use.name, "")}
+        for use in entry.request.loras
+    ]
     return told | {"loras": loras}

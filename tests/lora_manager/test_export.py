@@ -229,3 +229,11 @@ def test_pieces_of_other_sizes_are_not_fused(tmp_path: Path) -> None:
     with pytest.raises(LoraError, match=r"parts of “blocks\.0\.attn\.qkv” have different sizes"):
         written(Lora(pairs=pairs), "original", tmp_path)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_every_form_is_documented() -> None:
+    text = (Path(__file__).resolve().parents[2] / "docs" / "loras.md").read_text("utf-8")
+    for form in forms.FORMS.values():
+        row = next(line for line in text.splitlines() if line.startswith(f"| `{form.name}` |"))
+        assert form.read_by in row.replace("`", "")
+        assert all(part in row.replace("`", "") for part in form.written.split(" and "))

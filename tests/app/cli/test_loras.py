@@ -126,7 +126,7 @@ def test_export(loras: Run, both: Path, tmp_path: Path) -> None:
     target = tmp_path / "kohya.safetensors"
     code, out, said = loras("export", "ink", "--form", "kohya", "--out", str(target))
     assert (code, out) == (0, [str(target)])
-    assert said == ["kohya: read by ComfyUI and its ExtraModels, OneTrainer."]
+    assert said == ["kohya: read by ComfyUI, OneTrainer."]
     assert len(files.read(target).pairs) == 27
     code, out, said = loras("export", "ink", "--form", "kohya", "--out", str(target))
     assert (code, out, said) == (2, [], [f"{target} exists. Take another name."])
