@@ -19,6 +19,7 @@ from app.jobs.queue import PAINTER, JobQueue
 from app.jobs.store import JobStore
 from app.models.download_jobs import ModelJobs
 from app.models.import_jobs import ImportJobs
+from app.models.lora_export_jobs import LoraExportJobs
 from app.models.store import ModelStore
 from app.painting.runner import Lender, Runner
 from app.painting.worker import EngineState, WorkerRunner
@@ -52,6 +53,7 @@ class StudioParts:
     models: ModelJobs
     imports: ImportJobs
     exports: ExportJobs
+    lora_exports: LoraExportJobs
 
 
 def assemble(
@@ -102,6 +104,7 @@ def assemble(
         models=models,
         imports=ImportJobs(jobs),
         exports=ExportJobs(settings.exports, jobs),
+        lora_exports=LoraExportJobs(jobs),
     )
 
 

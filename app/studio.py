@@ -65,6 +65,7 @@ class Studio:
         self.models = parts.models
         self.imports = parts.imports
         self.exports = parts.exports
+        self.lora_exports = parts.lora_exports
         self._worker = parts.worker
         self._jobs = parts.jobs
 
@@ -84,6 +85,7 @@ class Studio:
         """Stops what runs for the page, and ends the painting process."""
         self._jobs.close()
         self.exports.close()
+        self.lora_exports.close()
         self._worker.close()
 
     def engine(self) -> EngineState:

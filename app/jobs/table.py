@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from app.jobs import downloads, exports, imports
+from app.jobs import downloads, exports, imports, lora_exports
 from app.jobs.exports import Find
 from app.jobs.kinds import Kind
 from app.models.store import ModelStore
@@ -27,4 +27,5 @@ def kinds(
         downloads.kind(store, models_changed),
         imports.kind(settings, models_changed),
         exports.kind(settings.exports, find),
+        lora_exports.kind(settings),
     )

@@ -22,6 +22,7 @@ STARTS = "studio/starts"
 SAMPLES = "studio/samples"
 THUMBS = "studio/thumbs"
 EXPORTS = "studio/exports"
+LORAS = "studio/loras"
 # A picture never changes under its name.
 _FOR_EVER = {"Cache-Control": "private, max-age=31536000, immutable", **NO_SNIFF}
 
@@ -77,6 +78,9 @@ def routes(studio: Studio) -> list[Route]:
     def export(request: Request) -> Response:
         return _export(studio.exports.file(request.path_params["token"]))
 
+    def lora(request: Request) -> Response:
+        return _export(studio.lora_exports.file(request.path_params["token"]))
+
     def start(request: Request) -> Response:
         return _file(studio.find_start(request.path_params["name"]).path, download=False)
 
@@ -96,6 +100,7 @@ def routes(studio: Studio) -> list[Route]:
         Route(f"/{PICTURES}/{{day}}/{{name}}", _or_404(picture)),
         Route(f"/{THUMBS}/{{day}}/{{name}}", _or_404(thumb)),
         Route(f"/{EXPORTS}/{{token}}", _or_404(export)),
+        Route(f"/{LORAS}/{{token}}", _or_404(lora)),
         Route(f"/{STARTS}/{{name}}", _or_404(start)),
         Route(f"/{SAMPLES}/{{model}}", _or_404(sample)),
     ]

@@ -16,7 +16,7 @@ from app.ui.create.handlers import CreateHandlers, Session
 from app.ui.guards import access
 from app.ui.models import cards, import_form, lora_cards
 from app.ui.models import maintenance as care
-from app.ui.models.lora_cards import ASKED
+from app.ui.models.lora_cards import ASKED, EXPORT
 from pipelines.errors import StudioError
 from pipelines.memory.planning import MemoryRequest
 from pipelines.progress import plain_size
@@ -48,6 +48,7 @@ class Visit:
     """One browser tab at the shelf: what it is asked, and what it was told."""
 
     removing: str = ""
+    exporting: str = ""
     notice: str = ""
     care_notice: str = ""
     report: tuple[Finding, ...] = ()
@@ -70,7 +71,7 @@ class ModelsHandlers:
     def open_models(self, visit: Visit, model: Any, request: gr.Request) -> Any:
         """The tab was opened: everything anew, and news from now on."""
         visit.sent.forget()
-        visit.notice = visit.removing = visit.care_notice = ""
+        visit.notice = visit.removing = visit.exporting = visit.care_notice = ""
         visit.report, visit.import_error = (), None
         self._studio.catalog.reload()
         self._studio.models.rows(fresh=True)
@@ -94,7 +95,7 @@ class ModelsHandlers:
         if data.get("do") == "use":
             chosen = self._create.choose(values, name)
             return answer({self._session.rail: gr.Tabs(selected="create"), **chosen})
-        visit.notice = visit.removing = visit.care_notice = ""
+        visit.notice = visit.removing = visit.exporting = visit.care_notice = ""
         if not access.may_administer(request):
             visit.notice = access.refusal(cards.ADMINISTERED, request)
         else:
@@ -142,6 +143,13 @@ class ModelsHandlers:
                 remove = self._studio.remove_model if lora == name else self._studio.remove_lora
                 freed = remove(lora)
                 visit.notice = f"“{lora}” is removed; {plain_size(freed)} are free again."
+            case "ask-export":
+                visit.exporting = name
+            case "close-export":
+                self._studio.lora_exports.dismiss()
+            case _ if wanted.startswith(EXPORT):
+                lora = name.removeprefix(ASKED)
+                self._studio.lora_exports.start(lora, wanted.removeprefix(EXPORT))
             case "stop-import":
                 self._studio.imports.stop()
             case "dismiss-import":
@@ -157,7 +165,8 @@ class ModelsHandlers:
 
     def _news(self, visit: Visit, model: Any, request: gr.Request) -> dict[Any, Any]:
         job, importing = self._studio.models.job, self._studio.imports.job
-        busy = any(work is not None and work.active for work in (job, importing))
+        running = (job, importing, self._studio.lora_exports.job)
+        busy = any(work is not None and work.active for work in running)
         admin, tab = access.may_administer(request), self._tab
         fresh = visit.sent.news(
             {
@@ -245,7 +254,10 @@ class ModelsHandlers:
                 problems=catalog.problems[:MAX_PROBLEMS] if admin else (),
             )
         )
-        shown += lora_cards.shelf(catalog.loras, visit.removing, admin=admin)
+        asked = lora_cards.Asked(
+            removing=visit.removing, exporting=visit.exporting, job=self._studio.lora_exports.job
+        )
+        shown += lora_cards.shelf(catalog.loras, asked, admin=admin)
         files = jobs.store.found.files[:MAX_PROBLEMS]
         return shown + cards.elsewhere(files) if admin else shown
 

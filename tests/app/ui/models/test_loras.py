@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 import os
+import shutil
+import time
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from starlette.applications import Starlette
+from starlette.testclient import TestClient
 
+from app.models.lora_export_jobs import LoraExportJob
 from app.ui import choices
 from app.ui.create import fields
 from app.ui.guards import access
 from app.ui.models import lora_cards
+from app.ui.routes import routes
+from lora_manager import algebra, files, forms
 from lora_manager.library import LoraLibrary
 from pipelines.errors import BusyError, ModelError
 from tests.app.ui.fake_studio import ELSEWHERE, HERE, FakeStudio
@@ -137,3 +145,79 @@ def test_folders_that_cannot_be_listed_are_told(tmp_path: Path) -> None:
     for what, name in (("models", "models"), ("LoRAs", "loras")):
         told = f"The {what} in {tmp_path / name} cannot be listed (links in it lead in circles)."
         assert told in shelf
+
+
+def settled(studio: FakeStudio) -> LoraExportJob:
+    """The last export, once it has ended."""
+    end = time.monotonic() + 60
+    while (job := studio.lora_exports.job) is None or job.active:
+        assert time.monotonic() < end
+        time.sleep(0.02)
+    return job
+
+
+@pytest.mark.usefixtures("warm_children")
+@pytest.mark.parametrize("form", ["kohya", "peft"])
+def test_a_lora_is_exported_and_fetched(form: str, studio: FakeStudio, tmp_path: Path) -> None:
+    page = Page(studio)
+    page.open()
+    name = f"{lora_cards.ASKED}ink"
+    page.press("ask-export", name)
+    shelf = page.shown["shelf"]
+    assert [f'data-do="export-{one}"' in shelf for one in forms.FORMS] == [True] * 5
+    assert "For which program?" in shelf
+    page.press(f"export-{form}", name)
+    job = settled(studio)
+    assert job.file is not None
+    page.press("keep", name)
+    shown = page.shown["shelf"]
+    assert f'href="studio/loras/{job.token}" download="{job.file.name}"' in shown
+    assert job.file.name == {"kohya": "ink-kohya.safetensors", "peft": "ink-peft.zip"}[form]
+    with TestClient(Starlette(routes=routes(studio))) as web:
+        answer = web.get(f"/studio/loras/{job.token}")
+        assert answer.content == job.file.read_bytes()
+        assert "attachment" in answer.headers["content-disposition"]
+        assert web.get("/studio/loras/0123").status_code == 404
+    if form == "peft":
+        with zipfile.ZipFile(job.file) as archive:
+            archive.extractall(tmp_path / "out")
+    else:
+        shutil.copy(job.file, tmp_path)
+    written = tmp_path / ("out/ink-peft" if form == "peft" else job.file.name)
+    kept = files.read(studio.catalog.loras.find("ink").file)
+    found = algebra.compared(kept, files.read(written))
+    assert (found.only, found.misfits) == (((), ()), ())
+    assert found.total.difference < 1e-5
+    page.press("close-export", name)
+    assert "download=" not in page.shown["shelf"]
+    assert not job.file.parent.exists()
+
+
+@pytest.mark.usefixtures("warm_children")
+def test_an_export_that_fails_says_why(studio: FakeStudio) -> None:
+    page = Page(studio)
+    page.open()
+    name = f"{lora_cards.ASKED}ink"
+    page.press("export-onnx", name)
+    assert "There is no form of LoRA files called “onnx”" in page.shown["shelf"]
+    page.press("export-kohya", f"{lora_cards.ASKED}../ink")
+    assert "is no name of a LoRA" in page.shown["shelf"]
+    assert studio.lora_exports.job is None
+    file = studio.catalog.loras.find("ink").file
+    whole = file.read_bytes()
+    file.write_bytes(whole[:-4] + b"\xff" * 4)
+    page.press("export-kohya", name)
+    job = settled(studio)
+    assert job.file is None
+    page.press("keep", name)
+    assert "not finite" in page.shown["shelf"]
+    page.press("close-export", name)
+    assert "not finite" not in page.shown["shelf"]
+
+
+def test_visitors_export_nothing(studio: FakeStudio) -> None:
+    page = Page(studio)
+    page.open(ELSEWHERE)
+    page.press("export-kohya", f"{lora_cards.ASKED}ink", ELSEWHERE)
+    assert studio.lora_exports.job is None
+    assert 'data-do="ask-export"' not in page.shown["shelf"]
