@@ -129,6 +129,8 @@ def _lora(source: _Source) -> Lora:
     pairs: dict[str, LoraPair] = {}
     for change in layout.changes:
         pairs |= _pairs(source, change, factors[change.name])
+    if not any(pair.up.any() and pair.down.any() for pair in pairs.values()):
+        notes = (*notes, "It changes nothing: its numbers, or its strength (alpha), are all 0.")
     return Lora(pairs=pairs, notes=(*layout.notes, *notes))
 
 

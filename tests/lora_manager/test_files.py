@@ -388,3 +388,22 @@ def test_a_disk_without_links_takes_a_new_file_too(
     with pytest.raises(LoraError, match="exists"):
         files.write(tmp_path / "a.safetensors", lora, {}, replace=False)
     assert not [file for file in tmp_path.iterdir() if re.search("part", file.name)]
+
+
+@pytest.mark.parametrize("what", ["lora_up.weight", "lora_down.weight", "alpha"])
+def test_one_that_changes_nothing_says_so(what: str, tmp_path: Path) -> None:
+    file = made.f6(made.reference(), tmp_path)
+    zeroed = {k: v * 0 if k.endswith(what) else v for k, v in load_file(file).items()}
+    save_file(zeroed, file)
+    (note,) = files.read(file).notes
+    assert note.startswith("It changes nothing")
+
+
+def test_a_fused_layer_of_which_one_piece_is_changed_is_one_layer(tmp_path: Path) -> None:
+    file = made.f6(made.reference(), tmp_path)
+    tensors = load_file(file)
+    tensors["lora_unet_blocks_0_attn_qkv.lora_up.weight"][48:] = 0
+    save_file(tensors, file)
+    pairs = files.read(file).pairs
+    assert "transformer_blocks.0.attn1.to_q" in pairs
+    assert not {"transformer_blocks.0.attn1.to_k", "transformer_blocks.0.attn1.to_v"} & set(pairs)

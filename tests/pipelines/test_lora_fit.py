@@ -54,7 +54,7 @@ def test_the_other_family_is_refused_by_name(base: str, family: str) -> None:
 
 def test_a_model_of_ones_own_says_its_family() -> None:
     class WithMine(Catalog):
-        def __iter__(self):  # type: ignore[no-untyped-def]
+        def __iter__(self):
             return iter((ALPHA, SIGMA))
 
     with pytest.raises(RequestError, match=r"made for PixArt-Σ \(my-sigma\)"):
