@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lora_manager import atomic, files, strength, targets
+from lora_manager import atomic, drafts, files, strength, targets
 from lora_manager.errors import LoraError
 from lora_manager.files import Lora, LoraPair
 from lora_manager.forms import ExportForm
@@ -33,6 +33,8 @@ def write(
     put it on. The target is there whole or not at all. Raises LoraError where it cannot be written,
     and without `replace` where it exists.
     """
+    # What processes that were killed have left there; nobody else looks after that folder.
+    drafts.sweep(target.parent)
     if form.folder:
         _write_folder(lora, form, target, metadata, base=base, replace=replace)
     elif form.fused:

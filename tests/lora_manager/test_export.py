@@ -6,6 +6,9 @@ import copy
 import errno
 import json
 import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +26,7 @@ from tests import tiny
 from tests.lora_manager import made
 from tests.lora_manager.test_attach import forward
 
+ROOT = Path(__file__).resolve().parents[2]
 SAID = {"title": "Ink", "trigger": "in ink", "licence": "CC0", "base": "alpha-512"}
 
 
@@ -232,8 +236,39 @@ def test_pieces_of_other_sizes_are_not_fused(tmp_path: Path) -> None:
 
 
 def test_every_form_is_documented() -> None:
-    text = (Path(__file__).resolve().parents[2] / "docs" / "loras.md").read_text("utf-8")
+    text = (ROOT / "docs" / "loras.md").read_text("utf-8")
     for form in forms.FORMS.values():
         row = next(line for line in text.splitlines() if line.startswith(f"| `{form.name}` |"))
         assert form.read_by in row.replace("`", "")
         assert all(part in row.replace("`", "") for part in form.written.split(" and "))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["kohya", "peft"])
+def test_what_a_killed_export_left_goes_with_the_next(
+    name: str, lora: Lora, tmp_path: Path
+) -> None:
+    """Killed in the middle of writing: what was there is whole."""
+    folder = tmp_path / "out"
+    folder.mkdir()
+    target = written(lora, name, folder)
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    child = (
+        "import os, signal, sys; from pathlib import Path; from lora_manager import export, files, "
+        "forms\n"
+        "def save(stream, tensors, metadata):\n"
+        "    stream.write(b'x' * 5000); stream.flush(); os.kill(os.getpid(), signal.SIGKILL)\n"
+        "files.save = save; form = forms.find(sys.argv[1])\n"
+        "lora = files.read(Path(sys.argv[2]))\n"
+        "export.write(lora, form, Path(sys.argv[2]), {}, replace=True)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", child, name, str(target)], check=False, cwd=ROOT, timeout=120
+    )
+    assert done.returncode == -signal.SIGKILL
+    assert len([path for path in folder.iterdir() if path.name.startswith(".")]) == 1
+    kept = {path: path.read_bytes() for path in before}
+    assert kept == before
+    written(lora, name, folder, replace=True)
+    assert [path.name for path in folder.iterdir()] == [target.name]
+    same(lora, files.read(target))
