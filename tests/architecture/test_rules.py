@@ -38,8 +38,10 @@ MANY_POSITIONAL = {
     "app/cli/gallery.py:export": "typer makes each parameter an option",
     "app/cli/models.py:download": "typer makes each parameter an option",
     "app/cli/train.py:text_to_image": "typer makes each parameter an option",
-    "app/cli/train.py:evaluate": "typer makes each parameter an option",
-    "app/cli/train.py:scenes": "typer makes each parameter an option",
+    "app/cli/train.py:lora": "typer makes each parameter an option",
+    "app/cli/train.py:dreambooth": "typer makes each parameter an option",
+    "app/cli/train_data.py:evaluate": "typer makes each parameter an option",
+    "app/cli/train_data.py:scenes": "typer makes each parameter an option",
 }
 # The outermost seams, where any fault must become a sentence.
 BROAD_EXCEPT = {

@@ -109,8 +109,8 @@ def with_lora(
         )
     for path in found:
         rank = next((r for end, r in wanted.ranks.items() if targets.matches(path, {end})), 0)
-        layer = net.get_submodule(path)
-        smaller = min(layer.in_features, layer.out_features)  # type: ignore[arg-type]
+        layer: Any = net.get_submodule(path)
+        smaller = min(layer.in_features, layer.out_features)
         if (rank or wanted.rank) > smaller:
             raise RequestError(
                 "lora.rank",
@@ -122,7 +122,8 @@ def with_lora(
     inject_adapter_in_model(
         PeftConfig(
             r=wanted.rank,
-            lora_alpha=alpha,
+            # PEFT takes fractions as well, whatever its types say.
+            lora_alpha=alpha,  # type: ignore[arg-type]
             lora_dropout=wanted.dropout,
             target_modules=list(found),
             rank_pattern=dict(wanted.ranks),
@@ -138,8 +139,8 @@ def with_lora(
     return net.train()
 
 
-def layers(net: nn.Module) -> dict[str, LoraLayer]:
-    """The layers that carry the LoRA, by path."""
+def layers(net: nn.Module) -> dict[str, Any]:
+    """The layers that carry the LoRA (`LoraLayer`), by path."""
     return {name: one for name, one in net.named_modules() if isinstance(one, LoraLayer)}
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -164,18 +164,15 @@ class CaptionData:
         texts = sources.texts(sorted(captions))
         names = {c: caption_key(tokenize(c, model).ids) for c in captions}
         describe = Captions(texts=texts, names=names, otherwise=otherwise)
-        both = {
-            "latents": sources.latents(vae, [*learning, *held]),
-            "scale": float(vae.config.scaling_factor),
-            "describe": describe,
-            "tells_bucket": tells_bucket,
-        }
-        return cls(
-            vae=vae,
-            captions=describe,
-            samples=LatentSamples(buckets=learning, **both),
-            held_out=LatentSamples(buckets=held, **both),
+        samples = LatentSamples(
+            buckets=learning,
+            latents=sources.latents(vae, [*learning, *held]),
+            scale=float(vae.config.scaling_factor),
+            describe=describe,
+            tells_bucket=tells_bucket,
         )
+        held_out = replace(samples, buckets=held)
+        return cls(vae=vae, captions=describe, samples=samples, held_out=held_out)
 
     def task(
         self,
