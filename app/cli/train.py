@@ -98,7 +98,7 @@ def lora(
     as_json: JsonOption = False,
 ) -> int | None:
     """Trains a LoRA on pictures with captions: a style or a concept."""
-    named = {"base.model": base, "publish.id": name, "publish.trigger": trigger}
+    named = {"base.model": base, **_called(name), "publish.trigger": trigger}
     asked = _Training(
         verb="lora", recipe=recipe, data=data, run=run, changes=_changes(named, set_), name=name
     )
@@ -125,12 +125,7 @@ def dreambooth(
     as_json: JsonOption = False,
 ) -> int | None:
     """Learns a subject from 3 to 30 photos."""
-    named = {
-        "base.model": base,
-        "publish.id": name,
-        "subject.word": word,
-        "subject.kind": kind,
-    }
+    named = {"base.model": base, **_called(name), "subject.word": word, "subject.kind": kind}
     asked = _Training(
         verb="dreambooth",
         recipe=recipe,
@@ -152,6 +147,11 @@ class _Training:
     run: str | None
     changes: tuple[str, ...]
     name: str | None = None
+
+
+def _called(name: str | None) -> dict[str, str | None]:
+    """A name that somebody gives is the title as well: two of the same title look alike."""
+    return {"publish.id": name, "publish.title": name}
 
 
 def _changes(named: Mapping[str, str | None], further: list[str] | None) -> tuple[str, ...]:

@@ -202,7 +202,8 @@ def test_a_subject_is_learned_from_photos_and_painted(photos: Path) -> None:
     assert done.stdout.strip() == str(photos / "w" / "loras" / "my-disc.safetensors")
     listed = launch("loras", "list", "--json", cwd=photos)
     (row,) = map(json.loads, listed.stdout.splitlines())
-    assert (row["name"], row["trigger"], row["base"]) == ("my-disc", "sks disc", "tiny")
+    assert (row["name"], row["title"]) == ("my-disc", "my-disc")
+    assert (row["trigger"], row["base"]) == ("sks disc", "tiny")
     paint = ("generate", "sks disc", "--model", "tiny", "--steps", "2", "--seed", "1", "--json")
     with_it = launch(*paint, "--lora", "my-disc", cwd=photos)
     assert with_it.returncode == 0, with_it.stderr
