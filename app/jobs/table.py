@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from app.jobs import downloads, exports, imports, lora_exports
+from app.jobs import downloads, exports, imports, lora_exports, trainings
 from app.jobs.exports import Find
 from app.jobs.kinds import Kind
 from app.models.store import ModelStore
@@ -28,4 +28,5 @@ def kinds(
         imports.kind(settings, models_changed),
         exports.kind(settings.exports, find),
         lora_exports.kind(settings),
+        trainings.kind(settings, models_changed),
     )

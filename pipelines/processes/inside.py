@@ -31,13 +31,15 @@ class ChildSpec:
 
     `name` is that of the process, `what` begins a sentence ("The import"). What it prints goes to
     `log`, where there is one. One that `serves` gets orders until the studio goes away; any other
-    does one piece of work and ends.
+    does one piece of work and ends. One that `saves` what it has done looks itself whether it
+    should stop (`ParentPipe.stopping`); any other is interrupted wherever it is.
     """
 
     name: str
     what: str
     log: Path | None = None
     serves: bool = False
+    saves: bool = False
 
     @property
     def details(self) -> str:
@@ -51,6 +53,15 @@ class ParentPipe:
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
         self._sending = threading.Lock()
+        self._stop = threading.Event()
+
+    def stop(self) -> None:
+        """From now on the work should stop."""
+        self._stop.set()
+
+    def stopping(self) -> bool:
+        """Whether the studio wants it to stop, or is gone."""
+        return self._stop.is_set()
 
     def tell(self, event: str, **values: Any) -> None:
         """Sends an event. Raises OSError where the studio is gone."""
@@ -81,7 +92,7 @@ def main(connection: Connection, spec: ChildSpec, work: Work, args: tuple[Any, .
         return
     if _WAKING is not None:
         signal.signal(_WAKING, signal.default_int_handler)
-    threading.Thread(target=_obey, args=(pipe,), daemon=True).start()
+    threading.Thread(target=_obey, args=(pipe, spec), daemon=True).start()
     # The studio may be gone, and then nobody wants to know.
     with suppress(OSError):
         try:
@@ -106,10 +117,13 @@ def _do(pipe: ParentPipe, spec: ChildSpec, work: Work, args: tuple[Any, ...]) ->
         pipe.tell("done", result=result)
 
 
-def _obey(pipe: ParentPipe) -> None:
+def _obey(pipe: ParentPipe, spec: ChildSpec) -> None:
     """Ends the work where the studio asks for it, or is gone; drafts are swept on the way out."""
     for _ in pipe.orders():
         break
+    pipe.stop()
+    if spec.saves:
+        return
     main_thread = threading.main_thread().ident
     if _WAKING is not None and main_thread is not None:
         signal.pthread_kill(main_thread, _WAKING)

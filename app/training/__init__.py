@@ -1,0 +1,1 @@
+"""Trainings of the studio: what is asked for, and the process that does it."""
