@@ -42,14 +42,16 @@ class SubjectConfig(RecipeTable):
 
     `prior` keeps the kind what it was. "base": of `share` of the pictures the net is asked about
     the kind instead, and has to say what it said before it learned (no further pictures are
-    needed). "none": nothing does. `weight` is that of its error.
+    needed). "pictures": in place of `share` of the pictures it learns so many `pictures` of the
+    kind that it has painted itself before. "none": nothing does. `weight` is that of its error.
     """
 
     word: str = Field(default="sks", max_length=40)
     kind: str = Field(default="", max_length=80)
     template: str = Field(default="a photo of {subject}", max_length=400)
-    prior: Literal["base", "none"] = "base"
+    prior: Literal["base", "pictures", "none"] = "base"
     share: float = Field(default=0.5, gt=0, lt=1)
+    pictures: int = Field(default=50, ge=1, le=10_000)
     weight: float = Field(default=1.0, gt=0, le=100)
 
     @field_validator("word", "kind")

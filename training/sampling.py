@@ -53,10 +53,22 @@ def paint(
     betas: dict[str, Any],
 ) -> list[Image.Image]:
     """One picture per features (T, C), with `null` as what guidance steers away from."""
+    found = sampled(transformer, features, null, options, betas)
+    return [to_picture(decode(vae, latents)) for latents in found]
+
+
+def sampled(
+    transformer: PixArtTransformer2DModel,
+    features: Sequence[Tensor],
+    null: Tensor,
+    options: SamplingOptions,
+    betas: dict[str, Any],
+) -> list[Tensor]:
+    """The latents (1, C, h, w) of one picture per features (T, C), scaled as the net sees them."""
     net = Transformer(transformer)
     requests = [options.request(index, DEFAULT_SAMPLER) for index in range(len(features))]
     return [
-        _picture(net, vae, (null, one), request, betas)
+        _latents(net, (null, one), request, betas)
         for one, request in zip(features, requests, strict=True)
     ]
 
@@ -73,21 +85,19 @@ def paint_classes(
     none = torch.tensor([dit.config.num_embeds_ada_norm])
     requests = [options.request(index, _CLASS_SAMPLER) for index in range(len(labels))]
     return [
-        _picture(net, vae, (none, torch.tensor([label])), request, betas)
+        to_picture(decode(vae, _latents(net, (none, torch.tensor([label])), request, betas)))
         for label, request in zip(labels, requests, strict=True)
     ]
 
 
-def _picture(
+def _latents(
     net: NoisePredictor,
-    vae: AutoencoderKL,
     pair: tuple[Tensor, Tensor],
     request: GenerationRequest,
     betas: dict[str, Any],
-) -> Image.Image:
+) -> Tensor:
     texts = [one.to(net.device) for one in (pair if request.guided else pair[1:])]
-    sampling = Sampling(net, texts, request, betas, learned_variance=False)
-    return to_picture(decode(vae, sampling.latents()))
+    return Sampling(net, texts, request, betas, learned_variance=False).latents()
 
 
 class _ClassNet:

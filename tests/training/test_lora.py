@@ -14,13 +14,18 @@ from lora_manager import attach, card, files, headers
 from lora_manager.library import LoraLibrary
 from pipelines.catalog import Catalog
 from pipelines.errors import RequestError, SaveError
+from pipelines.progress import Progress
 from tests import tiny
 from tests.training import small
 from training import publish, stages
 from training.adapter_config import LoraConfig
+from training.bases import of_model
 from training.config import TrainingRecipe
+from training.data.sources import Sources
+from training.loop.order import Pick
 from training.loop.task import trained
 from training.methods import lora
+from training.methods.kind_pictures import OF_KIND
 from training.recipes import resolve
 
 SUBJECT = {"word": "sks", "kind": "disc"}
@@ -231,6 +236,76 @@ def _moved(catalog: Catalog, made: files.Lora, values: TrainingRecipe) -> float:
         attach.merge(net, [("made", made, 1.0)])
         after = net(x, **given).sample[:, :4]
     return float((after - before).square().mean())
+
+
+def test_pictures_of_the_kind_are_painted_once(
+    catalog: Catalog, data: Path, tmp_path: Path
+) -> None:
+    """Stopped in their middle, the rest is painted; another training finds them all."""
+    values = _with(
+        recipe("dreambooth", steps=2),
+        {"subject": {**SUBJECT, "prior": "pictures", "pictures": 6}, "log_every": 1},
+    )
+    painted: list[int] = []
+
+    def report(progress: Progress) -> None:
+        if progress.note == "a photo of disc":
+            painted.append(progress.total)
+
+    def walk_until(stop: int, root: Path) -> str:
+        return stages.walk(
+            values,
+            root=root,
+            data=data,
+            report=lambda config: report,
+            should_stop=lambda: len(painted) >= stop,
+            catalog=catalog,
+        ).reason
+
+    assert walk_until(2, tmp_path / "run") == "stopped"
+    assert painted == [6, 6]
+    assert walk_until(99, tmp_path / "run") == "finished"
+    assert painted == [6, 6, 4, 4, 4, 4]
+    steps = [e for e in _events(tmp_path / "run") if e["event"] == "step"]
+    assert all("prior" in event for event in steps)
+
+
+def test_pictures_of_the_kind_stand_among_those_of_the_subject(
+    catalog: Catalog, data: Path, tmp_path: Path
+) -> None:
+    subject = {**SUBJECT, "prior": "pictures", "pictures": 4, "share": 0.25, "weight": 3.0}
+    values = _with(recipe("dreambooth"), {"subject": subject})
+    config = values.stages[0]
+    sources = Sources(
+        config,
+        folder=data,
+        cache=tmp_path / "cache",
+        bases={name: of_model("tiny", catalog) for name in ("vae", "text", "transformer")},
+        report=lambda progress: None,
+        tell=lambda sentence: None,
+        should_stop=lambda: False,
+    )
+    made = config.row.load()(config, sources)
+    items = [made.samples[Pick(index=number % 4, key=number)] for number in range(400)]
+    of_kind = [item for item in items if item[OF_KIND]]
+    assert 60 < len(of_kind) < 140
+    assert {item["ids"].partition(":")[0] for item in of_kind} == {"of the kind"}
+    # The same pick is the same picture, in whatever order they are read.
+    again = made.samples[Pick(index=0, key=0)]
+    assert torch.equal(again["latents"], items[0]["latents"])
+    own = [item for item in items if not item[OF_KIND]]
+    batch = made.collate([of_kind[0], own[0]])
+    for value, weight in ((True, 3.0), (False, 1.0)):
+        batch[OF_KIND] = torch.tensor([value, value])
+        loss = made.net(batch, 7, None)
+        plain = super(lora.SubjectLoss, made.net).forward(batch, 7, None)
+        assert torch.equal(loss["loss"], weight * plain["loss"])
+        assert torch.equal(loss["prior"], plain["loss"] * value)
+
+
+def _events(root: Path) -> list[dict[str, Any]]:
+    lines = (root / "01-one" / "events.jsonl").read_text("utf-8").splitlines()
+    return [json.loads(line) for line in lines]
 
 
 @pytest.mark.parametrize(

@@ -61,7 +61,7 @@ class Sources:
         self.config = config
         self._folder, self.cache, self._bases = folder, cache, dict(bases)
         self.tell = tell
-        self._report, self._should_stop = report, should_stop
+        self.report, self.should_stop = report, should_stop
         self._manifest: Manifest | None = None
 
     def base(self, name: str) -> Base | None:
@@ -92,7 +92,7 @@ class Sources:
         file = self.cache / "manifests" / f"{_digest(source, rules)}.jsonl"
         found = _kept(file)
         if found is None:
-            found = lint.scan(source, rules, self._scanning, self._should_stop)
+            found = lint.scan(source, rules, self._scanning, self.should_stop)
             if not found.complete:
                 raise Stopped
             file.parent.mkdir(parents=True, exist_ok=True)
@@ -123,10 +123,10 @@ class Sources:
         }
 
     def _scanning(self, done: int, total: int) -> None:
-        self._report(Progress(stage=Stage.SCANNING, done=done, total=total))
+        self.report(Progress(stage=Stage.SCANNING, done=done, total=total))
 
     def _unpacked(self, archive: Path) -> Path:
-        into, problems = archives.kept(archive, self.cache / "archives", self._should_stop)
+        into, problems = archives.kept(archive, self.cache / "archives", self.should_stop)
         for problem in problems:
             self.tell(problem.sentence)
         if not into.exists():
@@ -244,7 +244,7 @@ class Sources:
         """The latents of all pictures of `buckets`; what is missing is computed."""
         digest = features.weights_digest(self._needed("vae").part("vae"))
         precision = self._latent_precision(digest)
-        store = self._store(f"latents-{features.latents_id(digest, precision)}")
+        store = self.store(f"latents-{features.latents_id(digest, precision)}")
         with lent(vae, _device()):
             done = features.add_latents(
                 store,
@@ -252,8 +252,8 @@ class Sources:
                 self.manifest,
                 buckets,
                 precision=precision,
-                report=self._report,
-                should_stop=self._should_stop,
+                report=self.report,
+                should_stop=self.should_stop,
             )
         if not done:
             raise Stopped
@@ -274,7 +274,8 @@ class Sources:
                 return begun
         return "bf16" if has_bf16(_device().type) else "fp32"
 
-    def _store(self, name: str) -> FeatureStore:
+    def store(self, name: str) -> FeatureStore:
+        """Features that were kept under `name`, by this training or another one."""
         store = FeatureStore(self.cache / "features" / name)
         if store.damaged:
             self.tell(
@@ -302,14 +303,14 @@ class Sources:
     def texts(self, captions: Iterable[str]) -> FeatureStore:
         """The text features of all `captions`; the encoder is loaded only if some are missing."""
         model = self.text_row
-        store = self._store(f"text-{features.texts_id(model, self.config.text_precision)}")
+        store = self.store(f"text-{features.texts_id(model, self.config.text_precision)}")
         done = features.add_texts(
             store,
             self._text_encoder_for_features,
             model,
             captions,
-            report=self._report,
-            should_stop=self._should_stop,
+            report=self.report,
+            should_stop=self.should_stop,
         )
         if not done:
             raise Stopped

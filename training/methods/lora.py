@@ -1,8 +1,8 @@
 """A model learns a little more: a LoRA on captions, or a subject from a handful of pictures.
 
 LoRA (arXiv 2106.09685) is put on the layers by PEFT. Dreambooth (arXiv 2208.12242) teaches a rare
-word; here its prior needs no pictures of the kind: of a share of the pictures the net is asked
-about the kind, and its answer is held to what it was before it learned.
+word. Its prior may need no pictures of the kind: of a share of the pictures the net is asked about
+the kind, and its answer is held to what it was before it learned.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,8 @@ from training.config import RunConfig
 from training.data import features
 from training.data.sources import Sources
 from training.loop.rng import drawn, generator
-from training.loop.task import Batch, Task
+from training.loop.task import Batch, Samples, Task
+from training.methods.kind_pictures import OF_KIND, with_kind
 from training.methods.text_to_image import CaptionData, CaptionLoss, predicted, replaced
 
 RESULT = "lora.safetensors"
@@ -57,9 +59,12 @@ def subject_task(config: RunConfig, sources: Sources) -> Task:
     """A LoRA that learns a subject."""
     torch.manual_seed(config.seed)
     data = _of_subject(config, sources)
-    net = with_lora(sources.transformer(), config.lora, config.precision)
+    plain = sources.transformer()
+    samples = _samples(config, sources, data, plain)
+    net = with_lora(plain, config.lora, config.precision)
     loss = SubjectLoss(net, data, config)
-    return data.task(config, loss, sources.square, _publisher(config, sources, net))
+    made = data.task(config, loss, sources.square, _publisher(config, sources, net))
+    return replace(made, samples=samples)
 
 
 def whole_task(config: RunConfig, sources: Sources) -> Task:
@@ -67,14 +72,25 @@ def whole_task(config: RunConfig, sources: Sources) -> Task:
     torch.manual_seed(config.seed)
     data = _of_subject(config, sources)
     net = sources.transformer()
-    before = copy.deepcopy(net) if config.subject.prior != "none" else None
+    samples = _samples(config, sources, data, net)
+    before = copy.deepcopy(net) if config.subject.prior == "base" else None
     net.requires_grad_(True).train()
 
     def publish(folder: Path) -> Mapping[str, Any]:
         net.save_pretrained(folder / "transformer")
         return {"parameters": sum(p.numel() for p in net.parameters())}
 
-    return data.task(config, SubjectLoss(net, data, config, before), sources.square, publish)
+    made = data.task(config, SubjectLoss(net, data, config, before), sources.square, publish)
+    return replace(made, samples=samples)
+
+
+def _samples(
+    config: RunConfig, sources: Sources, data: CaptionData, net: PixArtTransformer2DModel
+) -> Samples:
+    """What is learned from; `net` is the one that has not learned yet."""
+    if config.subject.prior != "pictures":
+        return data.samples
+    return with_kind(config, sources, data, net)
 
 
 def _of_subject(config: RunConfig, sources: Sources) -> CaptionData:
@@ -195,6 +211,12 @@ class SubjectLoss(CaptionLoss):
         # Validation is about the subject.
         if self._subject.prior == "none" or timestep is not None:
             return super().forward(batch, seed, timestep)
+        if OF_KIND in batch:
+            losses = super().forward(batch, seed, timestep)
+            prior = torch.where(batch[OF_KIND], losses["loss"], torch.zeros_like(losses["loss"]))
+            weighted = self._subject.weight * losses["loss"]
+            losses["loss"] = torch.where(batch[OF_KIND], weighted, losses["loss"])
+            return losses | {"prior": prior}
         latents: Tensor = batch["latents"]
         draw = generator(seed)
         noise, timesteps = drawn(latents, draw, timestep, middle=self.objective.middle)
