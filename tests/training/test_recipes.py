@@ -6,9 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import typer.main
 from hypothesis import given, settings
 from hypothesis import strategies as some
 
+from app.cli.train import app
 from pipelines import sizes
 from pipelines.errors import RequestError, StudioError
 from tests.training import small
@@ -31,7 +33,10 @@ def test_what_ships_can_be_read(name: str) -> None:
     assert recipe.publish.bins in sizes.names()
     for stage in recipe.stages:
         assert stage.data.bins is None or stage.data.bins in sizes.names()
-    assert recipe.stages[-1].method == "text-to-image"
+    # What a recipe is for has a place to go to, and a command that walks it.
+    row = recipe.stages[-1].row
+    assert row.published is not None
+    assert row.verb in typer.main.get_command(app).commands  # type: ignore[attr-defined]
 
 
 def test_the_paper() -> None:
@@ -64,7 +69,7 @@ def test_the_paper() -> None:
         (["optimizer.lr=-1"], "optimizer.lr: Input should be greater than 0"),
         (["optimizer.lr=nan"], "finite number"),
         (["optimizer.name=adan"], "'adamw', 'adamw8bit', 'muon' or 'prodigy'"),
-        (["method=lora"], "there is no such method; the methods are vae, text-encoder"),
+        (["method=gan"], "there is no such method; the methods are vae, text-encoder"),
         (["method=text-to-images"], "did you mean text-to-image?"),
         (["data=3"], "“data” is a table"),
         (["data.bins=128"], "valid string"),
