@@ -1,7 +1,7 @@
 """A LoRA and a Dreambooth of real size on this machine: the peak against the forecast.
 
 PixArt-XL/2 with random weights at 256 px in bf16, two updates of one picture each; VAE and T5 are
-small ones. Nothing is downloaded. Takes 10 GB for the LoRA and 16 GB for the whole net:
+small ones. Nothing is downloaded. Takes 4 GB for the LoRA and 13 GB for the whole net:
 python tests/training/bench_lora.py [lora|dreambooth-net]
 """
 
