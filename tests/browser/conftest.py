@@ -119,7 +119,7 @@ def visit(browser: Any, address: str, studio: FakeStudio) -> Iterator[Callable[.
     def listen(page: Any) -> None:
         def console(message: Any) -> None:
             if message.type == "error" and not any(n in message.text for n in NOISE):
-                faults.append(f"console: {message.text}")
+                faults.append(f"console: {message.text} {message.location.get('url', '')}")
 
         def request(sent: Any) -> None:
             parts = urlsplit(sent.url)

@@ -9,7 +9,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import threading
 import time
 import zipfile
 from collections import namedtuple
@@ -29,12 +28,11 @@ from pipelines.models import conversion, hub_rows
 from pipelines.models.convert import NULL_CAPTION_FILE
 from pipelines.models.original_layout import NULL_CAPTION
 from pipelines.processes.child import Child
-from pipelines.processes.inside import ParentPipe
 from pipelines.progress import Stage
 from tests import tiny
 from tests.fake_hub import FakeHub
 from tests.hub.conftest import Shelf
-from tests.hub.published import COCO, PTH, put_original
+from tests.hub.published import COCO, PTH, convert_for_ever, put_original
 
 OWN = hub_rows.known()[COCO].parts[0]
 MADE = Path(PTH).stem
@@ -165,18 +163,13 @@ def test_a_plan_that_somebody_else_has_carried_out_meanwhile(
 # --- interruptions ----------------------------------------------------------------------------
 
 
-def _for_ever(pipe: ParentPipe, file: str, folder: str) -> None:
-    """In place of a conversion, which may be over before a stop is obeyed."""
-    threading.Event().wait()
-
-
 def stopped(shelf: Shelf) -> None:
     """A download that was stopped while it converted."""
     plan = shelf.store.plan(COCO)
     assert plan is not None
     seen: list[Any] = []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(conversion, "convert", _for_ever)
+        patch.setattr(conversion, "convert", convert_for_ever)
         done = shelf.store.download(
             plan,
             report=lambda r: seen.append(r) if r.stage is Stage.CONVERTING else None,

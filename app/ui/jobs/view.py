@@ -85,9 +85,8 @@ def _running(job: Job) -> dict[str, Any]:
         "told": told,
         "preview": preview,
         "percent": None if fraction is None else round(100 * fraction),
-        "pictures": _pictures(job),
-        "more_pictures": len(job.pictures[MAX_PICTURES:]),
         "may_stop": job.may_stop,
+        **_pictures(job),
     }
 
 
@@ -120,18 +119,20 @@ def _ended(job: Job) -> dict[str, Any]:
         "state": job.state.value,
         "told": told,
         "error": str(job.error) if job.error is not None else "",
-        "pictures": _pictures(job),
-        "more_pictures": len(job.pictures[MAX_PICTURES:]),
         "may_retry": job.may_retry,
+        **_pictures(job),
     }
 
 
-def _pictures(job: Job) -> list[dict[str, str]]:
-    """The first pictures of a job, small, with the addresses of the whole ones."""
-    return [
+def _pictures(job: Job) -> dict[str, Any]:
+    """The first pictures of a job, small, with the addresses of the whole ones, and the number
+    of the others. A picture that somebody took away behind the studio's back is not listed."""
+    there = [file for file in job.pictures if file.path.is_file()]
+    first = [
         {"small": f"{THUMBS}/{file.name}", "whole": f"{PICTURES}/{file.name}"}
-        for file in job.pictures[:MAX_PICTURES]
+        for file in there[:MAX_PICTURES]
     ]
+    return {"pictures": first, "more_pictures": len(there) - len(first)}
 
 
 def _clock(seconds: float) -> str:

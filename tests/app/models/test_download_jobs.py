@@ -17,10 +17,11 @@ from app.models.download_jobs import FileState, ModelJob, ModelJobs
 from app.models.store import ModelStore
 from pipelines.catalog import Catalog
 from pipelines.errors import BusyError, ModelError, RequestError, UnknownNameError
+from pipelines.models import conversion
 from tests import tiny
 from tests.fake_hub import FakeHub
 from tests.hub.conftest import BIG, Shelf, _clean, hub  # noqa: F401
-from tests.hub.published import COCO, PTH, put_original
+from tests.hub.published import COCO, PTH, convert_for_ever, put_original
 
 MODEL = "alpha-1024"
 SPARE = "alpha-512"
@@ -136,8 +137,11 @@ def test_a_conversion_is_followed_stopped_and_gone_on_with(
     jobs: ModelJobs,
     hub: FakeHub,  # noqa: F811
     tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
     stopped: bool,
 ) -> None:
+    if stopped:
+        monkeypatch.setattr(conversion, "convert", convert_for_ever)
     size = len(put_original(hub, tiny.build(tmp_path / "tiny")))
     jobs.ask(COCO)
     job = ended(jobs)
@@ -155,6 +159,7 @@ def test_a_conversion_is_followed_stopped_and_gone_on_with(
         job = ended(jobs)
         assert job is not None
         assert (job.phase, job.done, job.total) == ("stopped", total, total)
+        monkeypatch.undo()
         jobs.download(COCO)
     job = ended(jobs)
     assert job is not None

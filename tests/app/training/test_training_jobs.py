@@ -109,24 +109,26 @@ def test_a_stop_writes_a_checkpoint_and_a_retry_goes_on(settings: Settings) -> N
         # The same run, to an end that is near.
         parts.jobs.add(TRAIN, order(settings, reached + 2), COMPUTER)
         assert until(parts, lambda job: not job.active).state is JobState.DONE
-    (resumed,) = [e for e in events(settings) if '"event": "resume"' in e]
-    assert f'"step": {reached}' in resumed
+    (told,) = resumed(settings)
+    assert f'"step": {reached}' in told
 
 
-def events(settings: Settings) -> list[str]:
+def resumed(settings: Settings) -> list[str]:
+    """What the run wrote each time that it went on from a checkpoint."""
     (file,) = settings.runs.glob("disc/*/events.jsonl")
-    return file.read_text("utf-8").splitlines()
+    return [e for e in file.read_text("utf-8").splitlines() if '"event": "resume"' in e]
 
 
 def test_a_killed_training_goes_on_from_its_last_checkpoint(settings: Settings) -> None:
     with studio(settings) as parts:
-        parts.jobs.add(TRAIN, order(settings, 60), COMPUTER)
-        until(parts, lambda job: trains(job) and "step-00000005" in checkpoints(settings))
+        job_id = parts.jobs.add(TRAIN, order(settings, 5000), COMPUTER).id
+        until(parts, lambda job: trains(job) and bool(checkpoints(settings)))
         (child,) = [c for c in psutil.Process().children(recursive=True) if _trains(c)]
         os.kill(child.pid, signal.SIGKILL)
-        job = until(parts, lambda job: not job.active)
-        assert (job.state, job.result) == (JobState.DONE, "my-disc"), job.error
-    assert any('"event": "resume"' in event for event in events(settings))
+        job = until(parts, lambda job: not job.active or bool(resumed(settings)))
+        assert job.active, job.error
+        parts.jobs.stop(job_id, COMPUTER)
+        assert until(parts, lambda job: not job.active).state is JobState.STOPPED
 
 
 def _trains(process: psutil.Process) -> bool:
@@ -139,12 +141,14 @@ def _trains(process: psutil.Process) -> bool:
 
 def test_a_closed_studio_hands_its_training_to_the_next_one(settings: Settings) -> None:
     with studio(settings) as parts:
-        parts.jobs.add(TRAIN, order(settings, 40), COMPUTER)
+        parts.jobs.add(TRAIN, order(settings, 5000), COMPUTER)
         until(parts, trains)
     assert checkpoints(settings)
     with studio(settings) as parts:
-        job = until(parts, lambda job: not job.active)
-        assert (job.state, job.result) == (JobState.DONE, "my-disc"), job.error
+        job = until(parts, lambda job: not job.active or bool(resumed(settings)))
+        assert job.active, job.error
+        parts.jobs.stop(job.id, COMPUTER)
+        assert until(parts, lambda job: not job.active).state is JobState.STOPPED
 
 
 def test_photos_that_are_gone_are_a_sentence(settings: Settings) -> None:

@@ -161,6 +161,21 @@ def test_an_error_is_shown_whole_with_its_way_out() -> None:
     assert 'data-do="retry"' in html
 
 
+def test_pictures_that_somebody_took_away_are_not_listed(tmp_path: Path) -> None:
+    studio = FakeStudio(tmp_path, steps=2)
+    studio.start()
+    job = ask(studio, "a cat", count=6)
+    studio.wait(job.id, ME, 20)
+    done = studio.job(job.id, ME)
+    assert done is not None
+    done.pictures[0].path.unlink()
+    html = view.panel(view.Panel(jobs=[done], paused=False, all_jobs=True))
+    assert done.pictures[0].name not in html
+    assert [html.count(file.name) for file in done.pictures] == [0, 2, 2, 2, 2, 0]
+    assert "+1</span>" in html
+    studio.close()
+
+
 def test_no_browser_can_bring_a_name_that_no_database_holds(studio: FakeStudio) -> None:
     for name in ("\ud800" * 20, "a\0" * 10, "é" * 20, "\n" * 20):
         assert BrowserSession().identify(name) != name
