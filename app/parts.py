@@ -25,6 +25,7 @@ from app.painting.runner import Lender, Runner
 from app.painting.worker import EngineState, WorkerRunner
 from app.painting.zero import ZeroRunner
 from app.settings import Settings
+from app.training.training_jobs import TrainingJobs
 from lora_manager import drafts
 from pipelines.catalog import Catalog
 
@@ -54,6 +55,7 @@ class StudioParts:
     imports: ImportJobs
     exports: ExportJobs
     lora_exports: LoraExportJobs
+    trainings: TrainingJobs
 
 
 def assemble(
@@ -105,6 +107,7 @@ def assemble(
         imports=ImportJobs(jobs),
         exports=ExportJobs(settings.exports, jobs),
         lora_exports=LoraExportJobs(jobs),
+        trainings=TrainingJobs(settings, jobs),
     )
 
 

@@ -55,6 +55,11 @@ class Settings:
         return self.workspace / "runs"
 
     @property
+    def trainings(self) -> Path:
+        """Trainings that are being prepared, with their photos; one folder each."""
+        return self.workspace / "trainings"
+
+    @property
     def data(self) -> Path:
         """Pictures to train on."""
         return self.workspace / "data"

@@ -66,6 +66,7 @@ class Studio:
         self.imports = parts.imports
         self.exports = parts.exports
         self.lora_exports = parts.lora_exports
+        self.trainings = parts.trainings
         self._worker = parts.worker
         self._jobs = parts.jobs
 

@@ -142,7 +142,10 @@ class ValidationConfig(RecipeTable):
 
 
 class PreviewConfig(RecipeTable):
-    """Sample pictures with fixed seeds every so many updates (0: never)."""
+    """Sample pictures with fixed seeds every so many updates (0: never).
+
+    In `prompts` {subject} is word and kind of a subject, {kind} the kind alone.
+    """
 
     every: int = Field(default=0, ge=0)
     prompts: tuple[str, ...] = ()
@@ -278,6 +281,17 @@ class RunConfig(RecipeTable):
         if self.base.model is None:
             return named
         return {name: MODEL_PREFIX + self.base.model for name in self.row.bases} | named
+
+    @property
+    def preview_prompts(self) -> tuple[str, ...]:
+        """What the sample pictures show."""
+        names = {"{subject}": self.subject.subject, "{kind}": self.subject.kind}
+        prompts = []
+        for prompt in self.preview.prompts:
+            for name, meant in names.items():
+                prompt = prompt.replace(name, meant)
+            prompts.append(prompt)
+        return tuple(prompts)
 
     @property
     def pictures_per_update(self) -> int:

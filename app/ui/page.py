@@ -17,6 +17,7 @@ from app.ui.guards.refusals import Refusals
 from app.ui.jobs import panel as jobs
 from app.ui.models import tab as models
 from app.ui.shell import logo
+from app.ui.train import tab as train
 
 if TYPE_CHECKING:
     from app.studio import Studio
@@ -102,10 +103,12 @@ def assemble(studio: Studio) -> gr.Blocks:
                 tab = create.build(studio)
             with gr.Tab("Gallery", id="gallery", elem_id="tab-gallery") as gallery_tab:
                 pictures = gallery.build()
+            with gr.Tab("Train", id="train", elem_id="tab-train") as train_tab:
+                trainings = train.build()
             with gr.Tab("Models", id="models", elem_id="tab-models") as models_tab:
                 shelf = models.build(studio)
         listed = jobs.build(button)
-        tabs = [create_tab, gallery_tab, models_tab]
+        tabs = [create_tab, gallery_tab, train_tab, models_tab]
         session = Session(
             rail=rail,
             # Copied for each browser tab.
@@ -131,6 +134,14 @@ def assemble(studio: Studio) -> gr.Blocks:
             session,
             opener=gallery_tab,
             others=[tab for tab in tabs if tab is not gallery_tab],
+            create=(tab, on_create),
+        )
+        train.wire(
+            studio,
+            trainings,
+            session,
+            opener=train_tab,
+            others=[tab for tab in tabs if tab is not train_tab],
             create=(tab, on_create),
         )
         jobs.wire(demo, studio, listed, session)

@@ -29,7 +29,7 @@ _SERVED = {
     "inter.woff2": ("fonts/inter.woff2", "font/woff2"),
     "logo.svg": ("logo.svg", "image/svg+xml"),
 }
-_SHEETS = ("base", "controls", "create", "canvas", "models", "gallery", "jobs")
+_SHEETS = ("base", "controls", "create", "canvas", "models", "gallery", "train", "jobs")
 _FIRST_SCRIPTS = ("", "choices", "create", "jobs", "page")
 """The folders of what runs before another tab is opened."""
 _EVENT = re.compile(rb'\btrigger\("([a-z]+)"')

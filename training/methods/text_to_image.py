@@ -160,7 +160,7 @@ class CaptionData:
         learning, held = sources.buckets(lambda s: bool(s.captions or otherwise))
         everything = [s for b in [*learning, *held] for s in b.samples]
         written = {c for s in everything for c in s.captions or otherwise}
-        captions = written | {"", *config.preview.prompts, *more}
+        captions = written | {"", *config.preview_prompts, *more}
         texts = sources.texts(sorted(captions))
         names = {c: caption_key(tokenize(c, model).ids) for c in captions}
         describe = Captions(texts=texts, names=names, otherwise=otherwise)
@@ -183,7 +183,7 @@ class CaptionData:
     ) -> Task:
         """The training of `net` on these; its previews have `size`."""
         transformer = net.transformer
-        features = [self.captions.features(prompt) for prompt in config.preview.prompts]
+        features = [self.captions.features(prompt) for prompt in config.preview_prompts]
         if config.gradient_checkpointing:
             transformer.enable_gradient_checkpointing(checkpointed)
         return Task(

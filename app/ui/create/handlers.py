@@ -285,11 +285,12 @@ class CreateHandlers:
                     filled[component] = gr.update(**dressed[name])
         return filled
 
-    def choose(self, values: Form, model_id: str) -> dict[Any, Any]:
-        """Updates that make `model_id` the chosen model; {} for one that cannot be chosen."""
+    def choose(self, values: Form, model_id: str, **more: Any) -> dict[Any, Any]:
+        """Updates that make `model_id` the chosen model, with `more` values of the form; {} for one
+        that cannot be chosen."""
 
         def ask(values: Form, studio: Studio) -> Form:
-            wanted = {"model": model_id}
+            wanted = {"model": model_id, **more}
             return wanted | fields.for_model(values | wanted, studio)
 
         answer = self._changed(values, ask)

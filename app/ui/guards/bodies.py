@@ -18,11 +18,12 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import PlainTextResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.ui.guards import clients
+from app.ui.guards import access, clients
 from app.ui.guards import uploads as uploading
 from app.ui.guards.refusals import Refusals
 from app.ui.guards.shares import Shares, TooManyError
 from app.ui.guards.uploads import Uploads
+from app.ui.routes import PREPARED
 from pipelines.errors import RequestError
 from pipelines.pictures import MAX_BYTES as MAX_PICTURE
 
@@ -35,6 +36,9 @@ PIECE_SECONDS = 20.0
 LINGER_SECONDS, LINGER_BYTES = 5.0, 2 * MAX_UPLOAD
 """For what comes after it was refused."""
 UPLOADS = "/gradio_api/upload"
+BROUGHT = f"/{PREPARED}/"
+"""Where photos to train on come, or archives of them."""
+MAX_BROUGHT, BROUGHT_SECONDS = 2_000_000_000, 3600.0
 CALLS_AT_ONCE, UPLOADS_AT_ONCE = 8, 4
 """Of one address."""
 MOST_PARTS = 16
@@ -90,6 +94,9 @@ class Bodies:
             if uploads:
                 async with self._uploading.turn(clients.of_scope(scope)):
                     await self._upload(scope, receive, send)
+            elif scope["path"].startswith(BROUGHT):
+                async with self._uploading.turn(clients.of_scope(scope)):
+                    await self._bring(scope, receive, send)
             else:
                 whole = await _whole(scope, receive, most=MAX_BODY)
                 async with self._calling.turn(clients.of_scope(scope)):
@@ -115,6 +122,22 @@ class Bodies:
             await send(message)
 
         await refused.answer()(scope, receive, answer)
+
+    async def _bring(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Passes on what comes piece by piece: only its owner brings much to this studio."""
+        owner = scope.get(access.ADMIN) is True
+        most = MAX_BROUGHT if owner else MAX_BODY
+        counted = _Counted(receive, most=most, seconds=BROUGHT_SECONDS if owner else BODY_SECONDS)
+        counted.believe(scope)
+
+        async def unless_refused(message: Message) -> None:
+            # Nothing was said yet: the refusal is the answer.
+            if counted.refused is None:
+                await send(message)
+
+        await self._app(scope, counted, unless_refused)
+        if counted.refused is not None:
+            raise counted.refused
 
     async def _upload(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Has gradio keep the files, and looks at them before anybody is told where they are."""

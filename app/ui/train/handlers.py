@@ -1,0 +1,370 @@
+"""What the Train tab answers to each event. Thin: the rules are in `app.training`.
+
+Only people who may administer the studio train, and see what was trained.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import gradio as gr
+
+from app import hosting
+from app.jobs.job import Job
+from app.markup import render
+from app.training.preparation import RECIPES, Kind
+from app.training.training_jobs import TrainingRun
+from app.ui.changes import Part, Sent, answer, ticking
+from app.ui.create import fields
+from app.ui.create.handlers import CreateHandlers, Session
+from app.ui.create.watch import BrowserSession
+from app.ui.guards import access
+from app.ui.train import filling, new_view, run_view
+from pipelines.errors import RequestError, StudioError
+
+if TYPE_CHECKING:
+    from app.studio import Studio
+
+BUSY_SECONDS = 1.0
+IDLE_SECONDS = 3.0
+WEIGHTS = (0.0, 0.5, 0.75, 1.0)
+"""At which a LoRA is compared."""
+_ADMINISTERED = "Models are trained"
+_NO_DEVICE = (
+    "This Space lends its GPU for single pictures only, so nothing can be trained here. Run the"
+    " studio on a computer of your own, or on a Space with a GPU of its own."
+)
+_NEW, _RUN = "new:", "run:"
+_KINDS = (
+    {
+        "kind": "subject",
+        "title": "Subject",
+        "words": "Your dog, your mug, yourself: from five to ten photos, in one press.",
+    },
+    {
+        "kind": "style",
+        "title": "Style or concept",
+        "words": "A way of painting, or an idea, from a folder of pictures with captions.",
+    },
+    {
+        "kind": "scratch",
+        "title": "From scratch",
+        "words": "A model of its own by a recipe, stage after stage, from your data.",
+    },
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainTab:
+    """The components of the tab."""
+
+    runs: gr.HTML
+    view: gr.HTML
+    timer: gr.Timer
+
+
+@dataclass
+class TrainVisit:
+    """One browser tab at the trainings: what it looks at, what it is asked, what it was told."""
+
+    looking: str = ""
+    asking: str = ""
+    notice: str = ""
+    error: str = ""
+    checkpoint_note: str = ""
+    kind_job: str = ""
+    comparing: dict[str, list[tuple[float, str]]] = field(default_factory=dict)
+    sent: Sent = field(default_factory=Sent)
+
+    def look(self, at: str) -> None:
+        """Looks at something else: what was said of the last is over."""
+        self.looking = at
+        self.asking = self.notice = self.error = self.checkpoint_note = self.kind_job = ""
+
+
+class TrainHandlers:
+    """The handlers of the tab."""
+
+    def __init__(
+        self, studio: Studio, tab: TrainTab, session: Session, create: CreateHandlers
+    ) -> None:
+        self._studio = studio
+        self._tab = tab
+        self._session = session
+        self._create = create
+
+    def open_train(
+        self, visit: TrainVisit, browser: BrowserSession, owner: Any, request: gr.Request
+    ) -> Any:
+        """The tab was opened: everything anew, and news from now on."""
+        browser.identify(owner)
+        visit.sent.forget()
+        visit.look(visit.looking)
+        if not visit.looking and access.may_administer(request):
+            visit.looking = self._first()
+        return answer(self._news(visit, browser, request))
+
+    def tick_train(
+        self, visit: TrainVisit, browser: BrowserSession, owner: Any, request: gr.Request
+    ) -> Any:
+        """The timer asked what is new."""
+        browser.identify(owner)
+        return answer(self._news(visit, browser, request))
+
+    def leave_train(self) -> Any:
+        """Another tab was opened."""
+        return gr.Timer(active=False)
+
+    def act_train(
+        self,
+        visit: TrainVisit,
+        browser: BrowserSession,
+        owner: Any,
+        request: gr.Request,
+        event: gr.EventData,
+        *raw: Any,
+    ) -> Any:
+        """A button was pressed, or a field was filled in."""
+        browser.identify(owner)
+        data = event._data if isinstance(event._data, dict) else {}
+        do, name = str(data.get("do")), str(data.get("name"))
+        updates: dict[Any, Any] = {}
+        if do != "set":
+            visit.error = visit.notice = visit.checkpoint_note = ""
+        if not access.may_administer(request):
+            visit.error = access.refusal(_ADMINISTERED, request)
+        else:
+            try:
+                filled = filling.filled(data.get("fields"))
+                updates = self._do(visit, browser, (do, name), data, (filled, fields.form(raw)))
+            except StudioError as error:
+                visit.error = str(error)
+        return answer(updates | self._news(visit, browser, request))
+
+    # --- verbs ----------------------------------------------------------------------------------
+
+    def _do(
+        self,
+        visit: TrainVisit,
+        browser: BrowserSession,
+        wanted: tuple[str, str],
+        data: Mapping[str, Any],
+        values: tuple[dict[str, str], fields.Form],
+    ) -> dict[Any, Any]:
+        do, name = wanted
+        filled, form = values
+        match do:
+            case "new":
+                visit.look("")
+            case "show":
+                visit.look(name)
+            case "begin":
+                self._begin(visit, name)
+            case _ if visit.looking.startswith(_NEW):
+                self._prepare(visit, browser, (do, name), data, filled)
+            case "try" | "compare":
+                return self._try(visit, browser, do, name, form)
+            case _:
+                self._run(visit, do, name, filled)
+        return {}
+
+    def _begin(self, visit: TrainVisit, kind: str) -> None:
+        if kind not in RECIPES:
+            raise RequestError("kind", "This is no kind of training.")
+        wanted: Kind = kind  # type: ignore[assignment]
+        trainings = self._studio.trainings.preparations
+        # One that nothing was done to yet serves as well.
+        for one in trainings.all():
+            untouched = not one.runs and not one.photos and not one.settings and not one.subject
+            if one.kind == kind and untouched and not one.data and not one.name:
+                visit.look(_NEW + one.id)
+                return
+        made = trainings.new(wanted, self._studio.catalog.default.id)
+        if kind == "scratch":
+            trainings.change(made.id, recipe=RECIPES["scratch"])
+        visit.look(_NEW + made.id)
+
+    def _prepare(
+        self,
+        visit: TrainVisit,
+        browser: BrowserSession,
+        wanted: tuple[str, str],
+        data: Mapping[str, Any],
+        filled: dict[str, str],
+    ) -> None:
+        """What is done to a preparation. Every press brings what was typed."""
+        do, name = wanted
+        prepared, key = self._studio.trainings.preparations, visit.looking.removeprefix(_NEW)
+        made = filling.fill(prepared, prepared.get(key), filled)
+        match do:
+            case "closer" | "wider" | "focus":
+                filling.crop(prepared, made, name, do, data)
+            case "drop-photo":
+                prepared.drop(key, name)
+            case "brought":
+                visit.error = str(data.get("value") or "")[: filling.MOST_TEXT]
+            case "paint-kind":
+                values = {"prompt": f"a photo of {made.subject}", "model": made.base, "count": 3}
+                request = self._studio.request(values)
+                visit.kind_job = self._studio.submit(request, browser.owner).id
+            case "train":
+                if hosting.zero_gpu() is not None:
+                    raise RequestError("training", _NO_DEVICE)
+                visit.look(_RUN + self._studio.trainings.start(made))
+            case "discard":
+                prepared.remove(key)
+                visit.look("")
+
+    def _run(self, visit: TrainVisit, do: str, name: str, filled: dict[str, str]) -> None:
+        """What is done to a run."""
+        trainings = self._studio.trainings
+        visit.asking = ""
+        match do:
+            case "ask-remove" | "ask-longer":
+                visit.asking = do.removeprefix("ask-")
+            case "remove":
+                trainings.remove(name)
+                visit.look(self._first())
+            case "pause":
+                trainings.pause(name)
+            case "resume":
+                trainings.resume(name)
+            case "keep":
+                trainings.keep(name)
+                visit.notice = "It is ended here; what it has learned is being published."
+            case "longer":
+                steps = filled.get("longer", "").replace(",", "").strip()
+                if not steps.isdecimal() or len(steps) > 9:
+                    raise RequestError("steps", "Give the number of updates in all.")
+                trainings.longer(name, int(steps))
+            case "duplicate":
+                visit.look(_NEW + trainings.duplicate(name).id)
+
+    def _try(
+        self, visit: TrainVisit, browser: BrowserSession, do: str, name: str, form: fields.Form
+    ) -> dict[Any, Any]:
+        """Puts a LoRA into Create, or paints it at several weights."""
+        run = self._studio.trainings.get(name)
+        stage = run.facts.stage
+        if not run.result or stage is None or stage.config is None:
+            raise RequestError("training", "Its LoRA is not there any more.", "Publish it again.")
+        base, prompt = stage.config.base.model or "", self._prompt(run)
+        if do == "try":
+            chosen = {"prompt": prompt, "loras": f"{run.result}:1"}
+            updates = self._create.choose(form, base, **chosen)
+            return {self._session.rail: gr.Tabs(selected="create"), **updates}
+        jobs = []
+        for weight in WEIGHTS:
+            values = {"prompt": prompt, "model": base, "seed": 1, "count": 1}
+            if weight:
+                values["loras"] = f"{run.result}:{weight:g}"
+            request = self._studio.request(values)
+            jobs.append((weight, self._studio.submit(request, browser.owner).id))
+        visit.comparing[name] = jobs
+        return {}
+
+    def _prompt(self, run: TrainingRun) -> str:
+        """What shows what was learned: the first sample of the recipe."""
+        stage = run.facts.stage
+        prompts = stage.config.preview_prompts if stage is not None and stage.config else ()
+        with_trigger = self._studio.catalog.loras.find(run.result).trigger
+        return prompts[0] if prompts else with_trigger or "a picture"
+
+    # --- what the page is told ------------------------------------------------------------------
+
+    def _first(self) -> str:
+        """What is looked at first: what runs, else what came last, else nothing."""
+        runs = self._studio.trainings.all()
+        busy = [run for run in runs if run.job is not None and run.job.active]
+        found = [*busy, *runs]
+        return _RUN + found[0].facts.name if found else ""
+
+    def _news(
+        self, visit: TrainVisit, browser: BrowserSession, request: gr.Request
+    ) -> dict[Any, Any]:
+        tab = self._tab
+        if not access.may_administer(request):
+            said = render(
+                "ui/train/train.html", "refused", sentence=access.refusal(_ADMINISTERED, request)
+            )
+            parts = {
+                "runs": Part(place=tab.runs, value=""),
+                "view": Part(place=tab.view, value=said),
+            }
+            parts["timer"] = ticking(tab.timer, IDLE_SECONDS * 10)
+            return visit.sent.news(parts)
+        runs = self._studio.trainings.all()
+        busy = any(run.job is not None and run.job.active for run in runs)
+        painting = [self._job(browser, key) for key in _jobs(visit)]
+        busy = busy or any(job is not None and job.active for job in painting)
+        return visit.sent.news(
+            {
+                "runs": Part(place=tab.runs, value=self._list(visit, runs)),
+                "view": Part(place=tab.view, value=self._view(visit, browser, runs)),
+                "timer": ticking(tab.timer, BUSY_SECONDS if busy else IDLE_SECONDS),
+            }
+        )
+
+    def _list(self, visit: TrainVisit, runs: list[TrainingRun]) -> str:
+        rows = [
+            {
+                "key": _NEW + one.id,
+                "title": one.title,
+                "told": f"Being prepared, {len(one.photos)} photos",
+                "state": "new",
+                "percent": None,
+            }
+            for one in self._studio.trainings.preparations.all()
+            if not one.runs and (one.photos or one.subject or _NEW + one.id == visit.looking)
+        ]
+        rows += [run_view.row(run) for run in runs]
+        return render("ui/train/train.html", "runs", rows=rows, chosen=visit.looking, admin=True)
+
+    def _view(self, visit: TrainVisit, browser: BrowserSession, runs: list[TrainingRun]) -> str:
+        kind, _, name = visit.looking.partition(":")
+        if kind == "new":
+            try:
+                made = self._studio.trainings.preparations.get(name)
+                shown = new_view.FormNotes(
+                    error=visit.error,
+                    notice=visit.notice,
+                    kind_job=self._job(browser, visit.kind_job),
+                )
+                return new_view.page(made, self._studio.catalog, shown)
+            except RequestError as error:
+                visit.look("")
+                visit.error = str(error)
+        found = [run for run in runs if run.facts.name == name] if kind == "run" else []
+        if found:
+            comparing = [
+                (weight, job)
+                for weight, key in visit.comparing.get(name, [])
+                if (job := self._job(browser, key)) is not None
+            ]
+            return run_view.page(
+                found[0],
+                run_view.RunNotes(
+                    asking=visit.asking,
+                    notice=visit.notice,
+                    error=visit.error,
+                    checkpoint_note=visit.checkpoint_note,
+                    comparing=comparing,
+                ),
+            )
+        return render("ui/train/train.html", "kinds", rows=_KINDS, error=visit.error)
+
+    def _job(self, browser: BrowserSession, key: str) -> Job | None:
+        return self._studio.job(key, browser.owner) if key else None
+
+
+def _jobs(visit: TrainVisit) -> list[str]:
+    """The paintings that the tab waits for."""
+    name = visit.looking.removeprefix(_RUN)
+    return [key for _, key in visit.comparing.get(name, [])] + [visit.kind_job]
+
+
+def places(tab: TrainTab) -> list[Any]:
+    """What the news of the tab may change."""
+    return [tab.runs, tab.view, tab.timer]

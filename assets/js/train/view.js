@@ -1,0 +1,80 @@
+// What was chosen at the right: a training that is being prepared, or one that was begun.
+import { presses } from "../presses.js";
+import { bring, dropped } from "./photos.js";
+import { plots } from "./plot.js";
+
+export default function view({ element, trigger, watch }) {
+  const fields = () =>
+    Object.fromEntries(
+      [...element.querySelectorAll("[data-field]")].map((one) => [one.dataset.field, one.value]),
+    );
+  const act = (wanted, name, more = {}) =>
+    trigger("act", { do: wanted, name: name ?? "", fields: fields(), ...more });
+
+  presses(element, (wanted, button) => act(wanted, button.dataset.name));
+  element.addEventListener("change", (event) => {
+    if (event.target.matches("[data-bring]")) {
+      send([...event.target.files].map((file) => [file.name, file]));
+      event.target.value = "";
+    } else if (event.target.closest(".train-new [data-field]")) {
+      act("set", event.target.dataset.field);
+    }
+  });
+  element.addEventListener("click", (event) => {
+    const photo = event.target.closest("[data-focus]");
+    if (!photo) return;
+    const box = photo.getBoundingClientRect();
+    const x = event.detail ? (event.clientX - box.left) / box.width : 0.5;
+    const y = event.detail ? (event.clientY - box.top) / box.height : 0.5;
+    const inside = (v) => Math.min(1, Math.max(0, v));
+    act("focus", photo.dataset.focus, { x: inside(x), y: inside(y) });
+  });
+
+  let bringing = Promise.resolve();
+  const send = (files) => {
+    const page = element.querySelector("[data-preparation]");
+    if (!page || !files.length) return;
+    const tell = (words) => {
+      const place = element.querySelector("[data-bringing]");
+      if (place) place.textContent = words;
+    };
+    // One lot after another: the next may come before the last is there.
+    bringing = bringing.then(async () => {
+      const refused = await bring(page.dataset.preparation, files, tell);
+      tell("or press to choose them");
+      act("brought", page.dataset.preparation, { value: refused });
+    });
+  };
+  const hasFiles = (event) =>
+    [...(event.dataTransfer?.items ?? [])].some((item) => item.kind === "file");
+  element.addEventListener("dragover", (event) => {
+    const page = event.target.closest(".train-new");
+    if (!page || !hasFiles(event)) return;
+    event.preventDefault();
+    page.dataset.over = "";
+  });
+  element.addEventListener("dragleave", (event) => {
+    const page = event.target.closest(".train-new");
+    if (page && !page.contains(event.relatedTarget)) delete page.dataset.over;
+  });
+  element.addEventListener("drop", async (event) => {
+    const page = event.target.closest(".train-new");
+    if (!page || !hasFiles(event)) return;
+    event.preventDefault();
+    delete page.dataset.over;
+    send(await dropped(event.dataTransfer));
+  });
+
+  plots(element);
+  // Another page at the right begins at its title.
+  const shown = () => {
+    const part = element.querySelector("[data-run], [data-preparation], .train-kinds");
+    return part ? (part.dataset.run ?? part.dataset.preparation ?? "kinds") : "";
+  };
+  let before = "";
+  watch("value", () => {
+    const now = shown();
+    if (before && now !== before) element.querySelector("#train-title")?.focus();
+    before = now;
+  });
+}
