@@ -186,30 +186,27 @@ def _train(
     stop = stop_on_signals()
     before_torch()
     # Here and not above: only a command that trains pays for loading torch.
-    from training import publish, stages
+    from training import whole
 
-    catalog = Catalog(user_models=settings.models)
     try:
-        outcome = stages.walk(
+        trained = whole.train(
             values,
             root=root,
             data=source,
+            models=settings.models,
+            loras=settings.loras,
+            catalog=Catalog(user_models=settings.models),
             report=_listener(status, as_json=as_json),
-            tell=_teller(status),
             should_stop=_until(stop, minutes),
+            tell=_teller(status),
             only=stage,
-            catalog=catalog,
         )
-        if outcome.reason == "stopped":
-            return INTERRUPTED
-        made = None
-        if stage is None and values.publish is not None and is_first_process():
-            made = publish.finished(
-                values, root, catalog, models=settings.models, loras=settings.loras
-            )
     finally:
         status.clear()
+    if trained.is_stopped:
+        return INTERRUPTED
     if is_first_process():
+        made = trained.made
         told = {"run": str(root), values.stages[-1].row.result: str(made) if made else None}
         print(json.dumps(told) if as_json else made or root)
     return None

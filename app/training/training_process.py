@@ -53,23 +53,22 @@ def work(pipe: ParentPipe, workspace: str, told: dict[str, object]) -> str | Non
     settings, order = Settings(workspace=Path(workspace)), training_order.of_json(told)
     recipe = order.recipe
     before_torch()
-    from training import publish, stages
+    from training import whole
 
-    catalog = Catalog(user_models=settings.models)
-    root = make_folder(settings.runs) / order.name
-    outcome = stages.walk(
+    trained = whole.train(
         recipe,
-        root=root,
+        root=make_folder(settings.runs) / order.name,
         data=order.data,
+        models=settings.models,
+        loras=settings.loras,
+        catalog=Catalog(user_models=settings.models),
         report=_reports(pipe),
         should_stop=pipe.stopping,
         tell=lambda sentence: print(sentence, flush=True),
-        catalog=catalog,
     )
-    if outcome.reason == "stopped":
+    if trained.is_stopped:
         return None
-    made = publish.finished(recipe, root, catalog, models=settings.models, loras=settings.loras)
-    return made.stem if made is not None else ""
+    return recipe.publish.id if trained.made is not None and recipe.publish else ""
 
 
 def _reports(pipe: ParentPipe) -> Callable[[RunConfig], Report]:
