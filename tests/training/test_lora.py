@@ -14,17 +14,17 @@ from lora_manager import attach, card, files, headers
 from lora_manager.library import LoraLibrary
 from pipelines.catalog import Catalog
 from pipelines.errors import RequestError, SaveError
+from pipelines.models import loader
 from pipelines.progress import Progress
 from tests import tiny
 from tests.training import small
 from training import publish, stages
-from training.adapter_config import LoraConfig
 from training.bases import of_model
 from training.config import TrainingRecipe
 from training.data.sources import Sources
 from training.loop.order import Pick
 from training.loop.task import trained
-from training.methods import lora
+from training.methods import adapted, lora
 from training.methods.kind_pictures import OF_KIND
 from training.recipes import resolve
 
@@ -118,37 +118,6 @@ def test_a_lora_is_trained_and_put_into_the_library(
         published(values, tmp_path / "run", catalog, tmp_path)
 
 
-def test_the_file_is_the_change_that_was_trained(catalog: Catalog) -> None:
-    folder = catalog.find("tiny").part("transformer")
-    torch.manual_seed(0)
-    net = lora.with_lora(_net(folder), LoraConfig(rank=3, alpha=6.0, ranks={"to_q": 2}), "fp32")
-    names = [name for name, _ in trained(net)]
-    assert names
-    assert all(".lora_" in name for name in names)
-    with torch.no_grad():
-        for _, weight in trained(net):
-            weight.copy_(torch.randn_like(weight) * 0.1)
-    made = lora.lora_of(net)
-    assert {pair.rank for path, pair in made.pairs.items() if path.endswith("to_q")} == {2}
-    assert {pair.rank for path, pair in made.pairs.items() if path.endswith("to_k")} == {3}
-    plain = _net(folder)
-    given = {
-        "encoder_hidden_states": torch.randn(1, 5, plain.config.caption_channels),
-        "timestep": torch.tensor([500]),
-        "added_cond_kwargs": {"resolution": None, "aspect_ratio": None},
-    }
-    x = torch.randn(1, 4, 8, 8)
-    with torch.no_grad():
-        bare = plain(x, **given).sample
-        with lora.without(net):
-            assert torch.equal(net(x, **given).sample, bare)
-        ours = net.eval()(x, **given).sample
-        attach.merge(plain, [("mine", made, 1.0)])
-        merged = plain(x, **given).sample
-    assert (merged - bare).abs().max() > 1e-3
-    torch.testing.assert_close(ours, merged, rtol=1e-5, atol=1e-5)
-
-
 def _net(folder: Path) -> PixArtTransformer2DModel:
     net: PixArtTransformer2DModel = PixArtTransformer2DModel.from_pretrained(folder)
     return net.eval().requires_grad_(False)
@@ -216,7 +185,6 @@ def test_what_it_was_before_is_kept_by_the_prior(
 
 def _moved(catalog: Catalog, made: files.Lora, values: TrainingRecipe) -> float:
     """How far the prediction about the kind went, over eight draws."""
-    from pipelines.models import loader
     from pipelines.text.tokens import tokenize
 
     model = catalog.find("tiny")
@@ -276,15 +244,7 @@ def test_pictures_of_the_kind_stand_among_those_of_the_subject(
     subject = {**SUBJECT, "prior": "pictures", "pictures": 4, "share": 0.25, "weight": 3.0}
     values = _with(recipe("dreambooth"), {"subject": subject})
     config = values.stages[0]
-    sources = Sources(
-        config,
-        folder=data,
-        cache=tmp_path / "cache",
-        bases={name: of_model("tiny", catalog) for name in ("vae", "text", "transformer")},
-        report=lambda progress: None,
-        tell=lambda sentence: None,
-        should_stop=lambda: False,
-    )
+    sources = _sources(values, catalog, data, tmp_path)
     made = config.row.load()(config, sources)
     items = [made.samples[Pick(index=number % 4, key=number)] for number in range(400)]
     of_kind = [item for item in items if item[OF_KIND]]
@@ -301,6 +261,18 @@ def test_pictures_of_the_kind_stand_among_those_of_the_subject(
         plain = super(lora.SubjectLoss, made.net).forward(batch, 7, None)
         assert torch.equal(loss["loss"], weight * plain["loss"])
         assert torch.equal(loss["prior"], plain["loss"] * value)
+
+
+def _sources(values: TrainingRecipe, catalog: Catalog, data: Path, root: Path) -> Sources:
+    return Sources(
+        values.stages[0],
+        folder=data,
+        cache=root / "cache",
+        bases={name: of_model("tiny", catalog) for name in ("vae", "text", "transformer")},
+        report=lambda progress: None,
+        tell=lambda sentence: None,
+        should_stop=lambda: False,
+    )
 
 
 def _events(root: Path) -> list[dict[str, Any]]:
@@ -332,26 +304,48 @@ def test_what_does_not_go_together_is_said_before_anything_is_read(
 
 
 @pytest.mark.parametrize(
-    ("wanted", "sentence"),
+    ("method", "prior", "dtypes"),
     [
-        (LoraConfig(rank=49), "larger than the layer transformer_blocks.0.attn1.to_q"),
-        (LoraConfig(rank=4, ranks={"to_qq": 8}), "No layer that is trained ends with “to_qq”"),
-        (LoraConfig(rank=4, ranks={"ff.net.2": 64}), "larger than the layer"),
+        ("lora", "none", [torch.bfloat16]),
+        ("dreambooth", "base", [torch.bfloat16]),
+        ("dreambooth", "pictures", [torch.bfloat16]),
+        # What learns, and what answers for what was before.
+        ("dreambooth-net", "base", [torch.float32, torch.bfloat16]),
+        ("dreambooth-net", "none", [torch.float32]),
     ],
 )
-def test_ranks_that_fit_no_layer(wanted: LoraConfig, sentence: str, catalog: Catalog) -> None:
-    net = _net(catalog.find("tiny").part("transformer"))
-    with pytest.raises(RequestError) as caught:
-        lora.with_lora(net, wanted, "fp32")
-    assert sentence in str(caught.value)
+def test_a_base_is_read_in_the_precision_that_it_is_kept_in(
+    method: str,
+    prior: str,
+    dtypes: list[torch.dtype],
+    catalog: Catalog,
+    data: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Read in float32 first, XL/2 would take a gigabyte more than it needs."""
+    read: list[torch.dtype] = []
+    part = loader.part
 
+    def noted(model: Any, name: str, dtype: torch.dtype, **options: Any) -> Any:
+        if name == "transformer":
+            read.append(dtype)
+        return part(model, name, dtype, **options)
 
-def test_half_precision_keeps_what_learns_in_float32(catalog: Catalog) -> None:
-    net = lora.with_lora(
-        _net(catalog.find("tiny").part("transformer")), LoraConfig(rank=2, targets="all"), "bf16"
-    )
-    kinds = {weight.requires_grad: weight.dtype for weight in net.parameters()}
-    assert kinds == {True: torch.float32, False: torch.bfloat16}
+    monkeypatch.setattr(loader, "part", noted)
+    changes: dict[str, Any] = {"precision": "bf16"}
+    if method != "lora":
+        changes["subject"] = {**SUBJECT, "prior": prior, "pictures": 2}
+    values = _with(recipe(method), changes)
+    made = values.stages[0].row.load()(values.stages[0], _sources(values, catalog, data, tmp_path))
+    assert read == dtypes
+    learns = {weight.dtype for _, weight in trained(made.net)}
+    assert learns == {torch.float32}
+    if method != "dreambooth-net":
+        plain = _net(catalog.find("tiny").part("transformer"))
+        for path, layer in adapted.layers(made.net).items():
+            own = plain.get_submodule(path.removeprefix("transformer.")).weight
+            assert torch.equal(layer.get_base_layer().weight, own.to(torch.bfloat16))
 
 
 @pytest.mark.parametrize("method", ["lora", "dreambooth", "dreambooth-net"])

@@ -181,9 +181,9 @@ class Sources:
         net: AutoencoderKL = self._part("vae", "vae")
         return net
 
-    def transformer(self) -> PixArtTransformer2DModel:
-        """The transformer of the base, in fp32. Raises RequestError, ModelError."""
-        net: PixArtTransformer2DModel = self._part("transformer", "transformer")
+    def transformer(self, dtype: torch.dtype) -> PixArtTransformer2DModel:
+        """The transformer of the base, read in `dtype`. Raises RequestError, ModelError."""
+        net: PixArtTransformer2DModel = self._part("transformer", "transformer", dtype)
         return net
 
     @property
@@ -196,10 +196,10 @@ class Sources:
         net: T5EncoderModel = self._part("text", "text_encoder")
         return net
 
-    def _part(self, name: str, part: str) -> Any:
-        """A part of the base `name`, in fp32 in main memory."""
+    def _part(self, name: str, part: str, dtype: torch.dtype = torch.float32) -> Any:
+        """A part of the base `name`, in main memory."""
         with self._faults(name):
-            return loader.part(self._spec(name), part, torch.float32)
+            return loader.part(self._spec(name), part, dtype)
 
     @contextmanager
     def _faults(self, name: str) -> Iterator[None]:

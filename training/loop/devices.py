@@ -67,6 +67,11 @@ def check_precision(config: RunConfig) -> None:
     )
 
 
+def computes_in(config: RunConfig) -> torch.dtype:
+    """The precision of the products, and of a frozen net that has to answer in it."""
+    return {"bf16": torch.bfloat16, "fp16": torch.float16}.get(config.precision, torch.float32)
+
+
 @contextmanager
 def lent(net: nn.Module, device: torch.device) -> Iterator[None]:
     """A frozen `net` on `device` for a while; between its uses the training needs that memory."""

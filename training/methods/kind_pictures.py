@@ -110,5 +110,6 @@ def _digest(config: RunConfig, sources: Sources) -> str:
         features.weights_digest(base.part("transformer")),
         features.weights_digest(base.part("vae")),
         [config.subject.of_the_kind, config.seed, _STEPS, _GUIDANCE, config.text_precision],
+        config.precision,
     ]
     return hashlib.sha256(json.dumps(told).encode()).hexdigest()[:16]

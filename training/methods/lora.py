@@ -1,56 +1,45 @@
 """A model learns a little more: a LoRA on captions, or a subject from a handful of pictures.
 
-LoRA (arXiv 2106.09685) is put on the layers by PEFT. Dreambooth (arXiv 2208.12242) teaches a rare
-word. Its prior may need no pictures of the kind: of a share of the pictures the net is asked about
-the kind, and its answer is held to what it was before it learned.
+Dreambooth (arXiv 2208.12242) teaches a rare word. Its prior may need no pictures of the kind: of a
+share of the pictures the net is asked about the kind, and its answer is held to what it was before
+it learned.
 """
 
 from __future__ import annotations
 
-import copy
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from diffusers import PixArtTransformer2DModel
-from peft import LoraConfig as PeftConfig
-from peft import inject_adapter_in_model
-from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 
-from lora_manager import card, files, targets
-from lora_manager.files import Lora, LoraPair
-from pipelines.errors import RequestError
-from training.adapter_config import LoraConfig, SubjectConfig
+from lora_manager import card, files
+from training.adapter_config import SubjectConfig
 from training.config import RunConfig
 from training.data import features
 from training.data.sources import Sources
+from training.loop.devices import computes_in
 from training.loop.rng import drawn, generator
 from training.loop.task import Batch, Samples, Task
+from training.methods.adapted import lora_of, with_lora, without
 from training.methods.kind_pictures import OF_KIND, with_kind
 from training.methods.text_to_image import CaptionData, CaptionLoss, predicted, replaced
 
 RESULT = "lora.safetensors"
 RUN = "pixart_studio.run"
 """The metadata that tells which training has made a LoRA."""
-_KINDS = {
-    "attention": targets.ATTENTION,
-    "attention+feed-forward": targets.ATTENTION | targets.FEED_FORWARD,
-    # The convolution is no matrix, and what paints reads it as one.
-    "all": targets.ALL - {targets.CONVOLUTION},
-}
 
 
 def task(config: RunConfig, sources: Sources) -> Task:
     """A LoRA that learns the captions of the manifest."""
     torch.manual_seed(config.seed)
     data = CaptionData.read(config, sources, tells_bucket=True)
-    net = with_lora(sources.transformer(), config.lora, config.precision)
+    net = with_lora(sources.transformer(computes_in(config)), config.lora)
     loss = CaptionLoss(net, data.null, config)
     return data.task(config, loss, sources.square, _publisher(config, sources, net))
 
@@ -59,9 +48,9 @@ def subject_task(config: RunConfig, sources: Sources) -> Task:
     """A LoRA that learns a subject."""
     torch.manual_seed(config.seed)
     data = _of_subject(config, sources)
-    plain = sources.transformer()
+    plain = sources.transformer(computes_in(config))
     samples = _samples(config, sources, data, plain)
-    net = with_lora(plain, config.lora, config.precision)
+    net = with_lora(plain, config.lora)
     loss = SubjectLoss(net, data, config)
     made = data.task(config, loss, sources.square, _publisher(config, sources, net))
     return replace(made, samples=samples)
@@ -71,9 +60,11 @@ def whole_task(config: RunConfig, sources: Sources) -> Task:
     """A whole net that learns a subject."""
     torch.manual_seed(config.seed)
     data = _of_subject(config, sources)
-    net = sources.transformer()
+    net = sources.transformer(torch.float32)
     samples = _samples(config, sources, data, net)
-    before = copy.deepcopy(net) if config.subject.prior == "base" else None
+    before = None
+    if config.subject.prior == "base":
+        before = sources.transformer(computes_in(config))
     net.requires_grad_(True).train()
 
     def publish(folder: Path) -> Mapping[str, Any]:
@@ -102,88 +93,6 @@ def _of_subject(config: RunConfig, sources: Sources) -> CaptionData:
         more=(subject.of_the_kind,),
         tells_bucket=True,
     )
-
-
-def with_lora(
-    net: PixArtTransformer2DModel, wanted: LoraConfig, precision: str
-) -> PixArtTransformer2DModel:
-    """Puts the layers of a new LoRA, which changes nothing yet, on `net`. Raises RequestError.
-
-    What does not learn is kept in the precision of the products; what learns is in float32.
-    """
-    found = targets.paths(
-        net.config.num_layers,
-        _KINDS[wanted.targets],
-        micro_conditions=net.config.use_additional_conditions,
-    )
-    unused = [end for end in wanted.ranks if not any(targets.matches(p, {end}) for p in found)]
-    if unused:
-        raise RequestError(
-            "lora.ranks",
-            f"No layer that is trained ends with “{unused[0]}”.",
-            f"Layers are called as {found[0]}.",
-        )
-    for path in found:
-        rank = next((r for end, r in wanted.ranks.items() if targets.matches(path, {end})), 0)
-        layer: Any = net.get_submodule(path)
-        smaller = min(layer.in_features, layer.out_features)
-        if (rank or wanted.rank) > smaller:
-            raise RequestError(
-                "lora.rank",
-                f"The rank {rank or wanted.rank} is larger than the layer {path}, which has"
-                f" {smaller}.",
-                f"Take a rank of at most {smaller}.",
-            )
-    alpha = wanted.alpha or wanted.rank
-    inject_adapter_in_model(
-        PeftConfig(
-            r=wanted.rank,
-            # PEFT takes fractions as well, whatever its types say.
-            lora_alpha=alpha,  # type: ignore[arg-type]
-            lora_dropout=wanted.dropout,
-            target_modules=list(found),
-            rank_pattern=dict(wanted.ranks),
-            # A layer of another rank works as strongly as the rest.
-            alpha_pattern={e: alpha * r / wanted.rank for e, r in wanted.ranks.items()},
-        ),
-        net,
-    )
-    dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision, torch.float32)
-    for weight in net.parameters():
-        if not weight.requires_grad:
-            weight.data = weight.data.to(dtype)
-    return net.train()
-
-
-def layers(net: nn.Module) -> dict[str, Any]:
-    """The layers that carry the LoRA (`LoraLayer`), by path."""
-    return {name: one for name, one in net.named_modules() if isinstance(one, LoraLayer)}
-
-
-def lora_of(net: nn.Module) -> Lora:
-    """The LoRA on `net` as it is now, its strength included."""
-    pairs = {}
-    for path, layer in layers(net).items():
-        (name,) = layer.active_adapters
-        down, up = layer.lora_A[name].weight, layer.lora_B[name].weight
-        pairs[path] = LoraPair(
-            down=down.detach().float().cpu().clone(),
-            up=(up.detach().float() * layer.scaling[name]).cpu(),
-        )
-    return Lora(pairs=pairs)
-
-
-@contextmanager
-def without(net: nn.Module) -> Iterator[None]:
-    """`net` as it was before it got a LoRA, for a while."""
-    found = list(layers(net).values())
-    try:
-        for layer in found:
-            layer.enable_adapters(False)
-        yield
-    finally:
-        for layer in found:
-            layer.enable_adapters(True)
 
 
 class SubjectLoss(CaptionLoss):

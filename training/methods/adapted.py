@@ -1,0 +1,108 @@
+"""A net with the layers of a LoRA on it, and the LoRA that they are.
+
+LoRA (arXiv 2106.09685) is put on the layers by PEFT.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from diffusers import PixArtTransformer2DModel
+from peft import LoraConfig as PeftConfig
+from peft import inject_adapter_in_model
+from peft.tuners.lora import LoraLayer
+from torch import nn
+
+from lora_manager import targets
+from lora_manager.files import Lora, LoraPair
+from pipelines.errors import RequestError
+from training.adapter_config import LoraConfig
+
+_KINDS = {
+    "attention": targets.ATTENTION,
+    "attention+feed-forward": targets.ATTENTION | targets.FEED_FORWARD,
+    # The convolution is no matrix, and what paints reads it as one.
+    "all": targets.ALL - {targets.CONVOLUTION},
+}
+
+
+def with_lora(net: PixArtTransformer2DModel, wanted: LoraConfig) -> PixArtTransformer2DModel:
+    """Puts the layers of a new LoRA, which changes nothing yet, on `net`. Raises RequestError.
+
+    What learns is in float32, whatever the precision of `net` is.
+    """
+    found = targets.paths(
+        net.config.num_layers,
+        _KINDS[wanted.targets],
+        micro_conditions=net.config.use_additional_conditions,
+    )
+    unused = [end for end in wanted.ranks if not any(targets.matches(p, {end}) for p in found)]
+    if unused:
+        raise RequestError(
+            "lora.ranks",
+            f"No layer that is trained ends with “{unused[0]}”.",
+            f"Layers are called as {found[0]}.",
+        )
+    for path in found:
+        rank = next((r for end, r in wanted.ranks.items() if targets.matches(path, {end})), 0)
+        layer: Any = net.get_submodule(path)
+        smaller = min(layer.in_features, layer.out_features)
+        if (rank or wanted.rank) > smaller:
+            raise RequestError(
+                "lora.rank",
+                f"The rank {rank or wanted.rank} is larger than the layer {path}, which has"
+                f" {smaller}.",
+                f"Take a rank of at most {smaller}.",
+            )
+    alpha = wanted.alpha or wanted.rank
+    inject_adapter_in_model(
+        PeftConfig(
+            r=wanted.rank,
+            # PEFT takes fractions as well, whatever its types say.
+            lora_alpha=alpha,  # type: ignore[arg-type]
+            lora_dropout=wanted.dropout,
+            target_modules=list(found),
+            rank_pattern=dict(wanted.ranks),
+            # A layer of another rank works as strongly as the rest.
+            alpha_pattern={e: alpha * r / wanted.rank for e, r in wanted.ranks.items()},
+        ),
+        net,
+    )
+    for weight in net.parameters():
+        if weight.requires_grad:
+            # PEFT makes it like the layer that it lies beside.
+            weight.data = weight.data.float()
+    return net.train()
+
+
+def layers(net: nn.Module) -> dict[str, Any]:
+    """The layers that carry the LoRA (`LoraLayer`), by path."""
+    return {name: one for name, one in net.named_modules() if isinstance(one, LoraLayer)}
+
+
+def lora_of(net: nn.Module) -> Lora:
+    """The LoRA on `net` as it is now, its strength included."""
+    pairs = {}
+    for path, layer in layers(net).items():
+        (name,) = layer.active_adapters
+        down, up = layer.lora_A[name].weight, layer.lora_B[name].weight
+        pairs[path] = LoraPair(
+            down=down.detach().float().cpu().clone(),
+            up=(up.detach().float() * layer.scaling[name]).cpu(),
+        )
+    return Lora(pairs=pairs)
+
+
+@contextmanager
+def without(net: nn.Module) -> Iterator[None]:
+    """`net` as it was before it got a LoRA, for a while."""
+    found = list(layers(net).values())
+    try:
+        for layer in found:
+            layer.enable_adapters(False)
+        yield
+    finally:
+        for layer in found:
+            layer.enable_adapters(True)
