@@ -65,6 +65,8 @@ def merged(loras: Weighted) -> Lora:
     do, and for numbers beyond float32.
     """
     used = [(name, lora, weight) for name, lora, weight in loras if weight != 0]
+    for name, lora, _ in used:
+        _check_plain(lora, f"The LoRA “{printable(name)}”", "merged")
     if not used:
         raise LoraError("All weights are 0, so the merged LoRA would change nothing.")
     paths = sorted({path for _, lora, _ in used for path in lora.pairs})
@@ -77,6 +79,16 @@ def merged(loras: Weighted) -> Lora:
         up = torch.cat([pair.up * weight for _, pair, weight in parts], dim=1)
         pairs[path] = _checked(path, down, up)
     return Lora(pairs=pairs)
+
+
+def _check_plain(lora: Lora, shown: str, what: str) -> None:
+    """Raises LoraError for a DoRA: no product of two thin matrices is its change."""
+    if lora.is_dora:
+        raise LoraError(
+            f"{shown} is a DoRA, whose change depends on the model that it is put on, so it cannot"
+            f" be {what} as a file.",
+            "Bake it into a model with: launch.py loras bake",
+        )
 
 
 def _check_sizes(path: str, parts: Sequence[tuple[str, LoraPair]]) -> None:
@@ -104,10 +116,11 @@ def _checked(path: str, down: Tensor, up: Tensor) -> LoraPair:
 def reduced(lora: Lora, rank: int) -> Reduced:
     """The LoRA of at most `rank` that is nearest to `lora`, layer by layer (Eckart and Young).
 
-    What has no larger rank stays as it is. Raises LoraError for a rank below 1.
+    What has no larger rank stays as it is. Raises LoraError for a rank below 1, and for a DoRA.
     """
     if rank < 1:
         raise LoraError(f"A LoRA cannot have the rank {rank}.", "Take 1 or more.")
+    _check_plain(lora, "This LoRA", "resized")
     pairs, lost, whole = {}, {}, {}
     for path, pair in lora.pairs.items():
         if pair.rank <= rank:
@@ -148,7 +161,9 @@ def _truncated(path: str, pair: LoraPair, rank: int) -> tuple[LoraPair, Tensor]:
 
 
 def compared(one: Lora, other: Lora) -> Comparison:
-    """How far two LoRAs are apart, layer by layer and as a whole."""
+    """How far two LoRAs are apart, layer by layer and as a whole. Raises LoraError for DoRAs."""
+    for lora, shown in ((one, "The first LoRA"), (other, "The second LoRA")):
+        _check_plain(lora, shown, "compared")
     shared = [path for path in sorted(one.pairs) if path in other.pairs]
     misfits = [path for path in shared if one.pairs[path].shape != other.pairs[path].shape]
     layers, products = [], []

@@ -1,4 +1,10 @@
-"""Adding LoRAs to the weights of a net."""
+"""Adding LoRAs to the weights of a net.
+
+The change of a LoRA is `up @ down`. That of a DoRA depends on the weight W that it is put on: its
+rows (or columns) get the directions of W + up @ down and the sizes that the file says,
+`m * (W + up @ down) / |W + up @ down| - W` (arXiv 2402.09353, equation 5). A weight between 0 and 1
+takes so much of that change, of several each from the same W (docs/decisions/0027).
+"""
 
 from __future__ import annotations
 
@@ -19,7 +25,7 @@ _PLAUSIBLE = 1e3
 
 
 def merge(net: nn.Module, loras: Weighted) -> int:
-    """Adds `weight * up @ down` of every LoRA to the weights of `net`, in place.
+    """Adds `weight` times the change of every LoRA to the weights of `net`, in place.
 
     The changes of one layer are summed in float32 on its device, then added and rounded once to the
     type of the weight; one layer at a time is all the memory it takes. Returns how many layers were
@@ -49,8 +55,22 @@ def _changed(weight: Tensor, pairs: list[tuple[LoraPair, float]]) -> Tensor:
     total = torch.zeros(weight.shape[0], weight[0].numel(), device=weight.device)
     for pair, factor in pairs:
         up, down = pair.up.flatten(1).to(weight.device), pair.down.flatten(1).to(weight.device)
-        total.addmm_(up, down, alpha=factor)
+        if pair.magnitude is None:
+            total.addmm_(up, down, alpha=factor)
+        else:
+            own = _of_dora(weight.float(), (up @ down).view(weight.shape), pair.magnitude)
+            total.add_(own.flatten(1), alpha=factor)
     return total.view(weight.shape).add_(weight)
+
+
+def _of_dora(weight: Tensor, product: Tensor, magnitude: Tensor) -> Tensor:
+    """The change of a DoRA; all in float32."""
+    turned = weight + product
+    along = tuple(axis for axis, count in enumerate(magnitude.shape) if count == 1)
+    sizes = torch.linalg.vector_norm(turned, dim=along, keepdim=True)
+    # A row of zeros has no direction, and stays what it is.
+    scale = magnitude.to(weight.device) / sizes.clamp_min(torch.finfo(torch.float32).tiny)
+    return turned * scale - weight
 
 
 def added(path: str, weight: Tensor, loras: Weighted, dtype: torch.dtype) -> Tensor:
@@ -145,6 +165,7 @@ def _too_strong(path: str) -> LoraError:
 
 
 def _bound(pair: LoraPair) -> float:
-    """No number of up @ down is larger."""
+    """No number of up @ down is larger, and none that a DoRA makes of a weight."""
     largest = [float(value.abs().max()) for value in (pair.up, pair.down)]
-    return pair.rank * largest[0] * largest[1]
+    product = pair.rank * largest[0] * largest[1]
+    return product if pair.magnitude is None else max(product, float(pair.magnitude.abs().max()))

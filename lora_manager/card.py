@@ -114,7 +114,8 @@ class LoraCard:
 
     `size` in bytes. `rank`: the largest. `modules`: how many layers it changes. `width`: columns of
     the attention layers that it changes, which decide whether it fits a net; 0 where it changes
-    none. `base`: the model that it says it was trained on. "" where nothing is said.
+    none. `base`: the model that it says it was trained on. "" where nothing is said. `is_dora`: its
+    change depends on the model, so that it is neither merged nor resized.
     """
 
     name: str
@@ -128,6 +129,7 @@ class LoraCard:
     trigger: str = ""
     licence: str = ""
     notes: tuple[str, ...] = ()
+    is_dora: bool = False
 
 
 def read(file: Path, name: str) -> LoraCard:
@@ -149,6 +151,7 @@ def read(file: Path, name: str) -> LoraCard:
         rank=max(change.rank for change in layout.changes),
         modules=sum(len(change.paths) for change in layout.changes),
         width=_width(layout),
+        is_dora=any(change.magnitude is not None for change in layout.changes),
         notes=(*layout.notes, *guesses, *_noted(header.metadata)),
         **texts(header.metadata),
     )

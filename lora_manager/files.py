@@ -11,7 +11,7 @@ import io
 import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -23,19 +23,23 @@ from lora_manager.errors import LoraError, printable
 from lora_manager.layouts import Change
 from lora_manager.sources import weights_file
 
+PEFT_MAGNITUDE = "lora_magnitude_vector"
+"""What PEFT calls the magnitudes of a DoRA in files."""
 _FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class LoraPair:
-    """The change of one layer's weight: up @ down, alpha included. Both float32 on the processor.
+    """The change of one layer's weight: up @ down, alpha included. All float32 on the processor.
 
     down (r, in), up (out, r); for the convolution pos_embed.proj down (r, in, k, k) and
-    up (out, r, 1, 1).
+    up (out, r, 1, 1). Of a DoRA `magnitude` are the sizes of the rows (out, 1), or of the columns
+    (1, in), that the weight has with the change in it; `attach` says how.
     """
 
     down: Tensor
     up: Tensor
+    magnitude: Tensor | None = None
 
     @property
     def rank(self) -> int:
@@ -48,7 +52,7 @@ class LoraPair:
         return (self.up.shape[0], *self.down.shape[1:])
 
     def change(self) -> Tensor:
-        """up @ down, of `shape`."""
+        """up @ down, of `shape`: the whole change, or that of the directions of a DoRA."""
         return (self.up.flatten(1) @ self.down.flatten(1)).view(self.shape)
 
 
@@ -58,6 +62,11 @@ class Lora:
 
     pairs: Mapping[str, LoraPair]
     notes: tuple[str, ...] = ()
+
+    @property
+    def is_dora(self) -> bool:
+        """Whether its change depends on the weights that it is put on (arXiv 2402.09353)."""
+        return any(pair.magnitude is not None for pair in self.pairs.values())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,9 +138,13 @@ def _lora(source: _Source) -> Lora:
     pairs: dict[str, LoraPair] = {}
     for change in layout.changes:
         pairs |= _pairs(source, change, factors[change.name])
-    if not any(pair.up.any() and pair.down.any() for pair in pairs.values()):
+    if not any(_changes(pair) for pair in pairs.values()):
         notes = (*notes, "It changes nothing: its numbers, or its strength (alpha), are all 0.")
     return Lora(pairs=pairs, notes=(*layout.notes, *notes))
+
+
+def _changes(pair: LoraPair) -> bool:
+    return pair.magnitude is not None or bool(pair.up.any() and pair.down.any())
 
 
 def _number(source: _Source, key: str) -> float:
@@ -160,13 +173,21 @@ def _pairs(source: _Source, change: Change, factor: float) -> dict[str, LoraPair
     if not up.isfinite().all():
         raise _not_finite(source, change.up)
     pieces = len(change.paths)
+    sizes = None
+    if change.magnitude is not None:
+        sizes = _matrix(source, change.magnitude).reshape(change.sizes)
     if pieces == 1:
-        return {change.paths[0]: LoraPair(down=down, up=up)}
+        return {change.paths[0]: LoraPair(down=down, up=up, magnitude=sizes)}
     downs = down.chunk(pieces) if change.stacked else (down,) * pieces
     found = {
         path: _without_zeros(below, above)
         for path, below, above in zip(change.paths, downs, up.chunk(pieces), strict=True)
     }
+    if sizes is not None:
+        return {
+            path: replace(pair, magnitude=own)
+            for (path, pair), own in zip(found.items(), sizes.chunk(pieces), strict=True)
+        }
     # A fused layer of which not every piece is changed has zeros in place of the others.
     changed = {path: pair for path, pair in found.items() if pair.up.any()}
     return changed or found
@@ -205,6 +226,9 @@ def write(file: Path, lora: Lora, metadata: Mapping[str, str], *, replace: bool 
         for half, value in (("A", pair.down), ("B", pair.up)):
             copied = value.to(dtype, copy=True).contiguous()
             tensors[f"transformer.{path}.lora_{half}.weight"] = copied
+        if pair.magnitude is not None:
+            key, value = magnitude_of(pair)
+            tensors[f"transformer.{path}.{key}"] = value.to(dtype, copy=True).contiguous()
     noted = {**metadata, "format": "pt", strength.METADATA: _adapter(pairs)}
     with atomic.written(file, replace=replace) as stream:
         save(stream, tensors, noted)
@@ -236,7 +260,25 @@ def dtype_of(pairs: Iterable[LoraPair]) -> torch.dtype:
 
 def _is_half(pair: LoraPair) -> bool:
     """Whether float16 holds every number as it is."""
-    return all(torch.equal(value.half().float(), value) for value in (pair.down, pair.up))
+    values = [value for value in (pair.down, pair.up, pair.magnitude) if value is not None]
+    return all(torch.equal(value.half().float(), value) for value in values)
+
+
+def is_dora_of_peft(pairs: Iterable[LoraPair]) -> bool:
+    """Whether PEFT can hold it: with magnitudes of rows in every layer, and of linear ones only."""
+    return all(
+        pair.magnitude is not None and magnitude_of(pair)[0] == PEFT_MAGNITUDE for pair in pairs
+    )
+
+
+def magnitude_of(pair: LoraPair, *, flat: bool = True) -> tuple[str, Tensor]:
+    """The end of the key of its magnitudes, and these: as PEFT has them, which knows rows of
+    linear layers only, else, and where not `flat`, as kohya and ComfyUI do."""
+    sizes = pair.magnitude
+    assert sizes is not None
+    if flat and sizes.ndim == 2 and sizes.shape[1] == 1:
+        return PEFT_MAGNITUDE, sizes.flatten()
+    return "dora_scale", sizes
 
 
 def ranks_of(pairs: Mapping[str, LoraPair]) -> dict[str, Any]:
@@ -244,13 +286,14 @@ def ranks_of(pairs: Mapping[str, LoraPair]) -> dict[str, Any]:
     ranks = {path: pair.rank for path, pair in pairs.items()}
     common = Counter(ranks.values()).most_common(1)[0][0]
     other = {path: rank for path, rank in ranks.items() if rank != common}
-    return {
+    told: dict[str, Any] = {
         "r": common,
         "lora_alpha": common,
         "target_modules": list(ranks),
         "rank_pattern": other,
         "alpha_pattern": other,
     }
+    return told | ({"use_dora": True} if is_dora_of_peft(pairs.values()) else {})
 
 
 def _adapter(pairs: Mapping[str, LoraPair]) -> str:

@@ -18,7 +18,8 @@ class ExportForm:
     `written` says what is written, `read_by` which programs read it. `prefix` stands before the
     name of a layer; `halves` are the ends of the keys of its down and up tensors. `fused`: the
     layers are those of the original code, where q, k and v are one; `flat`: dots inside a name are
-    underscores. `alpha`: a tensor of its own notes the strength. `folder`: it is a folder.
+    underscores. `alpha`: a tensor of its own notes the strength. `folder`: it is a folder. A DoRA's
+    magnitudes are called as PEFT does, and in fused forms as kohya does.
     """
 
     name: str

@@ -39,14 +39,16 @@ _PREFIXES: tuple[tuple[str, Family], ...] = (
 )
 _KEY = re.compile(
     r"(?P<module>.+)\.(?:lora_(?P<letter>[AB])(?:\.[A-Za-z0-9_-]{1,64})?\.weight"
-    r"|lora[_.](?P<word>down|up)\.weight|(?P<alpha>alpha))"
+    r"|lora[_.](?P<word>down|up)\.weight|(?P<alpha>alpha)"
+    # kohya and ComfyUI, PEFT, ai-toolkit.
+    r"|(?P<magnitude>dora_scale|lora_magnitude_vector(?:\.[A-Za-z0-9_-]{1,64})?(?:\.weight)?"
+    r"|magnitude(?:\.weight)?))"
 )
 _MAX_KEY = 400
 _TEXT = re.compile(r"lora_te\d?_|text_encoders?(_\d)?\.|(text_encoders\.)?t5xxl\.")
 _EMBEDDING = re.compile(r"bundle_emb[._]")
 # Keys that betray another way of changing weights, each with its name.
 _OTHER_WAYS = (
-    (r"dora_scale|lora_magnitude_vector|\.magnitude(\.weight)?$", "a DoRA"),
     (r"(^|[._])lokr_", "a LoKr (LyCORIS)"),
     (r"(^|[._])(hada|loha)_", "a LoHa (LyCORIS)"),
     (r"(^|[._])b?oft_", "an OFT (LyCORIS)"),
@@ -80,6 +82,8 @@ class Change:
     `paths`: diffusers' paths in the order of the pieces. `down`, `up`, `alpha`: keys in the file.
     `name`: the layer's name in the file without prefix. `rank`: of each piece; `stacked`: the down
     tensor holds those of the pieces one behind the other. `inside`: columns of a linear layer.
+    `magnitude`: the key of a DoRA's magnitudes, `sizes` their shape beside the weight: (out, 1)
+    where they are those of its rows, (1, in) of its columns, with two more axes in a convolution.
     """
 
     paths: tuple[str, ...]
@@ -90,6 +94,8 @@ class Change:
     rank: int
     inside: int
     stacked: bool
+    magnitude: str | None = None
+    sizes: Shape = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -161,6 +167,8 @@ def _take(key: str, modules: dict[str, _Found]) -> bool:
     module = found["module"]
     if found["alpha"]:
         role = "alpha"
+    elif found["magnitude"]:
+        role = "magnitude"
     else:
         role = "down" if "A" in (found["letter"] or "") or found["word"] == "down" else "up"
     if module not in modules:
@@ -250,6 +258,17 @@ def _change(found: _Found, shapes: Mapping[str, Shape], shown: str) -> Change:
     alpha = keys.get("alpha")
     if alpha is not None and (len(shapes[alpha]) > 2 or prod(shapes[alpha]) != 1):
         raise LoraError(f"{shown} has an alpha of {name} that is not one number.")
+    magnitude = keys.get("magnitude")
+    measured: Shape = ()
+    if magnitude is not None:
+        told = f"{shown} has magnitudes of {name}"
+        measured = _sizes(shapes[magnitude], (up[0], *down[1:]), told)
+        if pieces > 1 and measured[0] == 1:
+            raise LoraError(
+                f"{shown} is a DoRA that measures the columns of {name}, which is {pieces} layers"
+                " here; they cannot be told apart.",
+                "Take one that was made for diffusers' layers, or measures the rows.",
+            )
     return Change(
         paths=found.paths,
         name=found.name,
@@ -259,7 +278,26 @@ def _change(found: _Found, shapes: Mapping[str, Shape], shown: str) -> Change:
         rank=up[1],
         inside=down[1],
         stacked=stacked,
+        magnitude=magnitude,
+        sizes=measured,
     )
+
+
+def _sizes(shape: Shape, weight: Shape, what: str) -> Shape:
+    """The shape in which magnitudes stand beside a weight of the shape `weight`.
+
+    PEFT writes those of rows as (out,), of a convolution as (1, out, 1, 1); LyCORIS, kohya and
+    ComfyUI have (out, 1) and (1, in), with two more axes for a convolution. Raises LoraError.
+    """
+    ones = (1,) * (len(weight) - 2)
+    rows, columns = (weight[0], 1, *ones), (1, weight[1], *ones)
+    if shape in ((weight[0],), rows):
+        return rows
+    if ones and shape == (1, weight[0], *ones):
+        return rows
+    if shape == columns:
+        return columns
+    raise LoraError(f"{what} in the shape {'×'.join(map(str, shape)) or 'of one number'}.")
 
 
 def _check_once(changes: tuple[Change, ...], shown: str) -> None:

@@ -41,6 +41,7 @@ class Strength:
     rslora: bool
     ranks: Mapping[str, float]
     alphas: Mapping[str, float]
+    dora: bool = False
 
     def of(self, layer: str) -> tuple[float, float]:
         """The rank that is noted for a layer, and the factor of its change."""
@@ -97,8 +98,6 @@ def parsed(values: Mapping[str, Any], file: str) -> Strength:
         raise LoraError(
             f"{shown} is a {printable(kind, 20)} of PEFT, which is not read.", "Take a plain LoRA."
         )
-    if values.get("use_dora"):
-        raise LoraError(f"{shown} is a DoRA, which is not read.", "Take a plain LoRA.")
     start = values.get("init_lora_weights")
     if isinstance(start, str) and start.lower().startswith(_CHANGED_STARTS):
         raise LoraError(
@@ -115,6 +114,7 @@ def parsed(values: Mapping[str, Any], file: str) -> Strength:
         rslora=bool(values.get("use_rslora")),
         ranks=ranks,
         alphas=_pattern(values.get("alpha_pattern"), "alpha_pattern", shown),
+        dora=bool(values.get("use_dora")),
     )
 
 
@@ -184,6 +184,11 @@ def factors(
         values = dict(config) if config is not None else None
     if values is not None:
         strength = parsed(values, file)
+        if strength.dora and any(change.magnitude is None for change in layout.changes):
+            raise LoraError(
+                f"“{printable(file)}” is a DoRA, and some of its layers have no magnitudes; it is"
+                " not whole."
+            )
         return {c.name: _factor(strength, c, file) for c in layout.changes}, ()
     return _guessed(layout)
 

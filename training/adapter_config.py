@@ -17,7 +17,9 @@ class LoraConfig(RecipeTable):
     It is added `alpha / rank` times, once where `alpha` is not given. `targets` are the attention
     layers, those and the feed-forward ones, or every linear layer, also those that tell the net
     the time and the size, which a small data set easily breaks. `ranks` gives layers whose path
-    ends so another rank. `dropout` leaves out that share of what goes into the change.
+    ends so another rank. `dropout` leaves out that share of what goes into the change. With `dora`
+    the sizes of the rows of each weight are learned beside their directions (arXiv 2402.09353): a
+    step takes longer, and the result is neither merged with others nor resized.
     """
 
     rank: int = Field(default=16, ge=1, le=MAX_RANK)
@@ -25,6 +27,7 @@ class LoraConfig(RecipeTable):
     targets: Literal["attention", "attention+feed-forward", "all"] = "attention+feed-forward"
     ranks: dict[str, int] = Field(default_factory=dict)
     dropout: float = Field(default=0.0, ge=0, lt=1)
+    dora: bool = False
 
     @field_validator("ranks")
     @classmethod

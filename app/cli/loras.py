@@ -109,7 +109,8 @@ def remove(
 
 def _line(card: LoraCard) -> str:
     layers = "1 layer" if card.modules == 1 else f"{card.modules} layers"
-    facts = [f"rank {card.rank}", layers, plain_size(card.size)]
+    kind = ["DoRA"] if card.is_dora else []
+    facts = [*kind, f"rank {card.rank}", layers, plain_size(card.size)]
     if card.base:
         facts.append(f"for {card.base}")
     if card.trigger:
@@ -118,6 +119,7 @@ def _line(card: LoraCard) -> str:
 
 
 def _json(card: LoraCard) -> dict[str, Any]:
-    fields = ("name", "title", "size", "rank", "modules", "width", "base", "trigger", "licence")
+    sizes = ("size", "rank", "modules", "width", "is_dora")
+    fields = ("name", "title", *sizes, "base", "trigger", "licence")
     told: dict[str, Any] = {"path": str(card.file)}
     return told | {field: getattr(card, field) for field in fields}

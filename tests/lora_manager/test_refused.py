@@ -41,12 +41,7 @@ def saved(file: Path, shapes: dict[str, tuple[int, ...]]) -> Path:
 FLAT = "lora_transformer_transformer_blocks_0_attn1_to_q"
 SD_TEXT = "_attentions_0_transformer_blocks_0_attn2_to_k"
 OTHERS: dict[str, tuple[dict[str, tuple[int, ...]], str]] = {
-    "DoRA of kohya": ({**PAIR, f"transformer.{Q}.dora_scale": (48, 1)}, "is a DoRA, which is not"),
-    "DoRA of peft": (
-        {**PAIR, f"transformer.{Q}.lora_magnitude_vector.weight": (48,)},
-        "is a DoRA",
-    ),
-    "DoRA of ai-toolkit": ({**PAIR, f"transformer.{Q}.magnitude": (48,)}, "is a DoRA"),
+    "half a DoRA": ({f"transformer.{Q}.dora_scale": (48, 1)}, "lacks the down"),
     "LoKr, F10": ({"lycoris_transformer_blocks_0_attn1_to_q.lokr_w1": (4, 4)}, "is a LoKr"),
     "LoKr, F11": ({f"transformer.{Q}.lokr_w1": (4, 4)}, "is a LoKr"),
     "LoKr of ai-toolkit": ({f"{FLAT}.lokr_w2_a": (4, 4)}, "is a LoKr"),
@@ -171,7 +166,7 @@ def test_other_files_are_refused_by_their_names(kind: str, tmp_path: Path) -> No
 
 
 CONFIGS: dict[str, tuple[dict[str, Any], str]] = {
-    "DoRA": ({"use_dora": True}, "is a DoRA"),
+    "DoRA": ({"use_dora": True}, "is a DoRA, and some of its layers have no magnitudes"),
     "LoKr": ({"peft_type": "LOKR"}, "is a LOKR of PEFT, which is not read"),
     "odd type": ({"peft_type": 7}, "is a 7 of PEFT"),
     "PiSSA": ({"init_lora_weights": "pissa_niter_4"}, "was begun by pissa_niter_4"),

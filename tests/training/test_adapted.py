@@ -8,7 +8,7 @@ import pytest
 import torch
 from diffusers import PixArtTransformer2DModel
 
-from lora_manager import attach
+from lora_manager import attach, files
 from pipelines.catalog import Catalog
 from pipelines.errors import RequestError
 from tests import tiny
@@ -29,17 +29,25 @@ def _net(folder: Path) -> PixArtTransformer2DModel:
     return net.eval().requires_grad_(False)
 
 
-def test_the_file_is_the_change_that_was_trained(catalog: Catalog) -> None:
+@pytest.mark.parametrize("dora", [False, True])
+def test_the_file_is_the_change_that_was_trained(
+    dora: bool, catalog: Catalog, tmp_path: Path
+) -> None:
     folder = catalog.find("tiny").part("transformer")
     torch.manual_seed(0)
-    net = adapted.with_lora(_net(folder), LoraConfig(rank=3, alpha=6.0, ranks={"to_q": 2}))
+    wanted = LoraConfig(rank=3, alpha=6.0, ranks={"to_q": 2}, dora=dora)
+    net = adapted.with_lora(_net(folder), wanted)
     names = [name for name, _ in trained(net)]
     assert names
     assert all(".lora_" in name for name in names)
     with torch.no_grad():
         for _, weight in trained(net):
-            weight.copy_(torch.randn_like(weight) * 0.1)
-    made = adapted.lora_of(net)
+            # Magnitudes stay near those of the rows; the rest is drawn.
+            own = weight if weight.ndim == 1 else torch.zeros_like(weight)
+            weight.copy_(own + torch.randn_like(weight) * 0.1)
+    files.write(tmp_path / "made.safetensors", adapted.lora_of(net), {})
+    made = files.read(tmp_path / "made.safetensors")
+    assert made.is_dora == dora
     assert {pair.rank for path, pair in made.pairs.items() if path.endswith("to_q")} == {2}
     assert {pair.rank for path, pair in made.pairs.items() if path.endswith("to_k")} == {3}
     plain = _net(folder)
@@ -73,3 +81,19 @@ def test_ranks_that_fit_no_layer(wanted: LoraConfig, sentence: str, catalog: Cat
     with pytest.raises(RequestError) as caught:
         adapted.with_lora(net, wanted)
     assert sentence in str(caught.value)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_new_dora_changes_nothing_whatever_the_precision(
+    dtype: torch.dtype, catalog: Catalog
+) -> None:
+    folder = catalog.find("tiny").part("transformer")
+    plain = _net(folder).to(dtype)
+    net = adapted.with_lora(_net(folder).to(dtype), LoraConfig(rank=2, dora=True))
+    found = adapted.lora_of(net)
+    merged = _net(folder).to(dtype)
+    attach.merge(merged, [("new", found, 1.0)])
+    for one, two in zip(merged.parameters(), plain.parameters(), strict=True):
+        assert torch.equal(one, two) if dtype == torch.bfloat16 else torch.allclose(one, two)
+    kinds = {weight.requires_grad: weight.dtype for weight in net.parameters()}
+    assert kinds == {True: torch.float32, False: dtype}

@@ -135,13 +135,21 @@ def test_a_whole_net_learns_a_subject_and_becomes_a_model(
     assert any(not torch.equal(before[name], after[name]) for name in before)
 
 
-@pytest.mark.parametrize("method", ["lora", "dreambooth"])
-def test_it_goes_on_to_the_bit(method: str, catalog: Catalog, data: Path, tmp_path: Path) -> None:
-    extra = {"lora": {"rank": 4, "dropout": 0.2}} if method == "lora" else {}
-    whole = recipe(method)
-    cut = recipe(method, steps=2)
-    if extra:
-        whole, cut = (_with(one, extra) for one in (whole, cut))
+@pytest.mark.parametrize(
+    ("method", "own"),
+    [
+        ("lora", {"dropout": 0.2}),
+        ("lora", {"dora": True}),
+        ("dreambooth", {}),
+        ("dreambooth", {"dora": True}),
+    ],
+)
+def test_it_goes_on_to_the_bit(
+    method: str, own: dict[str, Any], catalog: Catalog, data: Path, tmp_path: Path
+) -> None:
+    extra = {"lora": {"rank": 4, **own}}
+    whole = _with(recipe(method), extra)
+    cut = _with(recipe(method, steps=2), extra)
     walk(whole, tmp_path / "whole", data, catalog)
     walk(cut, tmp_path / "cut", data, catalog)
     walk(whole, tmp_path / "cut", data, catalog)
@@ -151,6 +159,11 @@ def test_it_goes_on_to_the_bit(method: str, catalog: Catalog, data: Path, tmp_pa
     for path, pair in results[0].pairs.items():
         assert torch.equal(pair.up, results[1].pairs[path].up), path
         assert torch.equal(pair.down, results[1].pairs[path].down), path
+        assert (pair.magnitude is not None) == own.get("dora", False)
+        if pair.magnitude is not None:
+            other = results[1].pairs[path].magnitude
+            assert other is not None
+            assert torch.equal(pair.magnitude, other), path
 
 
 def _with(values: TrainingRecipe, changes: dict[str, Any]) -> TrainingRecipe:

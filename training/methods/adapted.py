@@ -1,6 +1,6 @@
 """A net with the layers of a LoRA on it, and the LoRA that they are.
 
-LoRA (arXiv 2106.09685) is put on the layers by PEFT.
+LoRA (arXiv 2106.09685) and DoRA (arXiv 2402.09353) are put on the layers by PEFT.
 """
 
 from __future__ import annotations
@@ -63,6 +63,7 @@ def with_lora(net: PixArtTransformer2DModel, wanted: LoraConfig) -> PixArtTransf
             # PEFT takes fractions as well, whatever its types say.
             lora_alpha=alpha,  # type: ignore[arg-type]
             lora_dropout=wanted.dropout,
+            use_dora=wanted.dora,
             target_modules=list(found),
             rank_pattern=dict(wanted.ranks),
             # A layer of another rank works as strongly as the rest.
@@ -74,6 +75,12 @@ def with_lora(net: PixArtTransformer2DModel, wanted: LoraConfig) -> PixArtTransf
         if weight.requires_grad:
             # PEFT makes it like the layer that it lies beside.
             weight.data = weight.data.float()
+    if wanted.dora:
+        for layer in layers(net).values():
+            (name,) = layer.active_adapters
+            # Measured by PEFT in the precision of the layer, in which it would not be what it was.
+            rows = layer.get_base_layer().weight.float().norm(dim=1)
+            layer.lora_magnitude_vector[name].weight.data.copy_(rows)
     return net.train()
 
 
@@ -88,9 +95,13 @@ def lora_of(net: nn.Module) -> Lora:
     for path, layer in layers(net).items():
         (name,) = layer.active_adapters
         down, up = layer.lora_A[name].weight, layer.lora_B[name].weight
+        sizes = None
+        if name in layer.lora_magnitude_vector:
+            sizes = layer.lora_magnitude_vector[name].weight.detach().float().cpu().clone()[:, None]
         pairs[path] = LoraPair(
             down=down.detach().float().cpu().clone(),
             up=(up.detach().float() * layer.scaling[name]).cpu(),
+            magnitude=sizes,
         )
     return Lora(pairs=pairs)
 

@@ -189,6 +189,7 @@ def _publisher(config: RunConfig, sources: Sources, net: nn.Module) -> Any:
         "pixart_studio.rank": str(wanted.rank),
         "pixart_studio.alpha": f"{wanted.alpha or wanted.rank:g}",
         "pixart_studio.targets": wanted.targets,
+        "pixart_studio.dora": str(wanted.dora).lower(),
     }
 
     def publish(folder: Path) -> Mapping[str, Any]:

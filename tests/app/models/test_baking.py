@@ -24,7 +24,7 @@ from pipelines.request import complete
 from tests import tiny
 from tests.lora_manager import made
 from tests.pipelines.conftest import CPU
-from tests.small_loras import lora
+from tests.small_loras import dora, lora
 
 Bake = Callable[..., ModelSpec]
 
@@ -36,6 +36,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for seed, name in enumerate(("ink", "gold")):
         lora(home / "loras" / f"{name}.safetensors", seed)
     lora(home / "loras" / "wide.safetensors", 9, wide=96)
+    dora(home / "loras" / "dora.safetensors", home / "models" / "tiny")
     return home
 
 
@@ -75,7 +76,7 @@ def test_it_paints_what_the_model_with_the_loras_paints(
     home: Path, catalog: Catalog, bake: Bake
 ) -> None:
     before = hashes(home / "models" / "tiny")
-    spec = bake("ink:0.7, gold:-0.4")
+    spec = bake("ink:0.7, gold:-0.4, dora:0.8")
     assert hashes(home / "models" / "tiny") == before, "the model itself stays as it is"
     engine = Engine(catalog, inputs=home / "inputs", machine=CPU)
 
@@ -86,10 +87,10 @@ def test_it_paints_what_the_model_with_the_loras_paints(
         return np.asarray(picture.image, dtype=int)
 
     baked = pixels(model="baked")
-    assert np.array_equal(baked, pixels(model="tiny", loras="ink:0.7, gold:-0.4"))
-    assert not np.array_equal(baked, pixels(model="tiny"))
+    assert np.array_equal(baked, pixels(model="tiny", loras="ink:0.7, gold:-0.4, dora:0.8"))
+    assert not np.array_equal(baked, pixels(model="tiny", loras="ink:0.7, gold:-0.4"))
     assert (spec.id, spec.tokens, spec.size) == ("baked", 24, "64x64")
-    assert spec.title == "Tiny with ink:0.7, gold:-0.4"
+    assert spec.title == "Tiny with ink:0.7, gold:-0.4, dora:0.8"
 
 
 def test_only_the_transformer_is_written(home: Path, catalog: Catalog, bake: Bake) -> None:

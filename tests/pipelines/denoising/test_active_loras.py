@@ -25,6 +25,7 @@ from pipelines.request import complete, from_mapping
 from tests import tiny
 from tests.lora_manager import made
 from tests.pipelines.conftest import CPU
+from tests.small_loras import dora
 
 Paint = Callable[..., np.ndarray]
 
@@ -43,6 +44,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for seed, name in enumerate(("ink", "gold")):
         keep(home / "loras" / f"{name}.safetensors", made.reference(seed))
     keep(home / "loras" / "wide.safetensors", made.reference(9, wide=96))
+    dora(home / "loras" / "dora.safetensors", home / "models" / "tiny")
     return home
 
 
@@ -78,6 +80,15 @@ def test_a_lora_changes_the_picture_and_leaves_no_trace(paint: Paint) -> None:
     assert not np.array_equal(paint("ink:-1"), ink)
 
 
+def test_a_dora_changes_the_picture_and_leaves_no_trace(paint: Paint) -> None:
+    plain = paint()
+    whole = paint("dora")
+    assert np.abs(whole - plain).mean() > 1
+    assert np.array_equal(paint("dora:0"), plain)
+    assert np.array_equal(paint(), plain)
+    assert not np.array_equal(paint("dora:0.5"), whole)
+
+
 def test_without_it_the_weights_are_those_of_the_model_to_the_bit(
     engine: Engine, paint: Paint
 ) -> None:
@@ -88,7 +99,7 @@ def test_without_it_the_weights_are_those_of_the_model_to_the_bit(
 
     paint()
     before = bits()
-    paint("ink:0.7, gold:-0.4")
+    paint("ink:0.7, gold:-0.4, dora:0.6")
     with_them = bits()
     assert sum(not torch.equal(with_them[name], value) for name, value in before.items()) == 27
     paint()
