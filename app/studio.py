@@ -295,6 +295,15 @@ class Studio:
         allowed = names if owner is None else self._jobs.pictures(owner) & set(names)
         return self.index.search(only=allowed).entries
 
+    def train_on(self, entries: Sequence[IndexedPicture]) -> str:
+        """Begins to prepare a training on pictures of the gallery; the id of the preparation.
+        Raises RequestError, SaveError."""
+        prepared = self.trainings.preparations
+        made = prepared.new("subject", self.catalog.default.id)
+        for entry in entries:
+            made = prepared.add(made.id, entry.path.name, entry.path)
+        return made.id
+
     def star_pictures(self, names: Collection[str], *, on: bool) -> None:
         """Stars pictures, or takes their stars away. Raises RecipeError, SaveError, BusyError."""
         for name in names:

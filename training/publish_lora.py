@@ -11,8 +11,12 @@ from PIL import Image
 from lora_manager import card, files, headers
 from lora_manager.errors import LoraError
 from lora_manager.library import LoraLibrary
+from pipelines.catalog import Catalog
 from pipelines.errors import SaveError, TrainingError, model_errors, printable
 from training.config import RunConfig, TrainingRecipe
+from training.data import features
+from training.loop import checkpoint
+from training.methods.adapted import of_weights
 from training.methods.lora import RESULT, RUN
 from training.run import Run
 
@@ -60,6 +64,55 @@ def publish(recipe: TrainingRecipe, folder: Path, loras: Path) -> Path | None:
         raise SaveError(
             f"The LoRA cannot be written to {target} ({printable(error.strerror or error, 120)}).",
             "Free some space and give the same command again.",
+        ) from None
+    return target
+
+
+def checkpoint_id(recipe: TrainingRecipe, step: int) -> str:
+    """What the LoRA of a checkpoint is called."""
+    assert recipe.publish is not None
+    return f"{recipe.publish.id[:60]}-at-{step}"
+
+
+def publish_checkpoint(
+    recipe: TrainingRecipe, folder: Path, step: int, loras: Path, catalog: Catalog
+) -> Path:
+    """Puts what the run in `folder` had learned at a checkpoint into `loras`; returns its file.
+
+    One that was put there before from the same checkpoint is replaced. Raises SaveError,
+    TrainingError, ModelError.
+    """
+    config = recipe.stages[-1]
+    if recipe.publish is None or config.row.result != "lora":
+        raise TrainingError(f"The stage “{config.name}” makes no LoRA that is published.")
+    saved = checkpoint.read(folder / "checkpoints" / f"step-{step:08d}")
+    tensors = saved.tensors("ema" if saved.has("ema") else "model")
+    lora = of_weights(tensors, config.lora)
+    name = checkpoint_id(recipe, step)
+    base = next((spec for spec in catalog if spec.id == config.base.model), None)
+    run = f"{folder.parent.name}/{folder.name}/{step}"
+    noted = {
+        card.BASE: config.base.model or "",
+        card.TITLE: f"{recipe.publish.title}, update {step:,}",
+        card.TRIGGER: recipe.publish.trigger or _trigger(config),
+        card.LICENCE: recipe.publish.licence,
+        RUN: run,
+        "pixart_studio.steps": str(step),
+        "pixart_studio.seed": str(config.seed),
+    }
+    if base is not None:
+        noted["pixart_studio.base_weights"] = features.weights_digest(base.part("transformer"))
+    target = loras / f"{name}.safetensors"
+    try:
+        with model_errors():
+            if not target.exists() or _run_of(target) != run:
+                LoraLibrary(loras).check_free(name)
+            loras.mkdir(parents=True, exist_ok=True)
+            files.write(target, lora, noted)
+    except OSError as error:
+        raise SaveError(
+            f"The LoRA cannot be written to {target} ({printable(error.strerror or error, 120)}).",
+            "Free some space and try again.",
         ) from None
     return target
 

@@ -82,6 +82,7 @@ HELP: Mapping[str, str] = {
     "lora.alpha": "The LoRA is added alpha / rank times; empty is once.",
     "lora.targets": "Which layers learn.",
     "lora.ranks": "Other ranks for layers whose path ends so, as attn2.to_k = 4.",
+    "lora.dora": "Learns the size of every weight by itself (DoRA): slower, often closer.",
     "lora.dropout": "Share of the input that the LoRA is not shown.",
     "subject.word": "A word that means nothing yet.",
     "subject.kind": "What the subject is one of.",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from app.jobs import downloads, exports, imports, lora_exports, trainings
+from app.jobs import checkpoints, downloads, exports, imports, lora_exports, trainings
 from app.jobs.exports import Find
 from app.jobs.kinds import Kind
 from app.models.store import ModelStore
@@ -29,4 +29,5 @@ def kinds(
         exports.kind(settings.exports, find),
         lora_exports.kind(settings),
         trainings.kind(settings, models_changed),
+        checkpoints.kind(settings, models_changed),
     )

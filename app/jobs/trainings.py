@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 from app.jobs.entry import Entry
@@ -32,6 +33,9 @@ def kind(settings: Settings, changed: Callable[[], None]) -> Kind:
             asked = made is None and _asked_to_keep(settings, order)
         if asked:
             made = _kept(settings, order, control)
+        elif made is not None:
+            # It was at its end before it could be stopped.
+            _keep_file(settings, order).unlink(missing_ok=True)
         if made:
             control.give(made)
         announce(changed)
@@ -53,15 +57,18 @@ def kind(settings: Settings, changed: Callable[[], None]) -> Kind:
 
 def _asked_to_keep(settings: Settings, order: TrainingOrder) -> bool:
     """Whether somebody wants the result as it is."""
-    return (settings.runs / order.name / run_list.KEEP).exists()
+    return _keep_file(settings, order).exists()
+
+
+def _keep_file(settings: Settings, order: TrainingOrder) -> Path:
+    return settings.runs / order.name / run_list.KEEP
 
 
 def _kept(settings: Settings, order: TrainingOrder, control: JobControl) -> str | None:
     """Ends a training where it stands; what its result is called. Raises StudioError."""
-    folder = settings.runs / order.name
     stage = RunList(settings.runs).get(order.name).stage
     reached = max(stage.checkpoints, default=0) if stage is not None else 0
-    (folder / run_list.KEEP).unlink(missing_ok=True)
+    _keep_file(settings, order).unlink(missing_ok=True)
     if not reached:
         raise RequestError("training", "It has learned nothing yet that could be kept.")
     # The same run with an end that is reached already: its result is written, and published.

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from app.jobs.checkpoints import CHECKPOINT, CheckpointOrder
 from app.jobs.job import COMPUTER, Job, JobState
 from app.jobs.queue import JobQueue
 from app.jobs.trainings import TRAIN
@@ -169,6 +170,22 @@ class TrainingJobs:
         self._check_idle(name)
         self._note(changed)
         self._begin(changed)
+
+    def checkpoint(self, name: str, step: int) -> None:
+        """Makes a LoRA of what was learned at a checkpoint. Raises RequestError, BusyError."""
+        stage = self.get(name).facts.stage
+        self._order(name)
+        if stage is None or step not in stage.checkpoints:
+            raise RequestError("checkpoint", "This checkpoint is not there any more.")
+        last = self.made_of(name)
+        if last is not None and last.active:
+            raise BusyError("A LoRA of a checkpoint is being made.", "Wait for it.")
+        self._queue.add(CHECKPOINT, CheckpointOrder(name=name, step=step), COMPUTER, trusted=True)
+
+    def made_of(self, name: str) -> Job | None:
+        """The last job that made a LoRA of a checkpoint of this run."""
+        jobs = self._queue.jobs()
+        return next((j for j in jobs if j.kind == CHECKPOINT and j.payload.name == name), None)
 
     def duplicate(self, name: str) -> Preparation:
         """A new preparation with the same photos and values. Raises RequestError, SaveError."""

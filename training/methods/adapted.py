@@ -5,7 +5,8 @@ LoRA (arXiv 2106.09685) and DoRA (arXiv 2402.09353) are put on the layers by PEF
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -13,11 +14,11 @@ from diffusers import PixArtTransformer2DModel
 from peft import LoraConfig as PeftConfig
 from peft import inject_adapter_in_model
 from peft.tuners.lora import LoraLayer
-from torch import nn
+from torch import Tensor, nn
 
 from lora_manager import targets
 from lora_manager.files import Lora, LoraPair
-from pipelines.errors import RequestError
+from pipelines.errors import RequestError, TrainingError
 from training.adapter_config import LoraConfig
 
 _KINDS = {
@@ -102,6 +103,31 @@ def lora_of(net: nn.Module) -> Lora:
             down=down.detach().float().cpu().clone(),
             up=(up.detach().float() * layer.scaling[name]).cpu(),
             magnitude=sizes,
+        )
+    return Lora(pairs=pairs)
+
+
+_LEARNED = re.compile(r"transformer\.(.+)\.(lora_A|lora_B|lora_magnitude_vector)\.default\.weight")
+
+
+def of_weights(weights: Mapping[str, Tensor], wanted: LoraConfig) -> Lora:
+    """The LoRA of the weights that a checkpoint holds, by their names. Raises TrainingError."""
+    found: dict[str, dict[str, Tensor]] = {}
+    for name, tensor in weights.items():
+        if (match := _LEARNED.fullmatch(name)) is None:
+            raise TrainingError("The checkpoint is not that of a LoRA.")
+        found.setdefault(match[1], {})[match[2]] = tensor.float()
+    # As strong as `with_lora` makes it, at every rank.
+    scale = (wanted.alpha or wanted.rank) / wanted.rank
+    pairs = {}
+    for path, parts in found.items():
+        if not {"lora_A", "lora_B"} <= set(parts):
+            raise TrainingError(f"The checkpoint lacks a part of the layer {path}.")
+        size = parts.get("lora_magnitude_vector")
+        pairs[path] = LoraPair(
+            down=parts["lora_A"],
+            up=parts["lora_B"] * scale,
+            magnitude=None if size is None else size.reshape(-1, 1),
         )
     return Lora(pairs=pairs)
 

@@ -203,5 +203,7 @@ def _publisher(config: RunConfig, sources: Sources, net: nn.Module) -> Any:
 
 def _identity(config: RunConfig, data: str) -> str:
     """What tells one training from another: its recipe, but for its length, and its pictures."""
-    told = config.model_dump(mode="json", exclude={"steps", "log_every", "checkpoints", "preview"})
+    rest = {"steps", "log_every", "checkpoints", "preview"}
+    # Without defaults: a key that a later version knows must not make another training of it.
+    told = config.model_dump(mode="json", exclude=rest, exclude_defaults=True)
     return hashlib.sha256(json.dumps([told, data], sort_keys=True).encode()).hexdigest()[:16]

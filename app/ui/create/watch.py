@@ -37,7 +37,7 @@ class BrowserSession:
     """One browser tab. `sent` remembers what it was told, to tell it only what is new.
 
     `deleting` is the picture that the person was asked about, `unusual` what they were told of the
-    weights of their LoRAs.
+    weights of their LoRAs, `preparation` the training that another tab has begun to prepare.
     """
 
     owner: str = ""
@@ -45,6 +45,7 @@ class BrowserSession:
     picked: str = ""
     deleting: str = ""
     unusual: str = ""
+    preparation: str = ""
     notice: Notice | None = None
     sent: Sent = field(default_factory=Sent)
 

@@ -31,6 +31,8 @@ IDLE_SECONDS = 2.5
 # Looking for new pictures must not keep the page waiting: what is left is read at the next look.
 _FIRST_LOOK, _LOOK = 1.0, 0.3
 _ADMINISTERED = "Pictures are starred and deleted"
+_TRAINED = "Models are trained"
+_OWNERS = ("star", "unstar", "train", "ask-delete", "delete")
 _GONE = "That picture was deleted meanwhile."
 
 
@@ -126,8 +128,9 @@ class GalleryHandlers:
     ) -> dict[Any, Any]:
         """Does what was pressed; what changes outside of the tab. Raises StudioError."""
         only = self._only(browser, request)
-        if press.do in ("star", "unstar", "ask-delete", "delete") and only is not None:
-            raise RecipeError(access.refusal(_ADMINISTERED, request))
+        if press.do in _OWNERS and only is not None:
+            what = _TRAINED if press.do == "train" else _ADMINISTERED
+            raise RecipeError(access.refusal(what, request))
         match press.do:
             case "use" | "start" | "create":
                 entry = self._entry(only, press.name) if press.name else None
@@ -144,6 +147,8 @@ class GalleryHandlers:
             case "star" | "unstar":
                 there = self._there(browse, only, press)
                 self._studio.star_pictures(there, on=press.do == "star")
+            case "train":
+                return self._train(browser, self._there(browse, only, press))
             case "ask-delete":
                 browse.question = self._question(browse, only, press)
             case "delete" if asked is not None:
@@ -200,6 +205,12 @@ class GalleryHandlers:
             gone = [name for name in wanted if name not in left]
             browse.order(gone=gone)
             browse.picked = browse.after(gone, before.entries)
+
+    def _train(self, browser: BrowserSession, names: tuple[str, ...]) -> dict[Any, Any]:
+        """Goes to Train, with these pictures as photos. Raises StudioError."""
+        entries = self._studio.named_pictures(names, None)
+        browser.preparation = self._studio.train_on(entries)
+        return {self._session.rail: gr.Tabs(selected="train")}
 
     def _leave(self, do: str, entry: IndexedPicture | None) -> dict[Any, Any]:
         """Goes to Create, with what the picture was painted from. Raises StudioError."""

@@ -73,7 +73,6 @@ class TrainVisit:
     asking: str = ""
     notice: str = ""
     error: str = ""
-    checkpoint_note: str = ""
     kind_job: str = ""
     comparing: dict[str, list[tuple[float, str]]] = field(default_factory=dict)
     sent: Sent = field(default_factory=Sent)
@@ -102,6 +101,9 @@ class TrainHandlers:
         browser.identify(owner)
         visit.sent.forget()
         visit.look(visit.looking)
+        if browser.preparation:
+            visit.look(_NEW + browser.preparation)
+            browser.preparation = ""
         if not visit.looking and access.may_administer(request):
             visit.looking = self._first()
         return answer(self._news(visit, browser, request))
@@ -132,7 +134,7 @@ class TrainHandlers:
         do, name = str(data.get("do")), str(data.get("name"))
         updates: dict[Any, Any] = {}
         if do != "set":
-            visit.error = visit.notice = visit.checkpoint_note = ""
+            visit.error = visit.notice = ""
         if not access.may_administer(request):
             visit.error = access.refusal(_ADMINISTERED, request)
         else:
@@ -164,7 +166,7 @@ class TrainHandlers:
                 self._begin(visit, name)
             case _ if visit.looking.startswith(_NEW):
                 self._prepare(visit, browser, (do, name), data, filled)
-            case "try" | "compare":
+            case "try" | "compare" | "try-checkpoint":
                 return self._try(visit, browser, do, name, form)
             case _:
                 self._run(visit, do, name, filled)
@@ -239,6 +241,9 @@ class TrainHandlers:
                 if not steps.isdecimal() or len(steps) > 9:
                     raise RequestError("steps", "Give the number of updates in all.")
                 trainings.longer(name, int(steps))
+            case "publish-checkpoint":
+                step = filled.get("checkpoint", "")
+                trainings.checkpoint(name, int(step) if step.isdecimal() else -1)
             case "duplicate":
                 visit.look(_NEW + trainings.duplicate(name).id)
 
@@ -247,29 +252,32 @@ class TrainHandlers:
     ) -> dict[Any, Any]:
         """Puts a LoRA into Create, or paints it at several weights."""
         run = self._studio.trainings.get(name)
-        stage = run.facts.stage
-        if not run.result or stage is None or stage.config is None:
+        stage, lora = run.facts.stage, run.result
+        if do == "try-checkpoint":
+            made = self._studio.trainings.made_of(name)
+            lora = str(made.result) if made is not None and made.result else ""
+        if not lora or stage is None or stage.config is None:
             raise RequestError("training", "Its LoRA is not there any more.", "Publish it again.")
-        base, prompt = stage.config.base.model or "", self._prompt(run)
-        if do == "try":
-            chosen = {"prompt": prompt, "loras": f"{run.result}:1"}
+        base, prompt = stage.config.base.model or "", self._prompt(run, lora)
+        if do != "compare":
+            chosen = {"prompt": prompt, "loras": f"{lora}:1"}
             updates = self._create.choose(form, base, **chosen)
             return {self._session.rail: gr.Tabs(selected="create"), **updates}
         jobs = []
         for weight in WEIGHTS:
             values = {"prompt": prompt, "model": base, "seed": 1, "count": 1}
             if weight:
-                values["loras"] = f"{run.result}:{weight:g}"
+                values["loras"] = f"{lora}:{weight:g}"
             request = self._studio.request(values)
             jobs.append((weight, self._studio.submit(request, browser.owner).id))
         visit.comparing[name] = jobs
         return {}
 
-    def _prompt(self, run: TrainingRun) -> str:
+    def _prompt(self, run: TrainingRun, lora: str) -> str:
         """What shows what was learned: the first sample of the recipe."""
         stage = run.facts.stage
         prompts = stage.config.preview_prompts if stage is not None and stage.config else ()
-        with_trigger = self._studio.catalog.loras.find(run.result).trigger
+        with_trigger = self._studio.catalog.loras.find(lora).trigger
         return prompts[0] if prompts else with_trigger or "a picture"
 
     # --- what the page is told ------------------------------------------------------------------
@@ -297,7 +305,8 @@ class TrainHandlers:
             return visit.sent.news(parts)
         runs = self._studio.trainings.all()
         busy = any(run.job is not None and run.job.active for run in runs)
-        painting = [self._job(browser, key) for key in _jobs(visit)]
+        name = visit.looking.removeprefix(_RUN)
+        painting = [self._studio.trainings.made_of(name), *self._painting(visit, browser)]
         busy = busy or any(job is not None and job.active for job in painting)
         return visit.sent.news(
             {
@@ -349,20 +358,19 @@ class TrainHandlers:
                     asking=visit.asking,
                     notice=visit.notice,
                     error=visit.error,
-                    checkpoint_note=visit.checkpoint_note,
+                    made=self._studio.trainings.made_of(name),
                     comparing=comparing,
                 ),
             )
         return render("ui/train/train.html", "kinds", rows=_KINDS, error=visit.error)
 
+    def _painting(self, visit: TrainVisit, browser: BrowserSession) -> list[Job | None]:
+        """The paintings that the tab waits for."""
+        asked = visit.comparing.get(visit.looking.removeprefix(_RUN), [])
+        return [self._job(browser, key) for key in (*(key for _, key in asked), visit.kind_job)]
+
     def _job(self, browser: BrowserSession, key: str) -> Job | None:
         return self._studio.job(key, browser.owner) if key else None
-
-
-def _jobs(visit: TrainVisit) -> list[str]:
-    """The paintings that the tab waits for."""
-    name = visit.looking.removeprefix(_RUN)
-    return [key for _, key in visit.comparing.get(name, [])] + [visit.kind_job]
 
 
 def places(tab: TrainTab) -> list[Any]:

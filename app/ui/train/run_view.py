@@ -31,12 +31,15 @@ _STATES = {
 
 @dataclass(frozen=True, kw_only=True)
 class RunNotes:
-    """What the person is asked, was told, and has had painted at several weights."""
+    """What the person is asked, was told, and has had painted at several weights.
+
+    `made` is the last job that made a LoRA of a checkpoint.
+    """
 
     asking: str = ""
     notice: str = ""
     error: str = ""
-    checkpoint_note: str = ""
+    made: Job | None = None
     comparing: Sequence[tuple[float, Job]] = ()
 
 
@@ -275,8 +278,20 @@ def _tries(run: TrainingRun, asked: RunNotes) -> str:
         name=run.facts.name,
         checkpoints=list(reversed(steps)),
         comparing=comparing,
-        note=asked.checkpoint_note,
+        made=_made(asked.made),
     )
+
+
+def _made(job: Job | None) -> dict[str, str]:
+    """How the LoRA of a checkpoint goes, or went."""
+    told, lora = "", ""
+    if job is not None and job.active:
+        told = "It is being made."
+    elif job is not None and job.error is not None:
+        told = str(job.error)
+    elif job is not None and job.result:
+        lora, told = str(job.result), f"“{job.result}” is there to be used."
+    return {"told": told, "lora": lora}
 
 
 def row(run: TrainingRun) -> dict[str, Any]:
