@@ -39,6 +39,7 @@ _ID = re.compile(r"[0-9a-f]{12}")
 _FILE = re.compile(r"[0-9]{4}\.(png|jpg|webp)")
 _MOST_BYTES = 5_000_000
 _FORMATS = {"PNG": "png", "JPEG": "jpg", "WEBP": "webp"}
+_MAGIC = {".png": (0, b"\x89PNG"), ".jpg": (0, b"\xff\xd8\xff"), ".webp": (8, b"WEBP")}
 _WAY_OUT = "Drop PNG, JPEG or WebP pictures, or a .zip of them."
 _Text = Annotated[str, StringConstraints(max_length=200)]
 
@@ -214,7 +215,7 @@ class Preparations:
         staged = make_folder(folder / "arrived" / secrets.token_hex(4))
         try:
             with _writing(folder):
-                shutil.copyfile(file, staged / _plain(title))
+                shutil.copyfile(file, staged / _plain(title, file))
             return self._take(made, staged, should_stop)
         finally:
             shutil.rmtree(staged, ignore_errors=True)
@@ -314,15 +315,16 @@ def _noted(code: str) -> str:
     return lint.MEANINGS.get(code, code).capitalize() + "."
 
 
-def _plain(title: str) -> str:
-    """A name for a file that came, whatever it was called."""
+def _plain(title: str, file: Path) -> str:
+    """A name for a file that came, whatever it was called; a picture ends as one."""
     stem, suffix = os.path.splitext(Path(title.replace("\\", "/")).name)
-    suffix = suffix.lower()
-    if suffix not in (*PICTURES, *CAPTIONS):
-        # What it is, is looked at; what it is called, only said.
-        suffix = suffix if re.fullmatch(r"\.[a-z0-9]{1,5}", suffix) else ".bin"
+    with open(file, "rb") as stream:
+        head = stream.read(12)
+    if suffix.lower() not in (*PICTURES, *CAPTIONS):
+        found = [kind for kind, (at, magic) in _MAGIC.items() if head[at:].startswith(magic)]
+        suffix = found[0] if found else suffix
     stem = re.sub(r"[^\w .()-]+", "-", stem).strip(" .-")[:100]
-    return f"{stem or 'photo'}{suffix}"
+    return f"{stem or 'photo'}{re.sub(r'[^a-z0-9.]', '', suffix.lower())[:8] or '.bin'}"
 
 
 @contextmanager

@@ -199,8 +199,8 @@ class TrainingJobs:
         )
 
     def remove(self, name: str) -> None:
-        """Deletes a run: checkpoints, samples, photos. What it has published stays. Raises
-        RequestError, BusyError."""
+        """Deletes a run: checkpoints, samples, log. What it has published stays, and its photos are
+        there to be trained on again. Raises RequestError, BusyError, SaveError."""
         self._check_idle(name)
         folder = self.runs.folder(name)
         for job in self._queue.jobs():
@@ -208,8 +208,9 @@ class TrainingJobs:
                 self._queue.forget(job.id, job.owner)
         shutil.rmtree(folder, ignore_errors=True)
         for made in self.preparations.all():
-            if made.runs == (name,):
-                self.preparations.remove(made.id)
+            if name in made.runs:
+                left = tuple(run for run in made.runs if run != name)
+                self.preparations.change(made.id, runs=left)
 
     def _begin(self, order: TrainingOrder) -> None:
         self._check_idle(order.name)
