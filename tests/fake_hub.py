@@ -16,6 +16,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
+_TRICKLE = 0.02
+"""Seconds between two bytes of a file that is held: far less than anybody takes for silence."""
 LFS = 1000
 """Files above this are listed with a SHA-256, others with git's hash of the blob."""
 
@@ -68,6 +70,7 @@ class FakeHub:
         self.listed: dict[str, Callable[[dict[str, Any]], None]] = {}
         self.sent = 0
         self.port = 0
+        self.behind: dict[str, int] = {}
         self.storage = "localhost"
 
     @property
@@ -86,6 +89,18 @@ class FakeHub:
                 fault.times -= 1
                 return fault
         return Fault(path)
+
+    @contextmanager
+    def held(self, path: str, *, behind: int) -> Iterator[None]:
+        """While the block lasts, a file comes up to that byte, and then byte by byte.
+
+        So a download can neither end before a test has looked at it nor be taken for a silent one.
+        """
+        self.behind[path] = behind
+        try:
+            yield
+        finally:
+            del self.behind[path]
 
     def requests(self, path: str) -> list[Asked]:
         return [asked for asked in self.asked if asked.path == path]
@@ -211,16 +226,21 @@ def _handler(hub: FakeHub) -> type[BaseHTTPRequestHandler]:
             for key, value in fault.headers.items():
                 self.send_header(key, value)
             self.end_headers()
-            self._drip(body if fault.cut is None else body[: fault.cut], fault)
+            self._drip(body if fault.cut is None else body[: fault.cut], fault, start)
             if fault.cut is not None:
                 self.close_connection = True
 
-        def _drip(self, body: bytes, fault: Fault) -> None:
-            step = fault.chunk if fault.pause else max(1, len(body))
-            for at in range(0, len(body), step):
+        def _drip(self, body: bytes, fault: Fault, start: int) -> None:
+            at, whole = 0, fault.chunk if fault.pause else max(1, len(body))
+            while at < len(body):
+                step, pause = whole, fault.pause
+                if (behind := hub.behind.get(fault.path)) is not None:
+                    room = behind - start - at
+                    step, pause = (min(whole, room), pause) if room > 0 else (1, _TRICKLE)
                 self.wfile.write(body[at : at + step])
                 hub.sent += len(body[at : at + step])
-                time.sleep(fault.pause)
+                at += step
+                time.sleep(pause)
 
     return Handler
 

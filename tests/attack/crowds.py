@@ -13,7 +13,7 @@ import httpx
 from tests.attack.attack import Attack, NotTried, Target, must
 
 _CONNECTIONS = 40
-_MANY, _FEW = 30, 1
+_MANY, _FEW, _LONG = 30, 1, 100
 
 
 def shown(target: Target) -> dict[str, str]:
@@ -52,12 +52,12 @@ def _idle(target: Target) -> str:
     return f"3 times {_CONNECTIONS} connections, the page after {longest:.1f} s at most"
 
 
-def _wish(count: int) -> list[object]:
-    return ["a red apple", "", "", "", 2, None, "64x64", "", count, "None"]
+def _wish(count: int, steps: int = 2) -> list[object]:
+    return ["a red apple", "", "", "", steps, None, "64x64", "", count, "None"]
 
 
-def _post(http: httpx.Client, count: int, **more: str) -> str:
-    body = {"data": _wish(count), **more}
+def _post(http: httpx.Client, count: int, *, steps: int = 2) -> str:
+    body = {"data": _wish(count, steps)}
     return str(http.post("/gradio_api/call/generate", json=body).json()["event_id"])
 
 
@@ -71,7 +71,8 @@ def _gone(target: Target) -> str:
         http.timeout = httpx.Timeout(120)
         first = http.get(f"/gradio_api/call/generate/{_post(http, 1)}").text
         must("event: complete" in first, first[-200:])
-        before, killed = _painted(target), _post(http, _MANY)
+        # So long that no machine has painted them before it is noticed.
+        before, killed = _painted(target), _post(http, _MANY, steps=_LONG)
         with http.stream("GET", f"/gradio_api/call/generate/{killed}"):
             end = time.monotonic() + 90
             while target.workspace and _painted(target) - before < 3:

@@ -42,6 +42,44 @@ def pytest_itemcollected(item: pytest.Item) -> None:
     item.add_marker(pytest.mark.browser)
 
 
+def still(page: Any) -> None:
+    """Waits until nothing on the page moves or fades any more, but for what does so for ever."""
+    # What was pressed is answered first.
+    page.wait_for_timeout(350)
+    page.wait_for_function(
+        """document.getAnimations().every((one) => one.playState !== "running"
+          || one.effect.getComputedTiming().endTime === Infinity)"""
+    )
+
+
+def settled(page: Any, selector: str) -> None:
+    """Waits until that part keeps its place in the window."""
+    page.wait_for_function(
+        """(selector) => {
+          const {top, left} = document.querySelector(selector).getBoundingClientRect();
+          const place = `${top} ${left}`;
+          window.unmoved = window.place === place ? window.unmoved + 1 : 0;
+          window.place = place;
+          return window.unmoved > 4;
+        }""",
+        arg=selector,
+        polling=100,
+    )
+
+
+def remembered(page: Any) -> None:
+    """Waits until the browser has taken down the form as it is."""
+    page.wait_for_function(
+        """() => {
+          const now = localStorage.getItem("pixart-studio-form");
+          window.same = window.last === now ? window.same + 1 : 0;
+          window.last = now;
+          return window.same > 4;
+        }""",
+        polling=100,
+    )
+
+
 def _missing(what: str) -> None:
     if os.environ.get("CI"):
         pytest.fail(f"{what}; CI must run the browser tests")
@@ -90,6 +128,10 @@ def studio(_served: tuple[FakeStudio, str]) -> Iterator[FakeStudio]:
     studio.runner.pace = 0.03
     studio.runner.die_at = None
     yield studio
+    for job in studio.jobs(None):
+        studio.stop(job.id, job.owner)
+        studio.wait(job.id, job.owner, 60)
+        studio._jobs.forget(job.id, job.owner)
     models = studio.models
     for face in (studio.imports, models):
         face.stop()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +18,7 @@ from app.settings import Settings
 from pipelines.progress import Progress, Report, ShouldStop, Stage
 from tests import original
 from tests.app.ui.fake_studio import FakeStudio
+from tests.browser.conftest import still
 from tests.browser.test_models import open_models
 
 pytestmark = [pytest.mark.timeout(400)]
@@ -26,7 +28,7 @@ CARD = '[data-model="net"]'
 
 def sound(page: Any) -> None:
     """axe finds nothing, and nothing is wider than the window."""
-    page.wait_for_timeout(350)
+    still(page)
     faults = [
         (violation["id"], node["target"])
         for violation in Axe().run(page).response["violations"]
@@ -72,7 +74,7 @@ def test_the_report_is_read_copied_and_closed(
 
 
 def test_a_file_becomes_a_model_and_goes_again(
-    visit: Visit, studio: FakeStudio, tmp_path: Path
+    visit: Visit, studio: FakeStudio, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file = tmp_path / "net.pth"
     # As wide as a net must be whose heads are known, with the text width of the model that ships.
@@ -90,8 +92,17 @@ def test_a_file_becomes_a_model_and_goes_again(
     sound(page)
 
     page.select_option("#import-parts select", "nano")
+    importing, seen = import_process.run, threading.Event()
+
+    def once_it_is_seen(*arguments: Any, report: Report, **more: Any) -> str | None:
+        report(Progress(stage=Stage.TENSORS, done=0, total=1))
+        assert seen.wait(120)
+        return importing(*arguments, report=report, **more)
+
+    monkeypatch.setattr(import_process, "run", once_it_is_seen)
     page.get_by_role("button", name="Import", exact=True).click()
     page.wait_for_selector("#imported [role=progressbar]")
+    seen.set()
     page.wait_for_selector("#imported .said.good")
     assert "“My net” is here." in page.inner_text("#imported")
     assert page.input_value("#import-path :is(input, textarea)") == ""

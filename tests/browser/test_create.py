@@ -11,6 +11,7 @@ from axe_playwright_python.sync_playwright import Axe
 
 from pipelines.catalog import Catalog
 from tests.app.ui.fake_studio import FakeStudio
+from tests.browser.conftest import remembered, settled, still
 from tests.small_loras import NANO, lora
 
 pytestmark = [pytest.mark.timeout(90)]
@@ -115,7 +116,7 @@ def test_settings_survive_a_reload(visit: Visit) -> None:
     page.press("#steps input[type=number]", "Tab")
     page.fill("#seed input", "77")
     page.wait_for_function("!document.querySelector('#new_seed input').checked")
-    page.wait_for_timeout(300)
+    remembered(page)
     page.reload()
     page.wait_for_function("window.studioReady === true")
     page.wait_for_function("document.querySelector('#sampler select').value === 'sa-solver'")
@@ -239,7 +240,7 @@ def test_loras_are_chosen_with_a_weight_and_kept(visit: Visit, studio: FakeStudi
     row.locator("label").click()
     weight.fill("0.4")
     weight.press("Tab")
-    page.wait_for_timeout(300)
+    remembered(page)
     page.reload()
     page.wait_for_function("window.studioReady === true")
     page.wait_for_function("document.querySelector('[data-lora=ink] input').checked")
@@ -326,7 +327,7 @@ def test_axe(visit: Visit, width: int, height: int, theme: str) -> None:
             page.fill("#seed input", "x")
             page.get_by_role("button", name="Generate").click()
             page.wait_for_selector(".field-error")
-        page.wait_for_timeout(350)
+        still(page)
         faults += [
             (state, violation["id"], node["target"], node["html"][:160])
             for violation in Axe().run(page).response["violations"]
@@ -342,10 +343,10 @@ def test_on_a_phone_the_picture_is_in_view_when_it_is_finished(
     with studio.runner.held():
         paint(page)
         page.wait_for_selector("img.preview")
-        page.wait_for_timeout(800)
+        settled(page, ".canvas")
         painting = box(page, ".canvas")
     page.wait_for_selector(RESULT)
-    page.wait_for_timeout(500)
+    settled(page, ".canvas")
     assert box(page, ".canvas") == painting, "the page must not scroll by itself"
     assert 0 <= painting["y"] < 100
 

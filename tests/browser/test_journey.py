@@ -18,10 +18,11 @@ import pytest
 from PIL import Image
 
 from app.gallery import metadata
+from tests.interrupted import is_unheard
 
 ROOT = Path(__file__).resolve().parents[2]
 pytestmark = [
-    pytest.mark.timeout(240),
+    pytest.mark.timeout(600),
     pytest.mark.skipif(sys.platform != "linux", reason="finds the worker through /proc"),
 ]
 RESULT = ".canvas[data-state=result]"
@@ -105,10 +106,14 @@ def shown(page: Any) -> np.ndarray:
 def test_a_prompt_is_painted_in_the_colour_it_names(
     page: Any, running: Running, colour: str, channel: int
 ) -> None:
-    # As many as there can be: a preview that lasts for less than the page's own rhythm is missed.
-    generate(page, f"a castle on a {colour} background", steps=200)
+    # So many that no machine has painted them before the page has looked: it sees a preview.
+    generate(page, f"a castle on a {colour} background", steps=200, count=64)
     page.wait_for_selector("img.preview")
-    page.wait_for_selector(RESULT)
+    page.get_by_role("button", name="Stop").click()
+    status = page.locator("#status [role=status]")
+    status.filter(has_text="Stopped.").wait_for()
+    generate(page, f"a castle on a {colour} background", steps=50, count=1)
+    status.filter(has_text="Done in").wait_for()
     pixels = shown(page)
     border = np.concatenate([pixels[:8].reshape(-1, 3), pixels[-8:].reshape(-1, 3)]).mean(axis=0)
     assert border[channel] > np.delete(border, channel).max() + 30, border
@@ -127,12 +132,12 @@ def test_torch_lives_in_the_worker_only(page: Any, running: Running) -> None:
 
 def test_a_killed_painter_is_replaced_and_its_job_goes_on(page: Any, running: Running) -> None:
     page.wait_for_selector("[data-phase=ready]")
-    generate(page, "a red apple on a light blue background", steps=150, count=2)
+    generate(page, "a red apple on a light blue background", steps=200, count=2)
     page.wait_for_selector("img.preview")
     (worker,) = running.workers()
     os.kill(worker, signal.SIGKILL)
     status = page.locator("#status [role=status]")
-    status.filter(has_text="2 pictures in").wait_for()
+    status.filter(has_text="2 pictures in").wait_for(timeout=200_000)
     generate(page, "a red apple on a light blue background", steps=4, count=1)
     # The pictures of before are shown until the new job begins.
     status.filter(has_text="Done in").wait_for()
@@ -177,7 +182,7 @@ def test_ctrl_c_while_starting_is_no_traceback(after: float, tmp_path: Path) -> 
     )
     time.sleep(after)
     process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=30)
-    # Before the interpreter listens, the system ends the process.
-    assert process.returncode in (0, 130, -signal.SIGINT)
-    assert "Traceback" not in err, err
+    _, err = process.communicate(timeout=120)
+    if not is_unheard(process.returncode, err):
+        assert process.returncode in (0, 130)
+        assert "Traceback" not in err, err

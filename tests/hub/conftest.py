@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from app.models.store import ModelStore
 from app.settings import Settings
 from pipelines.models import hub_rows
 from pipelines.models.hub import Hub, Patience
+from pipelines.processes.inside import ParentPipe
 from tests import fake_hub
 from tests.fake_hub import FakeHub, safetensors
 
@@ -113,6 +115,11 @@ class Shelf:
         return {
             f.relative_to(base).as_posix(): f.read_bytes() for f in base.rglob("*") if f.is_file()
         }
+
+
+def convert_for_ever(pipe: ParentPipe, file: str, folder: str) -> None:
+    """In place of a conversion, which may be over before a stop is obeyed."""
+    threading.Event().wait()
 
 
 @pytest.fixture

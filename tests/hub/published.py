@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import threading
 from pathlib import Path
 
 from safetensors.torch import load_file, save_file
@@ -12,7 +11,6 @@ from transformers import T5EncoderModel
 
 from pipelines.models import convert, hub_rows
 from pipelines.models.sources import ReadOptions
-from pipelines.processes.inside import ParentPipe
 from tests import tiny
 from tests.fake_hub import FakeHub
 from tests.hub.conftest import ALPHA, COMMIT
@@ -71,8 +69,3 @@ def put_original(hub: FakeHub, folder: Path) -> bytes:
     hub.put(ALPHA, COMMIT, {n: d for n, d in files(folder).items() if "transformer" not in n})
     hub.put(own.repo, own.revision, {PTH: data, "README.md": b"# PixArt", "other.pth": b"PK"})
     return data
-
-
-def convert_for_ever(pipe: ParentPipe, file: str, folder: str) -> None:
-    """In place of a conversion, which may be over before a stop is obeyed."""
-    threading.Event().wait()

@@ -31,8 +31,8 @@ from pipelines.processes.child import Child
 from pipelines.progress import Stage
 from tests import tiny
 from tests.fake_hub import FakeHub
-from tests.hub.conftest import Shelf
-from tests.hub.published import COCO, PTH, convert_for_ever, put_original
+from tests.hub.conftest import Shelf, convert_for_ever
+from tests.hub.published import COCO, PTH, put_original
 
 OWN = hub_rows.known()[COCO].parts[0]
 MADE = Path(PTH).stem
@@ -192,6 +192,11 @@ def test_a_stop_is_obeyed_and_the_conversion_is_done_again(
     assert len(hub.requests(PTH)) == 1
 
 
+_HELD = """
+from pipelines.models import conversion
+from tests.hub.conftest import convert_for_ever
+conversion.convert = convert_for_ever
+"""
 _CHILD = """
 import sys
 from app.cli.main import main
@@ -201,9 +206,10 @@ sys.exit(code)
 """
 
 
-def child(shelf: Shelf) -> subprocess.Popen[str]:
+def child(shelf: Shelf, *, held: bool) -> subprocess.Popen[str]:
+    """A command that downloads and converts; where it is held, the conversion never ends."""
     return subprocess.Popen(
-        [sys.executable, "-c", _CHILD],
+        [sys.executable, "-c", _HELD * held + _CHILD],
         cwd=ROOT,
         env={**os.environ, "PIXART_STUDIO_WORKSPACE": str(shelf.settings.workspace)},
         stdout=subprocess.PIPE,
@@ -218,7 +224,7 @@ def child(shelf: Shelf) -> subprocess.Popen[str]:
 def test_another_process_takes_up_what_one_has_left(
     hub: FakeHub, shelf: Shelf, checkpoint: bytes, how: str
 ) -> None:
-    process = child(shelf)
+    process = child(shelf, held=how != "let be")
     if how == "let be":
         out, errors = process.communicate(timeout=120)
         assert process.returncode == 0, errors
@@ -226,7 +232,7 @@ def test_another_process_takes_up_what_one_has_left(
         assert out.splitlines()[-1] == "[]"
         assert there(shelf) == CONVERTED
         return
-    end = time.monotonic() + 60
+    end = time.monotonic() + 300
     while not (folder(shelf) / PTH).exists():
         assert time.monotonic() < end
         time.sleep(0.01)
@@ -236,7 +242,7 @@ def test_another_process_takes_up_what_one_has_left(
     else:
         # As a terminal does: every process of the group hears it.
         os.killpg(process.pid, signal.SIGINT)
-    _, errors = process.communicate(timeout=30)
+    _, errors = process.communicate(timeout=120)
     if how != "killed":
         assert process.returncode == 130
         said = ["What has arrived is kept; the same command goes on from there.", "Stopped."]

@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 from collections import namedtuple
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -114,15 +115,28 @@ def test_a_downloaded_lora_is_used_where_it_lies(
 
 
 def test_exact_bytes_are_said_before_and_progress_while(hub: FakeHub, shelf: Shelf) -> None:
-    hub.fail(BIG, pause=0.05, chunk=14_000)
     plan = shelf.store.plan("alpha-1024")
     assert plan is not None
-    assert shelf.store.download(plan, report=shelf.readings.append)
+    told, began = threading.Event(), time.monotonic()
+
+    def report(reading: Any) -> None:
+        shelf.readings.append(reading)
+        if reading.file == BIG and reading.speed:
+            told.set()
+
+    with ExitStack() as held:
+        held.enter_context(hub.held(BIG, behind=200_000))
+        go_on = threading.Thread(target=lambda: (told.wait(120), held.close()))
+        go_on.start()
+        assert shelf.store.download(plan, report=report)
+        go_on.join()
     moving = [r for r in shelf.readings if r.file == BIG and r.speed]
     assert moving
     assert all(r.file_total == len(parts()[BIG]) for r in moving)
     assert [r.done for r in shelf.readings] == sorted(r.done for r in shelf.readings)
-    assert any(r.seconds_left and r.seconds_left < 20 for r in moving)
+    # About half of it had come, so that as much time is left, or twenty seconds on a quick machine.
+    longest = max(20.0, 2 * (time.monotonic() - began))
+    assert any(r.seconds_left and r.seconds_left < longest for r in moving)
 
 
 def test_controlnets_and_adapters_are_fetched_but_do_not_paint(hub: FakeHub, shelf: Shelf) -> None:
@@ -210,7 +224,7 @@ def test_a_range_that_is_refused_starts_over(hub: FakeHub, shelf: Shelf) -> None
 
 
 def test_a_silent_server_is_given_up_and_asked_again(hub: FakeHub, shelf: Shelf) -> None:
-    hub.fail(BIG, hang=1.0)
+    hub.fail(BIG, hang=60.0)
     assert shelf.get()
     assert len(hub.requests(BIG)) == 2
 
@@ -218,7 +232,6 @@ def test_a_silent_server_is_given_up_and_asked_again(hub: FakeHub, shelf: Shelf)
 def test_a_stop_is_obeyed_within_a_second_and_can_be_gone_on_from(
     hub: FakeHub, shelf: Shelf
 ) -> None:
-    hub.fail(BIG, pause=0.05, chunk=2000)
     plan = shelf.store.plan("alpha-1024")
     assert plan is not None
     stop = threading.Event()
@@ -235,8 +248,9 @@ def test_a_stop_is_obeyed_within_a_second_and_can_be_gone_on_from(
             asked.append(time.monotonic())
         return stop.is_set()
 
-    assert shelf.store.download(plan, report=report, should_stop=should_stop) is False
-    # A second is the promise; a busy machine gets ten more, and who does not stop has all of it.
+    with hub.held(BIG, behind=20_000):
+        assert shelf.store.download(plan, report=report, should_stop=should_stop) is False
+    # A second is the promise; a busy machine gets ten more, and who does not stop never ends.
     assert time.monotonic() - asked[0] < 11
     kept = (shelf.folder() / f"{BIG}.part").stat().st_size
     assert 0 < kept < len(parts()[BIG])
@@ -255,7 +269,7 @@ def test_a_stop_is_obeyed_while_the_network_is_silent(
 ) -> None:
     shelf = Shelf(tmp_path / "workspace")
     shelf.store._hub = Hub  # thirty seconds of patience
-    hub.fail(f"list {ALPHA}" if where == "list" else BIG, hang=9.0)
+    hub.fail(f"list {ALPHA}" if where == "list" else BIG, hang=90.0)
     began = time.monotonic()
 
     def stop() -> bool:
@@ -268,8 +282,8 @@ def test_a_stop_is_obeyed_while_the_network_is_silent(
         assert shelf.store.download(plan, should_stop=stop) is False
     else:
         assert plan is None
-    # The hub would say something after nine seconds, and be waited for thirty.
-    assert time.monotonic() - began < 8
+    # The hub would say nothing for longer than the thirty seconds for which it is waited.
+    assert time.monotonic() - began < 25
 
 
 _CHILD = """
@@ -292,7 +306,7 @@ def child(workspace: Path) -> subprocess.Popen[str]:
 
 
 def wait_for(file: Path, size: int) -> None:
-    end = time.monotonic() + 20
+    end = time.monotonic() + 120
     while not file.exists() or file.stat().st_size < size:
         assert time.monotonic() < end
         time.sleep(0.01)
@@ -304,12 +318,12 @@ def test_a_killed_process_leaves_what_the_next_one_goes_on_from(
     hub: FakeHub, tmp_path: Path, how: signal.Signals
 ) -> None:
     shelf = Shelf(tmp_path / "workspace")
-    hub.fail(BIG, pause=0.02, chunk=4000)
-    process = child(tmp_path / "workspace")
     part = shelf.folder() / f"{BIG}.part"
-    wait_for(part, 40_000)
-    process.send_signal(how)
-    _, errors = process.communicate(timeout=30)
+    with hub.held(BIG, behind=44_000):
+        process = child(tmp_path / "workspace")
+        wait_for(part, 40_000)
+        process.send_signal(how)
+        _, errors = process.communicate(timeout=120)
     if how == signal.SIGINT:
         assert process.returncode == 130
         assert "goes on from there" in errors
@@ -320,7 +334,6 @@ def test_a_killed_process_leaves_what_the_next_one_goes_on_from(
 
 
 def test_two_at_once_are_one_sentence(hub: FakeHub, shelf: Shelf) -> None:
-    hub.fail(BIG, pause=0.05, chunk=4000)
     first, second = shelf.store.plan("alpha-1024"), shelf.store.plan("alpha-1024")
     assert first is not None
     assert second is not None
@@ -328,13 +341,14 @@ def test_two_at_once_are_one_sentence(hub: FakeHub, shelf: Shelf) -> None:
     thread = threading.Thread(
         target=shelf.store.download, args=(first,), kwargs={"should_stop": stop.is_set}
     )
-    thread.start()
-    wait_for(shelf.folder() / f"{BIG}.part", 4000)
-    with pytest.raises(BusyError) as caught:
-        shelf.store.download(second)
-    assert ALPHA in sentence(caught)
-    stop.set()
-    thread.join()
+    with hub.held(BIG, behind=8000):
+        thread.start()
+        wait_for(shelf.folder() / f"{BIG}.part", 4000)
+        with pytest.raises(BusyError) as caught:
+            shelf.store.download(second)
+        assert ALPHA in sentence(caught)
+        stop.set()
+        thread.join()
     assert shelf.store.download(second)
 
 

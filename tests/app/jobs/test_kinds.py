@@ -152,12 +152,11 @@ def page(workspace: str) -> None:
     studio.models.download(MODEL)
     studio.jobs.add(DOWNLOAD, Fetch(model=SPARE), COMPUTER)
     print("downloading", flush=True)
-    time.sleep(120)
+    threading.Event().wait()
 
 
-@pytest.mark.timeout(200)
+@pytest.mark.timeout(400)
 def test_a_download_goes_on_after_a_kill(tmp_path: Path, hub: FakeHub) -> None:  # noqa: F811
-    hub.fail(BIG, pause=0.02, chunk=4000)
     code = "import sys; from tests.app.jobs.test_kinds import page; page(sys.argv[1])"
     first = subprocess.Popen(
         [sys.executable, "-c", code, str(tmp_path / "workspace")],
@@ -166,12 +165,15 @@ def test_a_download_goes_on_after_a_kill(tmp_path: Path, hub: FakeHub) -> None: 
         text=True,
     )
     assert first.stdout is not None
-    assert first.stdout.readline() == "downloading\n"
     folder = tmp_path / "workspace" / "models" / "hub"
     name = f"{BIG}.part"
-    (file,) = until(lambda: [f for f in folder.glob(f"*/*/{name}") if f.stat().st_size > 20_000])
-    first.kill()
-    first.communicate()
+    with hub.held(BIG, behind=24_000):
+        assert first.stdout.readline() == "downloading\n"
+        (file,) = until(
+            lambda: [f for f in folder.glob(f"*/*/{name}") if f.stat().st_size > 20_000]
+        )
+        first.kill()
+        first.communicate()
     kept = file.stat().st_size
     assert hub.requests(BIG)[0].range is None
     studio = parts(tmp_path / "workspace")
@@ -200,11 +202,11 @@ def arrived(job: Job) -> int:
 
 
 def test_a_download_that_closing_cut_is_not_done(studio: Make, hub: FakeHub) -> None:  # noqa: F811
-    hub.fail(BIG, pause=0.02, chunk=4000)
-    first = studio()
-    first.jobs.add(DOWNLOAD, Fetch(model=MODEL), COMPUTER)
-    until(lambda: arrived(only(first.jobs, DOWNLOAD)) > 20_000)
-    first.jobs.close()
+    with hub.held(BIG, behind=24_000):
+        first = studio()
+        first.jobs.add(DOWNLOAD, Fetch(model=MODEL), COMPUTER)
+        until(lambda: arrived(only(first.jobs, DOWNLOAD)) > 20_000)
+        first.jobs.close()
     second = studio()
     assert ended(second.jobs, DOWNLOAD).state is JobState.DONE
     assert len(hub.requests(BIG)) == 2
@@ -689,7 +691,8 @@ def test_a_studio_that_is_merely_built_begins_nothing(tmp_path: Path) -> None:
     before = set(threading.enumerate())
     built = parts(tmp_path)
     job = built.jobs.submit(request(count=1), COMPUTER)
-    assert set(threading.enumerate()) == before
+    # One of a test before it may end meanwhile.
+    assert set(threading.enumerate()) <= before
     time.sleep(0.1)
     assert built.jobs.get(job.id, COMPUTER).state is JobState.WAITING  # type: ignore[union-attr]
     built.jobs.close()

@@ -34,7 +34,7 @@ def test_a_studio_does_not_wait_for_its_own_painting_process(
     jobs.start()
     job = jobs.submit(request("a"), OWNER)
     painter.go.release(9)
-    ended = jobs.wait(job.id, OWNER, 10)
+    ended = jobs.wait(job.id, OWNER, 60)
     jobs.close()
     assert ended is not None
     assert not ended.active
@@ -57,7 +57,7 @@ def test_that_of_the_studio_before_is_waited_for(
     assert not painter.asked
     process.kill()
     process.wait()
-    ended = jobs.wait(job.id, OWNER, 10)
+    ended = jobs.wait(job.id, OWNER, 60)
     jobs.close()
     assert ended is not None
     assert not ended.active

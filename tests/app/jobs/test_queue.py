@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from app.gallery.pictures import Gallery, PictureFile
+from app.jobs import entry
 from app.jobs.entry import Entry
 from app.jobs.job import Job, JobState
 from app.jobs.joblist import MAX_KEPT
@@ -74,8 +75,18 @@ def jobs(runner: StepRunner) -> Iterator[JobQueue]:
     queue.close()
 
 
+class Clock:
+    """A clock that stands still until the test moves it, for the queue alone."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.ahead = 0.0
+        began = time.monotonic()
+        told = {"monotonic": lambda: began + self.ahead, "time": time.time}
+        monkeypatch.setattr(entry, "time", type("time", (), told))
+
+
 def ended(jobs: JobQueue, job: Job) -> Job:
-    done = jobs.wait(job.id, job.owner, 5)
+    done = jobs.wait(job.id, job.owner, 60)
     assert done is not None
     assert not done.active
     return done
@@ -353,16 +364,17 @@ def test_what_is_asked_anew_runs_for_whoever_asks(jobs: JobQueue, runner: StepRu
 
 @pytest.mark.parametrize("verb", ["retry", "duplicate"])
 def test_what_the_computer_asks_anew_waits_for_nobody_to_look(
-    jobs: JobQueue, runner: StepRunner, verb: str
+    jobs: JobQueue, runner: StepRunner, verb: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    clock = Clock(monkeypatch)
     runs = jobs.submit(request("a"), "me")
-    left = jobs.submit(request("b"), "visitor", grace=0.2, passing=True)
+    left = jobs.submit(request("b"), "visitor", grace=300, passing=True)
     jobs.stop(left.id, "visitor")
     jobs.obey(verb, left.id)
-    time.sleep(0.5)
+    clock.ahead = 301
     runner.go.release(2)
     ended(jobs, runs)
-    end = time.monotonic() + 5
+    end = time.monotonic() + 60
     while runner.order != ["a", "b"]:
         assert time.monotonic() < end, jobs.jobs()
         time.sleep(0.01)
@@ -371,16 +383,18 @@ def test_what_the_computer_asks_anew_waits_for_nobody_to_look(
 
 @pytest.mark.parametrize("verb", ["retry", "duplicate"])
 def test_what_a_visitor_asks_anew_is_stopped_when_they_leave(
-    jobs: JobQueue, runner: StepRunner, verb: str
+    jobs: JobQueue, runner: StepRunner, verb: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    clock = Clock(monkeypatch)
     jobs.submit(request("a"), "me")
     while not runner.order:
         time.sleep(0.01)
-    left = jobs.submit(request("b"), "visitor", grace=0.2)
+    left = jobs.submit(request("b"), "visitor", grace=300)
     jobs.stop(left.id, "visitor")
     jobs.obey(verb, left.id, owner="visitor")
+    clock.ahead = 299
     assert [job.state for job in jobs.jobs()].count(JobState.WAITING) == 1
-    time.sleep(0.5)
+    clock.ahead = 301
     assert JobState.WAITING not in [job.state for job in jobs.jobs()]
 
 

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Iterator
 
 import pytest
 
-from app.jobs import entry
 from app.jobs.job import Job, JobState
 from app.jobs.queue import JobQueue
 from app.jobs.turns import MAX_REMEMBERED, MAX_WAITING, MAX_WAITING_CLIENT, Claim, Turns, check_room
 from pipelines.errors import BusyError
-from tests.app.jobs.test_queue import StepRunner, ended, request
+from tests.app.jobs.test_queue import Clock, StepRunner, ended, request
 
 
 def order(turns: Turns, *claims: Claim) -> list[str]:
@@ -134,16 +132,6 @@ def test_stop_all_stops_all_of_mine_and_nothing_else(jobs: JobQueue, runner: Ste
     assert jobs.stop_all("nobody") == 0
 
 
-class Clock:
-    """A clock that the test moves, for the queue alone."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.ahead = 0.0
-        inner = time.monotonic
-        told = {"monotonic": lambda: inner() + self.ahead, "time": time.time}
-        monkeypatch.setattr(entry, "time", type("time", (), told))
-
-
 def test_a_job_that_nobody_asks_for_is_stopped(
     jobs: JobQueue, runner: StepRunner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -159,8 +147,9 @@ def test_a_job_that_nobody_asks_for_is_stopped(
     assert jobs._entries[gone.id].job.active
     jobs.get(next_one.id, "next")
     clock.ahead = 301
-    runner_goes_on = threading.Timer(0.1, runner.go.release)
-    runner_goes_on.start()
+    while jobs._entries[gone.id].job.active:
+        time.sleep(0.005)
+    runner.go.release()
     assert ended(jobs, next_one).state is JobState.DONE
     assert runner.order == ["gone", "next"]
     assert len(jobs._entries[gone.id].job.pictures) == 3

@@ -28,6 +28,7 @@ from pipelines.errors import (
     StudioError,
     WorkerError,
 )
+from pipelines.processes.inside import ParentPipe
 from pipelines.progress import Progress, Report, ShouldStop, Stage
 from tests import original, tiny
 from tests.lora_manager import made
@@ -114,10 +115,27 @@ def kill(when: Callable[[], object]) -> ShouldStop:
     return killing
 
 
+real_work = import_process.work
+
+
+def work_without_end(pipe: ParentPipe, workspace: str, *arguments: Any) -> str:
+    """The import itself, which stays where it is as soon as it has told of what it writes."""
+    tell, models = pipe.tell, Settings(workspace=Path(workspace)).models
+
+    def telling(event: str, **values: Any) -> None:
+        tell(event, **values)
+        while len(list(models.iterdir())) > 2:
+            time.sleep(0.01)
+
+    pipe.tell = telling  # type: ignore[method-assign]
+    return real_work(pipe, workspace, *arguments)
+
+
 @pytest.mark.timeout(120)
 def test_a_process_that_is_killed_is_said_and_leaves_nothing(
-    settings: Settings, file: Path
+    settings: Settings, file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(import_process, "work", work_without_end)
     # Of somebody else, who may be at work.
     (settings.models / ".net.1-0123abcd.part").mkdir()
     with pytest.raises(WorkerError, match="killed by SIGKILL, perhaps out of memory"):
@@ -200,7 +218,7 @@ Face = Callable[..., ImportJobs]
 
 
 def until(condition: Callable[[], Any]) -> None:
-    end = time.monotonic() + 20
+    end = time.monotonic() + 120
     while not condition():
         assert time.monotonic() < end, "waited too long"
         time.sleep(0.01)

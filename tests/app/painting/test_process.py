@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from pipelines.errors import StudioError
 from pipelines.picture_record import Picture
 from pipelines.processes.inside import ParentPipe
 from pipelines.progress import Progress, Stage
+from tests.app.painting.held import holding, may_be_held
 from tests.app.painting.test_worker import paint, request, until
 
 real_main = process.main
@@ -61,21 +61,23 @@ def test_only_a_failure_of_the_gpu_itself_ends_the_process() -> None:
     assert not process._is_lost_gpu(RuntimeError("shapes do not match"))
 
 
-def _save_slowly(pipe: ParentPipe, workspace: str, preload: str | None) -> None:
+def _save_when_the_page_is_gone(pipe: ParentPipe, workspace: str, preload: str | None) -> None:
+    may_be_held(Path(workspace))
+    painter = process._PaintingProcess(pipe, Settings(workspace=Path(workspace)))
     add = Gallery.add
 
     def later(gallery: Gallery, picture: Picture) -> PictureFile:
-        time.sleep(1)
+        painter._leaving.wait()
         return add(gallery, picture)
 
     Gallery.add = later  # type: ignore[method-assign, assignment]
-    real_main(pipe, workspace, preload)
+    painter.run(preload)
 
 
 def test_a_finished_picture_is_written_though_the_page_goes_away(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(process, "main", _save_slowly)
+    monkeypatch.setattr(process, "main", _save_when_the_page_is_gone)
     settings = Settings(workspace=tmp_path)
     runner = WorkerRunner(settings)
     runner.start()
@@ -92,9 +94,11 @@ def test_a_finished_picture_is_written_though_the_page_goes_away(
             )
 
     thread = threading.Thread(target=work)
-    thread.start()
-    assert saving.wait(90)
-    runner.close()
-    thread.join(20)
+    # The next one is not finished before the page goes away.
+    with holding(settings.workspace, picture=2):
+        thread.start()
+        assert saving.wait(90)
+        runner.close()
+        thread.join(60)
     (file,) = settings.outputs.rglob("*.png")
     assert metadata.read(file).request.seed == 5

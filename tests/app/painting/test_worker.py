@@ -18,16 +18,33 @@ from app.gallery.pictures import Gallery
 from app.jobs.job import Job, JobState
 from app.jobs.kinds import JobControl, Kind, Lane
 from app.jobs.queue import JobQueue
+from app.painting import process
 from app.painting.worker import WorkerRunner
 from app.settings import Settings
 from pipelines.catalog import Catalog
 from pipelines.errors import BusyError, StudioError, WorkerError
+from pipelines.processes.inside import ParentPipe
 from pipelines.progress import Progress, Stage
 from pipelines.request import GenerationRequest, complete
+from tests.app.painting.held import holding, may_be_held
 
 CATALOG = Catalog()
+real_main = process.main
 # Only the first one of all, which `worker` starts, is started as the studio does it.
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("warm_children")]
+
+
+def main_that_may_be_held(pipe: ParentPipe, workspace: str, preload: str | None) -> None:
+    """The painting process itself, which waits where a test wants it."""
+    may_be_held(Path(workspace))
+    real_main(pipe, workspace, preload)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _may_be_held() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(process, "main", main_that_may_be_held)
+        yield
 
 
 def request(**values: object) -> GenerationRequest:
@@ -124,17 +141,18 @@ def test_disk_trouble_fails_the_job_and_keeps_earlier_pictures(
     assert paint(worker, request())[0]
 
 
-def test_stopping_reaches_the_next_step(worker: WorkerRunner) -> None:
+def test_stopping_reaches_the_next_step(worker: WorkerRunner, settings: Settings) -> None:
     files: list[Path] = []
     seen: list[Progress] = []
-    worker.paint(
-        request(steps=200, count=3),
-        report=seen.append,
-        keep=lambda file: files.append(file.path),
-        should_stop=lambda: any(p.done >= 2 for p in seen),
-    )
+    with holding(settings.workspace, step=3):
+        worker.paint(
+            request(steps=200, count=3),
+            report=seen.append,
+            keep=lambda file: files.append(file.path),
+            should_stop=lambda: any(p.done >= 2 for p in seen),
+        )
     assert files == []
-    assert max(p.done for p in seen) < 150
+    assert max(p.done for p in seen) in (2, 3)
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
@@ -144,8 +162,7 @@ def test_a_killed_worker_is_replaced_and_its_job_goes_on(
     until(lambda: worker.state.phase == "ready")
     restarts = worker.state.restarts
     jobs = JobQueue(worker, gallery=Gallery(settings.outputs))
-    wanted = request(steps=100, count=2)
-    job = jobs.submit(wanted, "me")
+    wanted = request(steps=8, count=2)
 
     def now() -> Job:
         snapshot = jobs.get(job.id, "me")
@@ -155,8 +172,11 @@ def test_a_killed_worker_is_replaced_and_its_job_goes_on(
     def progress() -> Progress:
         return now().progress or Progress(stage=Stage.LOADING)
 
-    until(lambda: progress().picture == 2 and progress().done >= 3)
-    os.kill(pid(worker), number)
+    with holding(settings.workspace, picture=2, step=3):
+        job = jobs.submit(wanted, "me")
+        until(lambda: progress().picture == 2 and progress().done >= 3)
+        os.kill(pid(worker), number)
+        until(lambda: worker.state.restarts == restarts + 1)
     until(lambda: not now().active)
     assert (now().state, now().error) == (JobState.DONE, None)
     assert [metadata.read(p.path).request.seed for p in now().pictures] == [5, 6]
@@ -165,11 +185,10 @@ def test_a_killed_worker_is_replaced_and_its_job_goes_on(
 
 
 def test_a_job_whose_worker_dies_again_and_again_fails_with_its_sentence(
-    worker: WorkerRunner,
+    worker: WorkerRunner, settings: Settings
 ) -> None:
     until(lambda: worker.state.phase == "ready")
     jobs = JobQueue(worker)
-    job = jobs.submit(request(steps=200, count=9), "me")
     killed: set[int] = set()
 
     def ended_by_killing() -> bool:
@@ -180,7 +199,9 @@ def test_a_job_whose_worker_dies_again_and_again_fails_with_its_sentence(
         now = jobs.get(job.id, "me")
         return now is not None and not now.active
 
-    until(ended_by_killing, 180)
+    with holding(settings.workspace):
+        job = jobs.submit(request(count=9), "me")
+        until(ended_by_killing, 180)
     assert len(killed) == 3
     ended = jobs.wait(job.id, "me", 60)
     assert ended is not None
@@ -199,7 +220,9 @@ def test_a_worker_that_cannot_live_is_not_started_for_ever(
     runner = WorkerRunner(settings)
     runner.start()
     until(lambda: runner.state.restarts == 3 and runner._child is None)
+    # In which a fourth one would be started.
     time.sleep(0.5)
+    assert runner.state.restarts == 3
     assert runner.state.phase == "lost"
     assert "exit code 3" in runner.state.message
     with pytest.raises(WorkerError):
@@ -249,14 +272,15 @@ def test_closing_ends_worker_and_job_at_once(settings: Settings) -> None:
     number = pid(runner)
     until(lambda: runner.state.phase == "ready")
     jobs = JobQueue(runner)
-    running = jobs.submit(request(steps=200, count=9), "me")
-    waiting = jobs.submit(request(), "me")
-    until(lambda: runner.state.phase == "painting")
-    process = runner._child
-    assert process is not None
-    runner.close()
-    assert process.exitcode == 0, "it ended by itself, it was not killed"
-    jobs.close()
+    with holding(settings.workspace):
+        running = jobs.submit(request(count=9), "me")
+        waiting = jobs.submit(request(), "me")
+        until(lambda: runner.state.phase == "painting")
+        child = runner._child
+        assert child is not None
+        runner.close()
+        assert child.exitcode == 0, "it ended by itself, it was not killed"
+        jobs.close()
     with pytest.raises(ProcessLookupError):
         os.kill(number, 0)
     ended = [jobs.get(job.id, "me") for job in (running, waiting)]

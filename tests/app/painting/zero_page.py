@@ -20,6 +20,7 @@ from pipelines.catalog import Catalog
 from pipelines.errors import StudioError
 from pipelines.progress import Progress
 from pipelines.request import complete
+from tests.app.painting.held import may_be_held
 
 
 def say(**event: object) -> None:
@@ -30,6 +31,8 @@ def main(workspace: Path) -> None:
     settings = Settings(workspace=workspace)
     runner = assemble(settings).worker
     assert isinstance(runner, ZeroRunner)
+    # In the forks as well, which have what this process has.
+    may_be_held(workspace)
     runner.start(preload="nano")
     say(event="ready", here=os.getpid(), device=runner.state.device, phase=runner.state.phase)
     for line in sys.stdin:

@@ -27,6 +27,8 @@ from tests.app.jobs.test_kinds import Process
 from tests.training import small
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("warm_children")]
+ENDLESS = 100_000
+"""So many steps that none of these trainings comes to its end before it is stopped."""
 
 
 @pytest.fixture
@@ -99,13 +101,13 @@ def checkpoints(settings: Settings) -> list[str]:
 
 def test_a_stop_writes_a_checkpoint_and_a_retry_goes_on(settings: Settings) -> None:
     with studio(settings) as parts:
-        job_id = parts.jobs.add(TRAIN, order(settings, 5000), COMPUTER).id
+        job_id = parts.jobs.add(TRAIN, order(settings, ENDLESS), COMPUTER).id
         until(parts, trains)
         parts.jobs.stop(job_id, COMPUTER)
         job = until(parts, lambda job: not job.active)
         assert job.state is JobState.STOPPED
         reached = max(int(name.partition("-")[2]) for name in checkpoints(settings))
-        assert 0 < reached < 5000
+        assert 0 < reached < ENDLESS
         # The same run, to an end that is near.
         parts.jobs.add(TRAIN, order(settings, reached + 2), COMPUTER)
         assert until(parts, lambda job: not job.active).state is JobState.DONE
@@ -121,7 +123,7 @@ def resumed(settings: Settings) -> list[str]:
 
 def test_a_killed_training_goes_on_from_its_last_checkpoint(settings: Settings) -> None:
     with studio(settings) as parts:
-        job_id = parts.jobs.add(TRAIN, order(settings, 5000), COMPUTER).id
+        job_id = parts.jobs.add(TRAIN, order(settings, ENDLESS), COMPUTER).id
         until(parts, lambda job: trains(job) and bool(checkpoints(settings)))
         (child,) = [c for c in psutil.Process().children(recursive=True) if _trains(c)]
         os.kill(child.pid, signal.SIGKILL)
@@ -141,7 +143,7 @@ def _trains(process: psutil.Process) -> bool:
 
 def test_a_closed_studio_hands_its_training_to_the_next_one(settings: Settings) -> None:
     with studio(settings) as parts:
-        parts.jobs.add(TRAIN, order(settings, 5000), COMPUTER)
+        parts.jobs.add(TRAIN, order(settings, ENDLESS), COMPUTER)
         until(parts, trains)
     assert checkpoints(settings)
     with studio(settings) as parts:

@@ -85,14 +85,13 @@ def test_kill_9_in_the_middle_then_the_same_command_again(
 ) -> None:
     straight, _ = toy.go(tmp_path / "straight", toy.config())
     # 13 updates are in the middle of an epoch of 6 micro-batches, and 3 behind a checkpoint.
-    training = Training(tmp_path / "cut", "slow=100", *settings)
+    training = Training(tmp_path / "cut", f"hold={13 * 6}", *settings)
     until(training, 13 * 6)
     training.kill()
     run = whole(tmp_path / "cut")
     newest, told = checkpoint.newest(run.checkpoints)
     assert newest is not None
-    # A slow machine may kill an update or two later; never behind the end.
-    assert 10 <= newest.step < 20
+    assert newest.step == 10
     assert told == []
     finish(Training(tmp_path / "cut", *settings))
     assert run.is_finished
@@ -104,13 +103,13 @@ def test_two_processes_resume_to_the_bit(
     tmp_path: Path, two: Callable[[str], Run], setting: str
 ) -> None:
     settings = [setting] if setting else []
-    training = Training(tmp_path / "cut", "slow=100", *settings, processes=2)
+    training = Training(tmp_path / "cut", f"hold={12 * 12}", *settings, processes=2)
     until(training, 12 * 12)
     training.kill()
     run = whole(tmp_path / "cut", shard=bool(setting))
     newest, _ = checkpoint.newest(run.checkpoints)
     assert newest is not None
-    assert 10 <= newest.step < 20
+    assert newest.step == 10
     finish(Training(tmp_path / "cut", *settings, processes=2))
     toy.assert_same(two(setting), run)
     assert run.events("start")[0]["world"] == 2
@@ -136,7 +135,8 @@ def test_random_kills_lose_nothing(tmp_path: Path) -> None:
     dice = random.Random(7)
     straight, _ = toy.go(tmp_path / "straight", toy.config(steps=60))
     for _ in range(3):
-        training = Training(tmp_path / "cut", "steps=60", "slow=15")
+        # It does not come to its end, however late the kill is.
+        training = Training(tmp_path / "cut", "steps=60", "slow=15", f"hold={59 * 6}")
         until(training, 6)
         time.sleep(dice.uniform(0, 0.5))
         training.kill()
@@ -166,12 +166,12 @@ def test_kill_9_behind_a_checkpoint_keeps_the_patience(tmp_path: Path, validatio
 
 def test_a_stop_signal_is_obeyed_within_one_step(tmp_path: Path) -> None:
     folder = tmp_path / "run"
-    training = Training(folder, "steps=500", "slow=10")
+    training = Training(folder, "steps=100000", "slow=10")
     until(training, 30)
     (folder / "stop").touch()
     finish(training)
-    run = whole(folder, steps=500)
+    run = whole(folder, steps=100000)
     (stop,) = run.events("stop")
     newest, _ = checkpoint.newest(run.checkpoints)
     assert newest is not None
-    assert newest.step == stop["step"] < 500
+    assert newest.step == stop["step"] < 100000

@@ -1,13 +1,16 @@
 """The toy training in a process of its own: a folder, and settings of the form key=value.
 
-A number after `slow=` is slept between updates, so that a test can kill it in the middle; with
-`die=N` it kills itself as its validation number N begins. `patience=` is that of the validation.
+The milliseconds after `slow=` are slept between updates. With `hold=N` it waits for ever once it
+has seen so many pictures, so that a test can kill it there; with `die=N` it kills itself as its
+validation number N begins. `patience=` is that of the validation.
 """
 
 from __future__ import annotations
 
+import math
 import os
 import signal
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -25,7 +28,7 @@ def main(folder: str, *settings: str) -> None:
         key: int(value) for key, _, value in (s.partition("=") for s in settings)
     }
     changes["shard"] = bool(changes.get("shard"))
-    slow = changes.pop("slow", 0) / 1000
+    slow, hold = changes.pop("slow", 0) / 1000, changes.pop("hold", math.inf)
     validations = changes.pop("die", 0)
     if "patience" in changes:
         changes["validation"] = {"every": 5, "patience": changes.pop("patience")}
@@ -40,5 +43,7 @@ def main(folder: str, *settings: str) -> None:
         if progress.stage is Stage.TRAINING:
             print(progress.done, flush=True)
             time.sleep(slow)
+            if progress.done >= hold:
+                threading.Event().wait()
 
     toy.go(Path(folder), toy.config(**changes), report=report)

@@ -89,7 +89,7 @@ def gate(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
 
 
 def ended(jobs: ExportJobs, owner: str) -> ExportJob:
-    end = time.monotonic() + 20
+    end = time.monotonic() + 120
     while time.monotonic() < end:
         job = jobs.job(owner)
         assert job is not None
@@ -179,7 +179,7 @@ def test_files_are_deleted_without_the_lock_of_the_queue(
     def slowly(*arguments: Any, **how: Any) -> None:
         asked = threading.Thread(target=made.queue.jobs, daemon=True)
         asked.start()
-        asked.join(2)
+        asked.join(20)
         free.append(not asked.is_alive())
         delete(*arguments, **how)
 

@@ -68,10 +68,11 @@ def page(studio: FakeStudio) -> Page:
 
 
 def test_generate_paints_and_shows_the_seed(page: Page) -> None:
-    answer = page.paint()
-    assert 'data-state="painting"' in answer["canvas"]
-    assert answer["generate"]["interactive"] is False
-    assert answer["stop"]["interactive"] is True
+    with page.studio.runner.held():
+        answer = page.paint()
+        assert 'data-state="painting"' in answer["canvas"]
+        assert answer["generate"]["interactive"] is False
+        assert answer["stop"]["interactive"] is True
     job = page.finish()
     assert answer["seed"] == str(job.request.seed)
     told = page.call("tick", page.browser, OWNER)
@@ -127,7 +128,7 @@ def test_a_second_click_does_not_paint_twice(page: Page) -> None:
 def test_stop_keeps_what_is_finished(page: Page) -> None:
     with page.studio.runner.held(picture=2):
         page.paint(count=8)
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 60
         while not page.studio.latest(OWNER).pictures:  # type: ignore[union-attr]
             assert time.monotonic() < deadline
             time.sleep(0.01)

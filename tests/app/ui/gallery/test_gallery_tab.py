@@ -411,7 +411,7 @@ def test_presses_that_come_together_are_all_answered(page: Page) -> None:
 def test_pictures_of_a_running_job_stay(page: Page, studio: FakeStudio) -> None:
     with studio.runner.held(picture=2):
         job = studio.submit(studio.request({"prompt": "cats", "size": "96x160", "count": 2}), ME)
-        end = time.monotonic() + 20
+        end = time.monotonic() + 60
         while not (now := studio.job(job.id, ME)) or not now.pictures:
             assert time.monotonic() < end
             time.sleep(0.01)
@@ -451,7 +451,7 @@ def test_a_visitor_sees_and_exports_what_is_theirs(page: Page, studio: FakeStudi
 
 
 def ended(studio: FakeStudio) -> Any:
-    end = time.monotonic() + 20
+    end = time.monotonic() + 60
     while (job := studio.exports.job(ME)) is None or job.active:
         assert time.monotonic() < end
         time.sleep(0.01)

@@ -384,7 +384,9 @@ def test_who_asks_for_much_at_once_waits_alone(path: str, most: int) -> None:
 
         many = [asyncio.create_task(ask("192.0.2.1")) for _ in range(most + 100)]
         other = asyncio.create_task(ask("192.0.2.2"))
-        await asyncio.sleep(0.2)
+        # Every one has gone as far as it comes by itself, however slow the machine is.
+        for _ in range(50):
+            await asyncio.sleep(0)
         assert going.count("192.0.2.1") == most
         assert going.count("192.0.2.2") == 1
         end.set()
@@ -407,5 +409,5 @@ def test_what_is_thrown_away_has_its_time(slow: float, monkeypatch: pytest.Monke
     monkeypatch.setattr(bodies, "LINGER_SECONDS", 0.3)
     count, began = Count([b"x"] * 1000, slow=slow), time.monotonic()
     assert count.run(content_length="99999999") == 413
-    assert time.monotonic() - began < 10
+    assert time.monotonic() - began < 50
     assert (count.taken < 20, count.sent[-1]) == (True, {"type": "http.response.body"})

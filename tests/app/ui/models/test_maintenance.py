@@ -110,7 +110,7 @@ def settle(page: Page) -> str:
 
 
 def until(condition: Callable[[], bool]) -> None:
-    end = time.monotonic() + 20
+    end = time.monotonic() + 120
     while not condition():
         assert time.monotonic() < end, "waited too long"
         time.sleep(0.01)

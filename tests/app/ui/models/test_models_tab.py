@@ -60,15 +60,17 @@ class Page:
     def open(self, request: Any = HERE) -> dict[str, Any]:
         return self.call("open_models", self.visit, "nano", request)
 
-    def press(self, do: str, name: str = MODEL, request: Any = HERE) -> dict[str, Any]:
+    def press(
+        self, do: str, name: str = MODEL, request: Any = HERE, typed: Any = None
+    ) -> dict[str, Any]:
         form = fields.first(self.studio)
-        event = SimpleNamespace(_data={"do": do, "name": name})
+        event = SimpleNamespace(_data={"do": do, "name": name, "typed": typed})
         raw = [form[field] for field in fields.FIELDS]
         return self.call("act_models", self.visit, request, event, *raw)
 
     def settle(self) -> str:
         """The shelf after the thread has ended."""
-        end = time.monotonic() + 20
+        end = time.monotonic() + 120
         while (job := self.studio.models.job) is not None and job.active:
             assert time.monotonic() < end, "waited too long"
             time.sleep(0.01)
