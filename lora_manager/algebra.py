@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lora_manager.attach import Weighted
+from lora_manager.attach import Weighted, check_strength
 from lora_manager.errors import LoraError, printable
 from lora_manager.files import Lora, LoraPair
 
@@ -61,14 +61,16 @@ class Comparison:
 def merged(loras: Weighted) -> Lora:
     """One LoRA that changes a net as all of `loras` together do, exactly: ranks are added.
 
-    Raises LoraError where two change the same layer in different sizes, where nothing is left to
-    do, and for numbers beyond float32.
+    Raises LoraError where two change the same layer in different sizes, where one changes nothing,
+    where nothing is left to do, and for numbers beyond float32.
     """
     used = [(name, lora, weight) for name, lora, weight in loras if weight != 0]
     for name, lora, _ in used:
         _check_plain(lora, f"The LoRA “{printable(name)}”", "merged")
     if not used:
         raise LoraError("All weights are 0, so the merged LoRA would change nothing.")
+    for name, lora, _ in used:
+        check_strength(name, lora)
     paths = sorted({path for _, lora, _ in used for path in lora.pairs})
     pairs = {}
     for path in paths:
@@ -140,16 +142,24 @@ def reduced(lora: Lora, rank: int) -> Reduced:
     )
 
 
+def losses(lora: Lora) -> list[float]:
+    """What `reduced` to the rank n would lose, at the place n: from 1.0 at 0 down to 0.0."""
+    squares = torch.zeros(max(pair.rank for pair in lora.pairs.values()) + 1, dtype=torch.float64)
+    for pair in lora.pairs.values():
+        values = _singular(pair)[1].square()
+        # What is behind each rank: the sum of the tail from there on.
+        squares[: len(values)] += values.flip(0).cumsum(0).flip(0)
+    whole = float(squares[0])
+    return [math.sqrt(float(value) / whole) if whole else 0.0 for value in squares]
+
+
 def _truncated(path: str, pair: LoraPair, rank: int) -> tuple[LoraPair, Tensor]:
     """The nearest change of that rank, and all singular values of the change."""
-    up, down = _flat(pair)
-    left, small = torch.linalg.qr(up)
-    right, thin = torch.linalg.qr(down.T)
-    u, values, v = torch.linalg.svd(small @ thin.T, full_matrices=False)
+    u, values, v = _singular(pair)
     kept = min(rank, len(values))
     roots = values[:kept].sqrt()
-    new_up = (left @ u[:, :kept] * roots).float()
-    new_down = (roots[:, None] * (v[:kept] @ right.T)).float()
+    new_up = (u[:, :kept] * roots).float()
+    new_down = (roots[:, None] * v[:kept]).float()
     return (
         _checked(
             path,
@@ -158,6 +168,15 @@ def _truncated(path: str, pair: LoraPair, rank: int) -> tuple[LoraPair, Tensor]:
         ),
         values,
     )
+
+
+def _singular(pair: LoraPair) -> tuple[Tensor, Tensor, Tensor]:
+    """u (out, n), all singular values (n) and v (n, in) of the change, n no more than the rank."""
+    up, down = _flat(pair)
+    left, small = torch.linalg.qr(up)
+    right, thin = torch.linalg.qr(down.T)
+    u, values, v = torch.linalg.svd(small @ thin.T, full_matrices=False)
+    return left @ u, values, v @ right.T
 
 
 def compared(one: Lora, other: Lora) -> Comparison:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from lora_manager.errors import LoraError, printable
-from lora_manager.files import Lora, LoraPair
+from lora_manager.files import ALL_ZERO, Lora, LoraPair
 
 Weighted = Sequence[tuple[str, Lora, float]]
 """Names for people, LoRAs, and how much of each; below 0 takes it away."""
@@ -89,17 +89,29 @@ def added(path: str, weight: Tensor, loras: Weighted, dtype: torch.dtype) -> Ten
 
 def check(loras: Weighted, shape_of: Callable[[str], tuple[int, ...] | None]) -> None:
     """Looks whether `loras` fit a net. `shape_of` knows the shape of the weight of each layer, None
-    where there is no such layer. Raises LoraError for a misfit, also of one with the weight 0.
+    where there is no such layer. Raises LoraError for a misfit, also of one with the weight 0, and
+    for one that would change nothing although it has a weight.
     """
     for name, lora, weight in loras:
         if not math.isfinite(weight):
             raise LoraError(f"The weight of the LoRA “{printable(name)}” is {weight}.")
+        if weight:
+            check_strength(name, lora)
         for path, pair in lora.pairs.items():
             shape = shape_of(path)
             if shape is None:
                 raise _misfit(name, f"it changes “{path}”, which this model does not have")
             if shape != pair.shape:
                 raise _misfit(name, _widths(path, pair.shape, shape))
+
+
+def check_strength(name: str, lora: Lora) -> None:
+    """Raises LoraError where `lora` changes nothing: nobody is to believe that it was used."""
+    if lora.changes_nothing:
+        raise LoraError(
+            f"The LoRA “{printable(name)}” changes nothing: {ALL_ZERO}.",
+            "Take it off, or take another one.",
+        )
 
 
 def _fitting(net: nn.Module, loras: Weighted) -> dict[str, Tensor]:

@@ -25,6 +25,7 @@ from lora_manager.sources import weights_file
 
 PEFT_MAGNITUDE = "lora_magnitude_vector"
 """What PEFT calls the magnitudes of a DoRA in files."""
+ALL_ZERO = "its numbers, or its strength (alpha), are all 0"
 _FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 
 
@@ -67,6 +68,11 @@ class Lora:
     def is_dora(self) -> bool:
         """Whether its change depends on the weights that it is put on (arXiv 2402.09353)."""
         return any(pair.magnitude is not None for pair in self.pairs.values())
+
+    @property
+    def changes_nothing(self) -> bool:
+        """True where one half of every change is 0 throughout, as where alpha is 0."""
+        return not any(_changes(pair) for pair in self.pairs.values())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,8 +144,8 @@ def _lora(source: _Source) -> Lora:
     pairs: dict[str, LoraPair] = {}
     for change in layout.changes:
         pairs |= _pairs(source, change, factors[change.name])
-    if not any(_changes(pair) for pair in pairs.values()):
-        notes = (*notes, "It changes nothing: its numbers, or its strength (alpha), are all 0.")
+    if Lora(pairs=pairs).changes_nothing:
+        notes = (*notes, f"It changes nothing: {ALL_ZERO}.")
     return Lora(pairs=pairs, notes=(*layout.notes, *notes))
 
 

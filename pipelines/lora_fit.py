@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 
 from lora_manager.card import LoraCard
 from pipelines.catalog import Catalog, ModelSpec
@@ -35,13 +36,7 @@ def check(card: LoraCard, model: ModelSpec, catalog: Catalog) -> None:
             f" those of “{model.id}” are {wide}.",
             "Take it off, or choose the model that it was made for.",
         )
-    other = next((name for name, pattern in _OTHERS.items() if pattern.search(card.base)), "")
-    if other:
-        raise RequestError(
-            "loras",
-            f"The LoRA “{card.name}” was made for {other} ({card.base}), which is no PixArt.",
-            "Take it off.",
-        )
+    _check_net(card)
     family = family_of(card.base, catalog)
     if family and family != model.family:
         raise RequestError(
@@ -49,6 +44,33 @@ def check(card: LoraCard, model: ModelSpec, catalog: Catalog) -> None:
             f"The LoRA “{card.name}” was made for {_FAMILIES[family]} ({card.base}), and"
             f" “{model.id}” is {_FAMILIES[model.family]}.",
             "Take it off, or choose the model that it was made for.",
+        )
+
+
+def check_together(cards: Iterable[LoraCard], catalog: Catalog) -> None:
+    """Raises RequestError where LoRAs were made for different families, or one for another net:
+    nobody could tell any more what one LoRA of both was made for."""
+    seen: dict[str, LoraCard] = {}
+    for card in cards:
+        _check_net(card)
+        if family := family_of(card.base, catalog):
+            seen.setdefault(family, card)
+    if len(seen) > 1:
+        told = [f"“{card.name}” for {_FAMILIES[name]} ({card.base})" for name, card in seen.items()]
+        raise RequestError(
+            "loras",
+            f"These LoRAs were not made for one model: {' and '.join(told)}.",
+            "Take LoRAs of one family.",
+        )
+
+
+def _check_net(card: LoraCard) -> None:
+    other = next((name for name, pattern in _OTHERS.items() if pattern.search(card.base)), "")
+    if other:
+        raise RequestError(
+            "loras",
+            f"The LoRA “{card.name}” was made for {other} ({card.base}), which is no PixArt.",
+            "Take it off.",
         )
 
 

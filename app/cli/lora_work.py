@@ -72,7 +72,7 @@ def merge(
         print("Nothing was merged.", file=sys.stderr)
         return
     before_torch()
-    _tell(lora_work.merge(catalog.loras, uses, name, rank=rank), as_json=as_json)
+    _tell(lora_work.merge(catalog, uses, name, rank=rank), as_json=as_json)
 
 
 def resize(

@@ -24,10 +24,11 @@ class ChangedLora:
 
 
 def changed(record: PictureRecord, library: LoraLibrary) -> Iterator[ChangedLora]:
-    """The LoRAs of a recipe that are gone or others now. Recipes of before have no hashes: there
-    only what is gone is known."""
+    """The LoRAs of a recipe that are gone, damaged or others now. Recipes of before have no hashes:
+    there only what is gone or damaged is known."""
     hashes = dict(record.lora_hashes)
-    here = {card.name for card in library.cards()}
+    faulty = library.faulty()
+    here = {card.name for card in library.cards()} | set(faulty)
     for use in record.request.loras:
         then = hashes.get(use.name, "")
         if not use.weight:
@@ -36,6 +37,11 @@ def changed(record: PictureRecord, library: LoraLibrary) -> Iterator[ChangedLora
             known = f" ({then[:_SHOWN]})" if then else ""
             said = f"The LoRA “{printable(use.name)}”{known} of that picture is not here any more."
             yield ChangedLora(name=use.name, missing=True, sentence=said)
+            continue
+        if use.name in faulty:
+            # What is wrong with it holds paths, which are nobody's business but the owner's.
+            said = f"The LoRA “{printable(use.name)}” of that picture is damaged."
+            yield ChangedLora(name=use.name, missing=False, sentence=said)
             continue
         try:
             now = library.content_hash(use.name)

@@ -52,17 +52,9 @@ def bake(
 
     Raises RequestError, ModelError, SaveError; nothing is left in `models` then.
     """
-    if wanted.precision not in PRECISIONS:
-        raise UnknownNameError("precision", "kind of precision", wanted.precision, PRECISIONS)
-    used = [use for use in uses if use.weight]
-    if not used:
-        raise RequestError("loras", "No LoRA has a weight, so the model would stay as it is.")
-    place = model.part("transformer")
-    model_id = importing.free_id(place, catalog, models, ImportOptions(id=wanted.id))
+    model_id = check(catalog, model, uses, models, wanted)
+    used, place = [use for use in uses if use.weight], model.part("transformer")
     with model_errors():
-        cards = [catalog.loras.find(use.name) for use in used]
-        for found in cards:
-            lora_fit.check(found, model, catalog)
         values = _row(catalog, model, used, wanted)
     from pipelines.models import baking, convert, loader, sources
 
@@ -85,6 +77,31 @@ def bake(
             (draft / ROW_FILE).write_text(rows.text(values), "utf-8")
     catalog.reload()
     return catalog.find(model_id)
+
+
+def check(
+    catalog: Catalog,
+    model: ModelSpec,
+    uses: Sequence[LoraUse],
+    models: Path,
+    wanted: BakeOptions,
+) -> str:
+    """The id of the new model, if it can be made as far as is seen without reading numbers.
+
+    Raises RequestError, ModelError.
+    """
+    if wanted.precision not in PRECISIONS:
+        raise UnknownNameError("precision", "kind of precision", wanted.precision, PRECISIONS)
+    used = [use for use in uses if use.weight]
+    if not used:
+        raise RequestError("loras", "No LoRA has a weight, so the model would stay as it is.")
+    model_id = importing.free_id(
+        model.part("transformer"), catalog, models, ImportOptions(id=wanted.id)
+    )
+    with model_errors():
+        for use in used:
+            lora_fit.check(catalog.loras.find(use.name), model, catalog)
+    return model_id
 
 
 def _row(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,10 +12,12 @@ from lora_manager import card, forms, headers
 from lora_manager.card import LoraCard, LoraUse
 from lora_manager.forms import ExportForm
 from lora_manager.library import LoraLibrary
+from pipelines import lora_fit
+from pipelines.catalog import Catalog
 from pipelines.errors import RequestError, model_errors, printable
 
 if TYPE_CHECKING:
-    from lora_manager.algebra import Comparison
+    from lora_manager.algebra import Comparison, Reduced
     from lora_manager.attach import Weighted
     from lora_manager.files import Lora
 
@@ -58,57 +60,95 @@ def export(
 
 
 def merge(
-    library: LoraLibrary, uses: Sequence[LoraUse], name: str, *, rank: int | None = None
+    catalog: Catalog, uses: Sequence[LoraUse], name: str, *, rank: int | None = None
 ) -> MadeLora:
     """Keeps a LoRA called `name` that does what `uses` do together.
 
     Exactly, with the sum of their ranks; with `rank` it is the nearest one of that rank. Raises
-    ModelError, RequestError.
+    ModelError; RequestError also where they were made for different families.
     """
-    _check_rank(rank)
+    library, used = catalog.loras, [use for use in uses if use.weight]
     with model_errors():
-        library.check_free(name)
-        cards = {use.name: library.find(use.name) for use in uses}
+        cards = check_merge(catalog, uses, name, rank)
         from lora_manager import algebra
 
-        made = algebra.merged(weighted(library, uses))
-        error = 0.0
-        if rank is not None:
-            smaller = algebra.reduced(made, rank)
-            made, error = smaller.lora, smaller.error
-        bases = {one.base for one in cards.values()}
-        triggers = dict.fromkeys(filter(None, (one.trigger for one in cards.values())))
-        licences = dict.fromkeys(filter(None, (one.licence for one in cards.values())))
+        made = algebra.merged(weighted(library, used))
+        lost = None
+        if rank is not None and rank < max(pair.rank for pair in made.pairs.values()):
+            lost = algebra.reduced(made, rank)
+            made = lost.lora
         texts = {
             "title": name,
-            "trigger": ", ".join(triggers),
-            "licence": " and ".join(licences),
-            "base": bases.pop() if len(bases) == 1 else "",
+            "trigger": ", ".join(_said(one.trigger for one in cards)),
+            "licence": " and ".join(_said(one.licence for one in cards)),
+            # Which family it is for must stay known.
+            "base": " and ".join(_said(one.base for one in cards)),
         }
-        note = f"It was merged of {card.written(uses)}" + _lost(rank, error)
-        return MadeLora(card=library.add(name, _noted(made, note), texts), error=error)
+        note = f"It was merged of {card.written(used)}" + _lost(rank, lost)
+        told = [f"{one.name}: {said}" for one in cards for said in one.notes]
+        lora = _noted(made, note, *told)
+        return MadeLora(card=library.add(name, lora, texts), error=lost.error if lost else 0.0)
+
+
+def _said(texts: Iterable[str]) -> list[str]:
+    """What is not empty, each once."""
+    return list(dict.fromkeys(filter(None, texts)))
+
+
+def check_merge(
+    catalog: Catalog, uses: Sequence[LoraUse], name: str, rank: int | None
+) -> list[LoraCard]:
+    """The LoRAs that have a weight, if they can be merged as far as is seen without their numbers.
+
+    Raises LoraError, RequestError.
+    """
+    check_rank(rank)
+    catalog.loras.check_free(name)
+    cards = [(catalog.loras.find(use.name), use.weight) for use in uses]
+    used = [found for found, weight in cards if weight]
+    lora_fit.check_together(used, catalog)
+    return used
 
 
 def resize(library: LoraLibrary, source: str, name: str, rank: int) -> MadeLora:
     """Keeps a copy of the LoRA `source` as `name`, of a smaller rank. Raises ModelError,
     RequestError."""
-    _check_rank(rank)
     with model_errors():
-        library.check_free(name)
-        found = library.find(source)
-        if rank >= found.rank:
-            raise RequestError(
-                "rank",
-                f"The LoRA “{source}” has the rank {found.rank}, so with {rank} it would not"
-                " become smaller.",
-                f"Take a rank below {found.rank}.",
-            )
+        found = check_resize(library, source, name, rank)
         from lora_manager import algebra
 
         smaller = algebra.reduced(_read(found), rank)
         said = {field: getattr(found, field) for field in card.TEXTS}
-        lora = _noted(smaller.lora, f"It was made of {source}" + _lost(rank, smaller.error))
+        note = f"It was made of {source}" + _lost(rank, smaller)
+        lora = _noted(smaller.lora, note, *found.notes)
         return MadeLora(card=library.add(name, lora, said), error=smaller.error)
+
+
+def check_resize(library: LoraLibrary, source: str, name: str, rank: int) -> LoraCard:
+    """The LoRA `source`, if it can become smaller. Raises LoraError, RequestError."""
+    check_rank(rank)
+    library.check_free(name)
+    found = library.find(source)
+    if rank >= found.rank:
+        raise RequestError(
+            "rank",
+            f"The LoRA “{source}” has the rank {found.rank}, so with {rank} it would not"
+            " become smaller.",
+            f"Take a rank below {found.rank}." if found.rank > 1 else "",
+        )
+    return found
+
+
+def losses(library: LoraLibrary, name: str) -> list[tuple[int, float]]:
+    """What the LoRA `name` would lose with smaller ranks (halves, and halves of these), relative to
+    all its changes. Raises ModelError."""
+    with model_errors():
+        found = library.find(name)
+        from lora_manager import algebra
+
+        lost = algebra.losses(_read(found))
+    ranks = [2**n for n in range(found.rank.bit_length()) if 2**n < found.rank]
+    return [(rank, lost[min(rank, len(lost) - 1)]) for rank in reversed(ranks)]
 
 
 def compare(library: LoraLibrary, one: str, other: str) -> Comparison:
@@ -144,17 +184,20 @@ def _read(found: LoraCard) -> Lora:
     return files.read(found.file)
 
 
-def _noted(lora: Lora, note: str) -> Lora:
+def _noted(lora: Lora, *notes: str) -> Lora:
     from lora_manager.files import Lora as Made
 
-    return Made(pairs=lora.pairs, notes=(printable(note, 200),))
+    return Made(pairs=lora.pairs, notes=tuple(printable(note, 200) for note in notes))
 
 
-def _lost(rank: int | None, error: float) -> str:
-    return "." if rank is None else f", cut to rank {rank} with a relative error of {error:.3g}."
+def _lost(rank: int | None, lost: Reduced | None) -> str:
+    if lost is None:
+        return "."
+    return f", cut to rank {rank} with a relative error of {lost.error:.3g}."
 
 
-def _check_rank(rank: int | None) -> None:
+def check_rank(rank: int | None) -> None:
+    """Raises RequestError for a rank that no LoRA has."""
     if rank is not None and not 1 <= rank <= MAX_RANK:
         raise RequestError(
             "rank", f"A LoRA cannot have the rank {rank}.", f"Take a number from 1 to {MAX_RANK}."

@@ -66,6 +66,10 @@ def test_what_cannot_be_merged_is_said(tmp_path: Path) -> None:
         algebra.merged([("a", one, 1.0), ("w", wide, 1.0)])
     with pytest.raises(LoraError, match="would change nothing"):
         algebra.merged([("a", one, 0.0)])
+    none = Lora(pairs={Q: LoraPair(down=torch.ones(1, 48), up=torch.zeros(48, 1))})
+    with pytest.raises(LoraError, match="“z” changes nothing: its numbers, or its strength"):
+        algebra.merged([("a", one, 1.0), ("z", none, 0.5)])
+    assert set(algebra.merged([("a", one, 1.0), ("z", none, 0.0)]).pairs) == set(one.pairs)
     strong = Lora(pairs={Q: LoraPair(down=torch.ones(1, 48), up=torch.full((48, 1), 3e38))})
     with pytest.raises(LoraError, match="not finite"):
         algebra.merged([("s", strong, 2.0)])
@@ -91,6 +95,16 @@ def test_a_smaller_rank_is_the_nearest_one(rank: int, tmp_path: Path) -> None:
     measured = algebra.compared(lora, found.lora).total.difference
     assert found.error == pytest.approx(measured, abs=1e-6)
     assert found.error <= found.worst_error <= 1 or rank == 9
+
+
+@pytest.mark.parametrize("rank", [1, 4, 8, 9])
+def test_what_smaller_ranks_lose_is_known_before(rank: int, tmp_path: Path) -> None:
+    lora = loaded(tmp_path, 3, rank=9)
+    lost = algebra.losses(lora)
+    assert (len(lost), lost[0], lost[9]) == (10, pytest.approx(1.0), 0.0)
+    assert lost[rank] == pytest.approx(algebra.reduced(lora, rank).error, abs=1e-9)
+    zero = Lora(pairs={Q: LoraPair(down=torch.ones(2, 48), up=torch.zeros(48, 2))})
+    assert algebra.losses(zero) == [0.0, 0.0, 0.0]
 
 
 def test_what_is_small_enough_stays(tmp_path: Path) -> None:

@@ -52,6 +52,19 @@ def test_the_other_family_is_refused_by_name(base: str, family: str) -> None:
         )
 
 
+def test_loras_of_two_families_do_not_belong_together() -> None:
+    together = [card("alpha-512"), card("alpha-1024"), card(""), card("my-finetune")]
+    lora_fit.check_together(together, CATALOG)
+    with pytest.raises(RequestError) as caught:
+        lora_fit.check_together([*together, card("sigma-1024")], CATALOG)
+    assert str(caught.value) == (
+        "These LoRAs were not made for one model: “dog” for PixArt-α (alpha-512) and “dog” for"
+        " PixArt-Σ (sigma-1024). Take LoRAs of one family."
+    )
+    with pytest.raises(RequestError, match=r"made for Sana \(sana_1600m\), which is no PixArt"):
+        lora_fit.check_together([card("sana_1600m")], CATALOG)
+
+
 def test_a_model_of_ones_own_says_its_family() -> None:
     class WithMine(Catalog):
         def __iter__(self):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Callable
 from io import StringIO
@@ -12,6 +13,9 @@ import pytest
 
 from app.cli.main import main
 from lora_manager import files
+from lora_manager.library import LoraLibrary
+from pipelines import lora_fit
+from pipelines.catalog import Catalog
 from tests import tiny
 from tests.lora_manager import made
 from tests.small_loras import lora
@@ -169,6 +173,83 @@ def test_a_merge_to_a_rank_says_what_is_lost(loras: Run, both: Path) -> None:
     assert "% of the change is lost" in out[0]
     code, out, _ = loras("merge", "ink", "gold", "--name", "whole", "--rank", "4096")
     assert out == ["“whole” is here, with the rank 8; nothing is lost."]
+
+
+def put(both: Path, name: str, seed: int, alpha: float = 3.0, **said: str) -> None:
+    """A LoRA of the library that says something about itself."""
+    folder = both / "source"
+    folder.mkdir(exist_ok=True)
+    found = files.read(made.f1(made.reference(seed, alpha=alpha), folder))
+    LoraLibrary(both / "loras").add(name, found, said)
+
+
+def test_a_merged_lora_says_what_its_parts_said(loras: Run, both: Path) -> None:
+    put(both, "one", 3, base="sigma-1024", trigger="a dog", licence="CC0")
+    put(both, "two", 4, base="sigma-512", trigger="in ink", licence="CC0")
+    put(both, "off", 5, base="alpha-512", trigger="never", licence="MIT")
+    assert loras("merge", "one", "two:0.5", "off:0", "ink", "--name", "both")[0] == 0
+    (row,) = [r for r in map(json.loads, loras("list", "--json")[1]) if r["name"] == "both"]
+    assert (row["trigger"], row["licence"]) == ("a dog, in ink", "CC0")
+    # So a model of the other family still refuses it by name.
+    assert row["base"] == "sigma-1024 and sigma-512"
+    card = LoraLibrary(both / "loras").find("both")
+    assert lora_fit.family_of(card.base, Catalog()) == "sigma"
+    assert card.notes == ("It was merged of one, two:0.5, ink.",)
+
+
+def test_loras_of_two_families_are_not_merged(loras: Run, both: Path) -> None:
+    put(both, "one", 3, base="sigma-1024")
+    put(both, "two", 4, base="alpha-1024")
+    code, out, said = loras("merge", "one", "two", "--name", "both")
+    assert (code, out) == (2, [])
+    assert said[0].startswith("These LoRAs were not made for one model: “one” for PixArt-Σ")
+    assert not (both / "loras" / "both.safetensors").exists()
+
+
+@pytest.mark.parametrize("verb", ["merge", "bake", "generate"])
+def test_what_changes_nothing_is_never_used(
+    verb: str, loras: Run, both: Path, small: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(small, both / "models" / "tiny")
+    put(both, "off", 5, alpha=0.0)
+    if verb == "generate":
+        paint = ("x", "--model", "tiny", "--steps", "2", "--size", "64x64", "--lora", "off")
+        code = main(["generate", *paint, "--workspace", str(both)])
+        said = capsys.readouterr().err.splitlines()
+    else:
+        what = {"merge": ("--name", "x"), "bake": ("--id", "x")}[verb]
+        code, _, said = loras(verb, *(("tiny",) * (verb == "bake")), "ink", "off", *what)
+    assert code == 2
+    assert (
+        "The LoRA “off” changes nothing: its numbers, or its strength (alpha), are all 0."
+        in (said[-1])
+    )
+    assert [path.name for path in (both / "models").iterdir()] == ["tiny"]
+    assert not list((both / "outputs").rglob("*.png"))
+
+
+@pytest.mark.parametrize("verb", ["merge", "resize", "bake", "export"])
+def test_ctrl_c_in_the_middle_leaves_nothing(
+    verb: str, loras: Run, both: Path, small: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(small, both / "models" / "tiny")
+    words = {
+        "merge": ("ink", "gold", "--name", "x", "--rank", "2"),
+        "resize": ("ink", "--rank", "2", "--name", "x"),
+        "bake": ("tiny", "ink", "--id", "x"),
+        "export": ("ink", "--form", "peft", "--out", str(both.parent / "x")),
+    }[verb]
+    before = sorted(path for path in both.parent.rglob("*") if path.is_file())
+
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    # In the middle of writing, where a draft lies there.
+    monkeypatch.setattr(os, "fsync", interrupted)
+    assert loras(verb, *words)[0] == 130
+    assert sorted(path for path in both.parent.rglob("*") if path.is_file()) == before
+    monkeypatch.undo()
+    assert loras(verb, *words)[0] == 0
 
 
 @pytest.fixture(scope="module")

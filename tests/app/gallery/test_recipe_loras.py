@@ -58,6 +58,13 @@ def test_one_that_is_gone_and_one_that_is_another(
     assert recipe_loras.renamed(record, "gold", library) == ""
 
 
+def test_one_that_is_damaged_is_not_said_to_be_gone(
+    record: PictureRecord, library: LoraLibrary
+) -> None:
+    (library.root / "gold.safetensors").write_bytes(b"x" * 100)
+    assert said(record, library) == ["The LoRA “gold” of that picture is damaged."]
+
+
 def test_a_recipe_of_before_knows_only_names(record: PictureRecord, library: LoraLibrary) -> None:
     old = PictureRecord(request=record.request)
     lora(library.root / "gold.safetensors", seed=7, wide=NANO)
