@@ -144,7 +144,6 @@ def _advanced(made: Preparation) -> str:
         _MARKUP,
         "advanced",
         groups=[(_GROUPS.get(group, group), groups[group]) for group in ordered],
-        opened=bool(made.settings),
     )
 
 

@@ -65,6 +65,17 @@ export default function view({ element, trigger, watch }) {
     send(await dropped(event.dataTransfer));
   });
 
+  // What somebody opened stays open, although the studio draws the page anew.
+  const opened = new Map();
+  element.addEventListener("click", (event) => {
+    const details = event.target.closest("summary")?.parentElement;
+    if (details) opened.set(details.className, !details.open);
+  });
+  const reopen = () => {
+    for (const details of element.querySelectorAll("details"))
+      details.open = opened.get(details.className) ?? details.open;
+  };
+
   plots(element);
   // Another page at the right begins at its title.
   const shown = () => {
@@ -75,6 +86,9 @@ export default function view({ element, trigger, watch }) {
   watch("value", () => {
     const now = shown();
     if (before && now !== before) element.querySelector("#train-title")?.focus();
+    if (before !== now) opened.clear();
     before = now;
+    reopen();
+    requestAnimationFrame(reopen);
   });
 }
