@@ -135,7 +135,7 @@ def studio(_served: tuple[FakeStudio, str]) -> Iterator[FakeStudio]:
     models = studio.models
     for face in (studio.imports, models):
         face.stop()
-        while (job := face.job) is not None and job.active:
+        while (work := face.job) is not None and work.active:
             time.sleep(0.01)
         face.dismiss()
     for row in models.rows(fresh=True):

@@ -126,7 +126,12 @@ def test_exact_bytes_are_said_before_and_progress_while(hub: FakeHub, shelf: She
 
     with ExitStack() as held:
         held.enter_context(hub.held(BIG, behind=200_000))
-        go_on = threading.Thread(target=lambda: (told.wait(120), held.close()))
+
+        def go_on_then() -> None:
+            told.wait(120)
+            held.close()
+
+        go_on = threading.Thread(target=go_on_then)
         go_on.start()
         assert shelf.store.download(plan, report=report)
         go_on.join()

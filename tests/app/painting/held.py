@@ -42,7 +42,7 @@ def may_be_held(workspace: Path) -> None:
     generate, mark = Engine.generate, workspace / _MARK
 
     def generating(
-        engine: Engine,
+        self: Engine,
         request: GenerationRequest,
         report: Report,
         should_stop: ShouldStop,
@@ -54,7 +54,7 @@ def may_be_held(workspace: Path) -> None:
             while _holds(mark, progress) and not should_stop():
                 time.sleep(0.01)
 
-        return generate(engine, request, reporting, should_stop, upcoming=upcoming)
+        return generate(self, request, reporting, should_stop, upcoming=upcoming)
 
     Engine.generate = generating  # type: ignore[method-assign]
 
