@@ -45,8 +45,9 @@ def parameter_table(fields: Mapping[str, RequestField]) -> str:
     return _table(head, ((f"`{name}`", *_told(row)) for name, row in fields.items()))
 
 
-def endpoint(fields: Mapping[str, RequestField]) -> str:
-    """What the endpoint `generate` says of itself, as gradio reads it."""
+def endpoint(fields: Mapping[str, RequestField], more: Mapping[str, str]) -> str:
+    """What the endpoint `generate` says of itself, as gradio reads it; `more` are words about
+    parameters that are no fields."""
     lines = ["Paints pictures and waits for them.", "", "Args:"]
     for name, row in fields.items():
         about, limits, default = _told(row)
@@ -54,6 +55,7 @@ def endpoint(fields: Mapping[str, RequestField]) -> str:
         # Links and code marks are for pages.
         plain = _MARKUP.sub(r"\1", "; ".join(filter(None, said)))
         lines.append(f"    {name}: {plain}.")
+    lines += [f"    {name}: {about}." for name, about in more.items()]
     lines += ["", "Returns:", f"    {_RETURNS}"]
     return "\n".join(lines)
 

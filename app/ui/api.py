@@ -20,6 +20,7 @@ from app.ui.create import fields
 from app.ui.guards import clients
 from app.ui.listener import ClientListener
 from app.ui.routes import PICTURES
+from lora_manager import card
 from pipelines.errors import RequestError, StudioError
 from pipelines.request import FIELDS
 
@@ -28,6 +29,10 @@ if TYPE_CHECKING:
 
 EARLIER = 10
 """So many values `generate` took before it took every field."""
+CONFIRM, _CONFIRM_AT = "confirm", 20
+"""What paints with weights of LoRAs beyond -2 to 2, which the page asks about twice. It has a place
+of its own, so that a field that comes later is behind it."""
+_CONFIRMS = "paint also with weights of LoRAs beyond -2 to 2, where most pictures fall apart"
 _POLL_SECONDS = 0.1
 _UPLOAD = "Upload it first, e.g. with gradio_client's handle_file, or give the name of a kept one."
 
@@ -46,8 +51,9 @@ class Api:
             start = await asyncio.to_thread(self._start, values["init"])
         except StudioError as error:
             raise gr.Error(str(error), print_exception=False) from None
+        sure = values.pop(CONFIRM) is True
         given = fields.request_values(values | {"init": start})
-        return _told(await self._paint(given, request), _base(request))
+        return _told(await self._paint(given, request, sure=sure), _base(request))
 
     async def stop_all(self, request: gr.Request = None) -> int:  # type: ignore[assignment]
         """Stops every job of this session (`session_hash`), waiting or painted just now.
@@ -69,11 +75,15 @@ class Api:
             raise RequestError("init", "The picture to start from was not uploaded.", _UPLOAD)
         return self._studio.keep_start(Path(path)).name
 
-    async def _paint(self, values: dict[str, Any], request: gr.Request | None) -> Job:
+    async def _paint(
+        self, values: dict[str, Any], request: gr.Request | None, *, sure: bool
+    ) -> Job:
         owner, client = _owner(request), clients.sender(request).client
         listener = ClientListener()
         try:
             asked = self._studio.request(values)
+            if not sure and (unusual := card.unusual(asked.loras)):
+                raise RequestError("loras", unusual, f"Call it with {CONFIRM}=true to do so.")
             job = self._studio.submit(asked, owner, client=client, passing=True)
         except StudioError as error:
             raise gr.Error(str(error), print_exception=False) from None
@@ -98,28 +108,41 @@ def _is_upload(path: str) -> bool:
         return False
 
 
+def names() -> list[str]:
+    """The names of the values that `generate` takes, in their order."""
+    found = list(FIELDS)
+    found.insert(_CONFIRM_AT, CONFIRM)
+    return found
+
+
 def parameters() -> Iterator[Parameter]:
     """The parameters of `generate`, out of the table of fields, and the request of gradio."""
-    for name, row in FIELDS.items():
-        kind: Any = str
-        default: Any = row.default if isinstance(row.default, str) else ""
-        if row.spec.widget.kind in ("number", "switch"):
-            varies = row.required or bool(row.spec.follows)
-            kind, default = (row.type | None, None) if varies else (row.type, row.default)
-        elif row.spec.widget.kind == "start":
-            kind = str | dict[str, Any]
-        if name == "prompt":
-            default = Parameter.empty
+    for name in names():
+        kind, default = (bool | None, False) if name == CONFIRM else _of_field(name)
         yield Parameter(name, Parameter.POSITIONAL_OR_KEYWORD, default=default, annotation=kind)
     yield Parameter("request", Parameter.POSITIONAL_OR_KEYWORD, default=None, annotation=gr.Request)
 
 
+def _of_field(name: str) -> tuple[Any, Any]:
+    """The kind of values that a field takes here, and the default."""
+    row = FIELDS[name]
+    kind: Any = str
+    default: Any = row.default if isinstance(row.default, str) else ""
+    if row.spec.widget.kind in ("number", "switch"):
+        varies = row.required or bool(row.spec.follows)
+        kind, default = (row.type | None, None) if varies else (row.type, row.default)
+    elif row.spec.widget.kind == "start":
+        kind = str | dict[str, Any]
+    return kind, Parameter.empty if name == "prompt" else default
+
+
 def with_defaults(api_name: str, inputs: list[Any]) -> list[Any]:
     """`inputs` as the endpoint takes them: programs of earlier versions know fewer fields."""
-    if api_name != "generate" or not EARLIER <= len(inputs) < len(FIELDS):
+    wanted = len(names())
+    if api_name != "generate" or not EARLIER <= len(inputs) < wanted:
         return inputs
     # Null is the default of every field.
-    return [*inputs, *[None] * (len(FIELDS) - len(inputs))]
+    return [*inputs, *[None] * (wanted - len(inputs))]
 
 
 def publish(studio: Studio) -> None:
@@ -128,9 +151,9 @@ def publish(studio: Studio) -> None:
 
     async def generate(*values: Any) -> list[dict[str, Any]]:
         *given, request = values
-        return await api.generate(dict(zip(FIELDS, given, strict=True)), request)
+        return await api.generate(dict(zip(names(), given, strict=True)), request)
 
-    generate.__doc__ = field_docs.endpoint(FIELDS)
+    generate.__doc__ = field_docs.endpoint(FIELDS, {CONFIRM: _CONFIRMS})
     gr.api(
         with_parameters(generate, parameters()),
         api_name="generate",

@@ -86,6 +86,22 @@ def test_every_field_can_be_given(client: Client, studio: FakeStudio, photo: Pat
     assert painted[0]["init"] == start
 
 
+def test_weights_far_from_1_are_confirmed(client: Client) -> None:
+    given = {"model": "nano", "loras": "ink:3"}
+    for sure in ({}, {"confirm": False}, {"confirm": None}):
+        with pytest.raises(AppError, match=r"ink:3 is beyond -2 to 2, .* with confirm=true"):
+            client.predict("a cat", **given, **sure, api_name="/generate")
+    (painted,) = client.predict("a cat", **given, confirm=True, api_name="/generate")
+    assert painted["loras"] == [{"name": "ink", "weight": 3.0}]
+    (usual,) = client.predict("a cat", model="nano", loras="ink:2", api_name="/generate")
+    assert usual["loras"] == [{"name": "ink", "weight": 2.0}]
+    # By raw HTTP it has its place behind the fields of now; no other value is a yes.
+    data = ["a cat", "", "nano", *[None] * 13, "ink:3", *[None] * 3]
+    assert call(client, [*data, True]).startswith("event: complete")
+    for value in (1, "true", [True]):
+        assert call(client, [*data, value]).startswith("event: error"), value
+
+
 def test_a_kept_picture_is_named_as_the_recipe_names_it(
     client: Client, studio: FakeStudio, photo: Path
 ) -> None:
@@ -182,7 +198,7 @@ def test_programs_of_earlier_versions_go_on(client: Client) -> None:
     said = call(client, data)
     assert said.startswith("event: complete")
     assert json.loads(said.partition("data: ")[2])[0][0]["seed"] == "5"
-    assert "takes 20 values and got 9" in call(client, data[:9])
+    assert "takes 21 values and got 9" in call(client, data[:9])
 
 
 def test_null_is_the_default_of_every_field(client: Client) -> None:

@@ -109,7 +109,7 @@ def test_too_few_values_are_refused_in_a_sentence(
     event, data = call(http, "generate", given)
     assert event == "error"
     said = json.dumps(data)
-    assert f"This call takes {len(FIELDS)} values and got {len(given)};" in said
+    assert f"This call takes {len(FIELDS) + 1} values and got {len(given)};" in said
     assert "\\n" not in said
     assert "Traceback" not in "".join(capfd.readouterr())
 
