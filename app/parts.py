@@ -20,6 +20,7 @@ from app.jobs.store import JobStore
 from app.models.download_jobs import ModelJobs
 from app.models.import_jobs import ImportJobs
 from app.models.lora_export_jobs import LoraExportJobs
+from app.models.lora_work_jobs import LoraWorkJobs
 from app.models.store import ModelStore
 from app.painting.runner import Lender, Runner
 from app.painting.worker import EngineState, WorkerRunner
@@ -56,6 +57,7 @@ class StudioParts:
     exports: ExportJobs
     lora_exports: LoraExportJobs
     trainings: TrainingJobs
+    lora_work: LoraWorkJobs
 
 
 def assemble(
@@ -108,6 +110,7 @@ def assemble(
         exports=ExportJobs(settings.exports, jobs),
         lora_exports=LoraExportJobs(jobs),
         trainings=TrainingJobs(settings, jobs),
+        lora_work=LoraWorkJobs(jobs, catalog, settings.models),
     )
 
 

@@ -67,6 +67,7 @@ class Studio:
         self.exports = parts.exports
         self.lora_exports = parts.lora_exports
         self.trainings = parts.trainings
+        self.lora_work = parts.lora_work
         self._worker = parts.worker
         self._jobs = parts.jobs
 

@@ -16,6 +16,7 @@ class Stage(StrEnum):
     CONVERTING = "converting to diffusers' layout"
     TENSORS = "converting the transformer"
     COPYING = "copying the rest"
+    BAKING = "baking the transformer"
     LOADING = "loading the model"
     ENCODING = "encoding the prompt"
     DENOISING = "painting"
@@ -31,7 +32,7 @@ class Stage(StrEnum):
 
 
 _BYTES = (Stage.DOWNLOADING, Stage.CHECKING, Stage.CONVERTING, Stage.COPYING)
-_COUNTED = (Stage.TENSORS, Stage.SCANNING, Stage.FEATURES, Stage.TRAINING)
+_COUNTED = (Stage.TENSORS, Stage.BAKING, Stage.SCANNING, Stage.FEATURES, Stage.TRAINING)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from app.jobs import checkpoints, downloads, exports, imports, lora_exports, trainings
+from app.jobs import (
+    checkpoints,
+    downloads,
+    exports,
+    imports,
+    lora_exports,
+    lora_works,
+    trainings,
+)
 from app.jobs.exports import Find
 from app.jobs.kinds import Kind
 from app.models.store import ModelStore
@@ -28,6 +36,7 @@ def kinds(
         imports.kind(settings, models_changed),
         exports.kind(settings.exports, find),
         lora_exports.kind(settings),
+        lora_works.kind(settings, models_changed),
         trainings.kind(settings, models_changed),
         checkpoints.kind(settings, models_changed),
     )

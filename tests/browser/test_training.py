@@ -15,7 +15,13 @@ from tests.browser.test_care import sound
 
 pytestmark = [pytest.mark.timeout(600)]
 Visit = Callable[..., Any]
-SHORT = {"steps": "400", "accumulate": "1", "preview.every": "5", "log_every": "1", "checkpoints.every": "5"}
+SHORT = {
+    "steps": "400",
+    "accumulate": "1",
+    "preview.every": "5",
+    "log_every": "1",
+    "checkpoints.every": "5",
+}
 
 
 def photos(folder: Path) -> list[str]:

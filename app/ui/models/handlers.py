@@ -14,8 +14,9 @@ from app.ui.choices import MAX_PROBLEMS
 from app.ui.create import fields
 from app.ui.create.handlers import CreateHandlers, Session
 from app.ui.guards import access
-from app.ui.models import cards, import_form, lora_cards
+from app.ui.models import cards, import_form, lora_bench, lora_cards
 from app.ui.models import maintenance as care
+from app.ui.models.lora_bench import BENCH, PICK, Bench
 from app.ui.models.lora_cards import ASKED, EXPORT
 from pipelines.errors import StudioError
 from pipelines.memory.planning import MemoryRequest
@@ -40,6 +41,8 @@ class ModelsTab:
     start: gr.Button
     imported: gr.HTML
     shelf: gr.HTML
+    loras: gr.HTML
+    bench: gr.HTML
     timer: gr.Timer
 
 
@@ -54,6 +57,7 @@ class Visit:
     report: tuple[Finding, ...] = ()
     import_error: StudioError | None = None
     emptied: str = ""
+    bench: Bench = field(default_factory=Bench)
     sent: Sent = field(default_factory=Sent)
 
 
@@ -72,7 +76,7 @@ class ModelsHandlers:
         """The tab was opened: everything anew, and news from now on."""
         visit.sent.forget()
         visit.notice = visit.removing = visit.exporting = visit.care_notice = ""
-        visit.report, visit.import_error = (), None
+        visit.report, visit.import_error, visit.bench = (), None, Bench()
         self._studio.catalog.reload()
         self._studio.models.rows(fresh=True)
         return answer(self._news(visit, model, request))
@@ -100,10 +104,21 @@ class ModelsHandlers:
             visit.notice = access.refusal(cards.ADMINISTERED, request)
         else:
             try:
-                self._do(visit, str(data.get("do")), name)
+                wanted = str(data.get("do"))
+                if wanted == PICK or wanted.startswith(BENCH):
+                    self._work(visit.bench, wanted, name, data.get("typed"))
+                else:
+                    self._do(visit, wanted, name)
             except StudioError as error:
                 visit.notice = str(error)
         return answer(self._news(visit, values["model"], request))
+
+    def _work(self, bench: Bench, wanted: str, name: str, typed: Any) -> None:
+        """Something was pressed about the selected LoRAs: what is wrong with it is said there."""
+        try:
+            bench.press(wanted, name, typed, self._studio.lora_work)
+        except StudioError as error:
+            bench.said = import_form.sentence(error)
 
     def start_import(
         self, visit: Visit, model: Any, request: gr.Request, *raw: Any
@@ -165,12 +180,15 @@ class ModelsHandlers:
 
     def _news(self, visit: Visit, model: Any, request: gr.Request) -> dict[Any, Any]:
         job, importing = self._studio.models.job, self._studio.imports.job
-        running = (job, importing, self._studio.lora_exports.job)
+        running = (job, importing, self._studio.lora_exports.job, self._studio.lora_work.job)
         busy = any(work is not None and work.active for work in running)
         admin, tab = access.may_administer(request), self._tab
+        visit.bench.keep(self._studio.catalog.loras)
         fresh = visit.sent.news(
             {
                 "shelf": Part(place=tab.shelf, value=self._shelf(visit, str(model), request)),
+                "loras": Part(place=tab.loras, value=self._loras(visit, admin=admin)),
+                "bench": Part(place=tab.bench, value=self._bench(visit) if admin else ""),
                 "hardware": Part(place=tab.hardware, value=self._hardware(str(model))),
                 "care": Part(place=tab.care, value=self._care(visit) if admin else ""),
                 "imported": Part(place=tab.imported, value=self._imported(visit) if admin else ""),
@@ -254,12 +272,20 @@ class ModelsHandlers:
                 problems=catalog.problems[:MAX_PROBLEMS] if admin else (),
             )
         )
-        asked = lora_cards.Asked(
-            removing=visit.removing, exporting=visit.exporting, job=self._studio.lora_exports.job
-        )
-        shown += lora_cards.shelf(catalog.loras, asked, admin=admin)
         files = jobs.store.found.files[:MAX_PROBLEMS]
         return shown + cards.elsewhere(files) if admin else shown
+
+    def _loras(self, visit: Visit, *, admin: bool) -> str:
+        asked = lora_cards.Asked(
+            removing=visit.removing,
+            exporting=visit.exporting,
+            job=self._studio.lora_exports.job,
+            picked=visit.bench.picked,
+        )
+        return lora_cards.shelf(self._studio.catalog.loras, asked, admin=admin)
+
+    def _bench(self, visit: Visit) -> str:
+        return lora_bench.bench(visit.bench, self._studio.catalog, self._studio.lora_work.job)
 
     def _hardware(self, model_id: str) -> str:
         try:
@@ -273,5 +299,5 @@ class ModelsHandlers:
 
 def places(tab: ModelsTab) -> list[Any]:
     """What the news of the tab may change."""
-    boxes = [tab.shelf, tab.hardware, tab.care, tab.import_box, tab.imported, tab.timer]
-    return [*boxes, *tab.form.values()]
+    boxes = [tab.shelf, tab.loras, tab.bench, tab.hardware, tab.care, tab.import_box]
+    return [*boxes, tab.imported, tab.timer, *tab.form.values()]

@@ -24,11 +24,12 @@ EXPORT = "export-"
 @dataclass(frozen=True, kw_only=True)
 class Asked:
     """What the person is asked about, and what was asked for: the LoRAs (with `ASKED`) that may be
-    removed or exported, and the last export."""
+    removed or exported, the last export, and the names of those that are selected."""
 
     removing: str = ""
     exporting: str = ""
     job: LoraExportJob | None = None
+    picked: tuple[str, ...] = ()
 
 
 def shelf(library: LoraLibrary, state: Asked, *, admin: bool) -> str:
@@ -42,12 +43,14 @@ def shelf(library: LoraLibrary, state: Asked, *, admin: bool) -> str:
         {"title": one.title or one.name, "problem": "", "notes": one.notes, "facts": _facts(one)}
         | _asked(one.name, state, removable=admin and not library.is_other(one.name))
         | _exported(one.name, state if admin else None)
+        | {"pickable": admin, "picked": one.name in state.picked}
         for one in cards
     ]
     listed += [
         {"title": name, "problem": text}
         | _asked(name, state, removable=not library.is_other(name))
         | _exported(name, None)
+        | {"pickable": False, "picked": False}
         for name, text in faulty.items()
     ]
     return render(

@@ -37,6 +37,8 @@ def build(studio: Studio) -> ModelsTab:
                 parts["start"] = gr.Button("Import", variant="primary", elem_id="import-start")
         parts["imported"] = _html("imported", "cards")
         parts["shelf"] = _html("shelf", "cards")
+        parts["loras"] = _html("lora-shelf", "cards")
+        parts["bench"] = _html("lora-bench", "bench")
     return ModelsTab(timer=gr.Timer(handlers.IDLE_SECONDS, active=False), **parts)
 
 
@@ -60,7 +62,7 @@ def wire(
         other.select(on.leave_models, None, tab.timer, **QUIET)
     tab.timer.tick(on.tick_models, [visit, model], news, **QUIET)
     # preprocess=False: values of the form are checked by the request, whoever sent them.
-    for place in (tab.shelf, tab.care, tab.imported):
+    for place in (tab.shelf, tab.loras, tab.bench, tab.care, tab.imported):
         place.act(
             on.act_models,
             [visit, *form_tab.form.values()],

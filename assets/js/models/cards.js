@@ -1,5 +1,6 @@
 // The cards of the Models tab, and what became of an import.
 import { presses } from "../presses.js";
+import { typed } from "./typed.js";
 
 export default function cards({ element, trigger, watch }) {
   let pressed = "";
@@ -16,7 +17,7 @@ export default function cards({ element, trigger, watch }) {
     before = where();
     // The other tab keeps no place of its own.
     if (wanted === "use") scrollTo(0, 0);
-    trigger("act", { do: wanted, name: pressed });
+    trigger("act", { do: wanted, name: pressed, typed: typed() });
   });
   // A card that grew by a question, or went to the other list, stays in sight.
   watch("value", () => {

@@ -85,13 +85,13 @@ def test_a_lora_that_distills_brings_its_sampler(studio: FakeStudio, tmp_path: P
 
 def test_the_models_tab_lists_and_removes_them(studio: FakeStudio, tmp_path: Path) -> None:
     page = Page(studio)
-    shelf = str(page.open()["shelf"])
+    shelf = str(page.open()["lora-shelf"])
     assert "rank 4" in shelf
     name = f"{lora_cards.ASKED}ink"
     page.press("ask-remove", name)
-    assert f"Delete “ink” from {tmp_path / 'loras'}?" in page.shown["shelf"]
+    assert f"Delete “ink” from {tmp_path / 'loras'}?" in page.shown["lora-shelf"]
     page.press("keep", name)
-    assert "There is no way back." not in page.shown["shelf"]
+    assert "There is no way back." not in page.shown["lora-shelf"]
     page.press("remove", name)
     assert "“ink” is removed" in page.shown["shelf"]
     assert [card.name for card in studio.catalog.loras.cards()] == ["gold"]
@@ -103,20 +103,20 @@ def test_a_damaged_one_is_told_and_can_be_removed(studio: FakeStudio, tmp_path: 
     broken = tmp_path / "loras" / "broken.safetensors"
     broken.write_bytes(b"<script>" * 20)
     page = Page(studio)
-    shelf = str(page.open()["shelf"])
+    shelf = str(page.open()["lora-shelf"])
     assert "The LoRA “broken” cannot be used" in shelf
     page.press("ask-remove", f"{lora_cards.ASKED}broken")
     page.press("remove", f"{lora_cards.ASKED}broken")
     assert not broken.exists()
-    assert "cannot be used" not in page.shown["shelf"]
+    assert "cannot be used" not in page.shown["lora-shelf"]
     broken.write_bytes(b"x" * 100)
-    assert "broken" not in str(Page(studio).open(ELSEWHERE)["shelf"])
+    assert "broken" not in str(Page(studio).open(ELSEWHERE)["lora-shelf"])
 
 
 def test_visitors_remove_nothing(studio: FakeStudio) -> None:
     assert access.may_administer(HERE)
     page = Page(studio)
-    shelf = str(page.open(ELSEWHERE)["shelf"])
+    shelf = str(page.open(ELSEWHERE)["lora-shelf"])
     assert "rank 4" in shelf
     assert f'data-name="{lora_cards.ASKED}' not in shelf
     assert str(studio.settings.loras) not in shelf
@@ -140,7 +140,8 @@ def test_folders_that_cannot_be_listed_are_told(tmp_path: Path) -> None:
     for name in ("models", "loras"):
         (tmp_path / name).symlink_to(name)
     with FakeStudio(tmp_path, steps=2, pace=0) as studio:
-        shelf = str(Page(studio).open()["shelf"])
+        opened = Page(studio).open()
+        shelf = str(opened["shelf"]) + str(opened["lora-shelf"])
         assert "PixArt nano" in shelf
     for what, name in (("models", "models"), ("LoRAs", "loras")):
         told = f"The {what} in {tmp_path / name} cannot be listed (links in it lead in circles)."
@@ -163,14 +164,14 @@ def test_a_lora_is_exported_and_fetched(form: str, studio: FakeStudio, tmp_path:
     page.open()
     name = f"{lora_cards.ASKED}ink"
     page.press("ask-export", name)
-    shelf = page.shown["shelf"]
+    shelf = page.shown["lora-shelf"]
     assert [f'data-do="export-{one}"' in shelf for one in forms.FORMS] == [True] * 5
     assert "For which program?" in shelf
     page.press(f"export-{form}", name)
     job = settled(studio)
     assert job.file is not None
     page.press("keep", name)
-    shown = page.shown["shelf"]
+    shown = page.shown["lora-shelf"]
     assert f'href="studio/loras/{job.token}" download="{job.file.name}"' in shown
     assert job.file.name == {"kohya": "ink-kohya.safetensors", "peft": "ink-peft.zip"}[form]
     with TestClient(Starlette(routes=routes(studio))) as web:
@@ -189,7 +190,7 @@ def test_a_lora_is_exported_and_fetched(form: str, studio: FakeStudio, tmp_path:
     assert (found.only, found.misfits) == (((), ()), ())
     assert found.total.difference < 1e-5
     page.press("close-export", name)
-    assert "download=" not in page.shown["shelf"]
+    assert "download=" not in page.shown["lora-shelf"]
     assert not job.file.parent.exists()
 
 
@@ -210,9 +211,9 @@ def test_an_export_that_fails_says_why(studio: FakeStudio) -> None:
     job = settled(studio)
     assert job.file is None
     page.press("keep", name)
-    assert "not finite" in page.shown["shelf"]
+    assert "not finite" in page.shown["lora-shelf"]
     page.press("close-export", name)
-    assert "not finite" not in page.shown["shelf"]
+    assert "not finite" not in page.shown["lora-shelf"]
 
 
 def test_visitors_export_nothing(studio: FakeStudio) -> None:
@@ -220,4 +221,4 @@ def test_visitors_export_nothing(studio: FakeStudio) -> None:
     page.open(ELSEWHERE)
     page.press("export-kohya", f"{lora_cards.ASKED}ink", ELSEWHERE)
     assert studio.lora_exports.job is None
-    assert 'data-do="ask-export"' not in page.shown["shelf"]
+    assert 'data-do="ask-export"' not in page.shown["lora-shelf"]
