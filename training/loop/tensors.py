@@ -11,6 +11,7 @@ import torch
 from diffusers.training_utils import EMAModel
 from torch import Tensor, nn
 
+from pipelines.memory.measured import give_back
 from training.loop.sharding import like, whole
 
 _SEPARATOR = "/"
@@ -80,6 +81,19 @@ def numbers_of(
     norm = torch.as_tensor(0.0 if norm is None else norm)
     together = torch.stack([*means, whole(norm).float().to(means[0].device)]).tolist()
     return dict(zip(names, together, strict=False)), together[-1]
+
+
+@torch.no_grad()
+def settle(net: nn.Module) -> None:
+    """Brings the memory of this process into the state from which a step can be measured.
+
+    Frozen weights may still lie in the file that they were read from: the first product would bring
+    them into main memory. What was freed before would be used again, and the step look small.
+    """
+    for weight in net.parameters():
+        if not weight.requires_grad and weight.device.type == "cpu":
+            weight.sum()
+    give_back()
 
 
 @contextmanager

@@ -34,7 +34,7 @@ from training.loop.draws import key
 from training.loop.pace import Pace
 from training.loop.run_state import RunEnd, RunState
 from training.loop.task import Batch, Task
-from training.loop.tensors import not_finite, numbers_of
+from training.loop.tensors import not_finite, numbers_of, settle
 from training.loop.train_state import begin
 from training.loop.validation import held_out_losses
 from training.run import Run, sentence
@@ -232,6 +232,7 @@ class Trainer:
         batch = next(self._batches(workers=0), None)
         if batch is None:
             return
+        settle(self._net)
         with measured(self._accelerator.device) as peak:
             with self._accelerator.no_sync(self._net):
                 loss = self._forward(batch, self._place(0))["loss"].mean()

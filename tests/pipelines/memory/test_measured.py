@@ -56,3 +56,54 @@ print([peak.bytes, later.bytes])
     )
     assert 90 * MIB <= peak <= 130 * MIB
     assert inside < 10 * MIB
+
+
+def test_freed_memory_hides_nothing_once_it_is_given_back() -> None:
+    hidden, peak = run(
+        """
+from pipelines.memory.measured import give_back
+def pieces():  # 125 MiB below the size from which memory comes from the system itself
+    return [torch.ones(100_000, dtype=torch.uint8) for _ in range(1311)]
+first = pieces()
+above = torch.ones(1000, dtype=torch.uint8)  # the heap cannot shrink
+first.clear()
+with measured(CPU, every=0.001) as hidden:
+    first = pieces()
+first.clear()
+give_back()
+with measured(CPU, every=0.001) as peak:
+    first = pieces()
+print([hidden.bytes, peak.bytes])
+"""
+    )
+    assert hidden < 60 * MIB
+    assert peak > 110 * MIB
+
+
+def test_weights_in_a_file_are_not_what_a_step_needs(tmp_path: Path) -> None:
+    """A base that is read as it lies on the disk comes into memory with the first product."""
+    read, settled = run(
+        f"""
+from safetensors.torch import load_file, save_file
+from training.loop.tensors import settle
+file = {str(tmp_path / "w.safetensors")!r}
+def net():
+    made = torch.nn.Linear(4096, 8192, bias=False, device="meta").requires_grad_(False)
+    made.load_state_dict(load_file(file), assign=True)
+    return made.requires_grad_(False)
+save_file({{"weight": torch.ones(8192, 4096)}}, file)
+x = torch.ones(1, 4096)
+torch.nn.functional.linear(torch.ones(1, 64), torch.ones(64, 64))
+one = net()
+with measured(CPU, every=0.001) as read, torch.no_grad():
+    one(x)
+del one
+two = net()
+settle(two)
+with measured(CPU, every=0.001) as settled, torch.no_grad():
+    two(x)
+print([read.bytes, settled.bytes])
+"""
+    )
+    assert read > 120 * MIB
+    assert settled < 20 * MIB
