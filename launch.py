@@ -148,4 +148,10 @@ def main(argv: "list[str]") -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    ended = main(sys.argv[1:])
+    # Otherwise nothing of ours may have been loaded, nor be there to be loaded.
+    if "torch" in sys.modules:
+        from pipelines.processes.leaving import leave
+
+        leave(ended)
+    sys.exit(ended)

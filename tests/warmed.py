@@ -8,13 +8,12 @@ import os
 
 import pytest  # noqa: F401
 
-from pipelines.memory.planning import before_torch
+from pipelines.heavy_imports import importing_diffusers
 
-before_torch()
-
-import app.cli.main  # noqa: E402, F401
-import pipelines.engine  # noqa: E402, F401
-import training.loop.trainer  # noqa: E402, F401
+with importing_diffusers():
+    import app.cli.main  # noqa: F401
+    import pipelines.engine  # noqa: F401
+    import training.loop.trainer  # noqa: F401
 
 # The collector of a fork need not look at it, which would copy every page of it.
 gc.freeze()

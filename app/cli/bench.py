@@ -14,7 +14,8 @@ import typer
 
 from app.cli.status import Status
 from pipelines.errors import RequestError, UnknownNameError
-from pipelines.memory.planning import Machine, before_torch
+from pipelines.heavy_imports import importing_diffusers
+from pipelines.memory.planning import Machine
 
 if TYPE_CHECKING:
     from pipelines.benchmarks.benchmark import Result, Timing
@@ -43,9 +44,9 @@ def bench(
     status = Status(sys.stderr)
     status.text("Loading")
     try:
-        before_torch()
-        from pipelines.benchmarks import benchmark
-        from pipelines.memory import probe
+        with importing_diffusers():
+            from pipelines.benchmarks import benchmark
+            from pipelines.memory import probe
 
         clock = benchmark.Timing(rounds=rounds, cpu_time=cpu_time)
         machine = probe.machine()

@@ -14,7 +14,7 @@ from app.cli.status import Status
 from app.models.rows import ImportOptions
 from app.settings import make_folder, user_path
 from pipelines.errors import UnknownNameError
-from pipelines.memory.planning import before_torch
+from pipelines.heavy_imports import before_torch, importing_torch
 from pipelines.progress import plain_size
 
 if TYPE_CHECKING:
@@ -60,10 +60,10 @@ def convert(
     """Turns the original code's .pth into diffusers' layout, or back."""
     _check_words(weights, precision)
     status = Status(sys.stderr)
-    before_torch()
     # Here and not above: only a command that converts pays for loading torch.
-    from pipelines.models import convert as converting
-    from pipelines.models.sources import ReadOptions
+    with importing_torch():
+        from pipelines.models import convert as converting
+        from pipelines.models.sources import ReadOptions
 
     options = ReadOptions(
         weights=cast("Choice", weights),

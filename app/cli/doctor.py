@@ -13,7 +13,8 @@ from app.cli.status import Status
 from app.doctor import Finding, examine
 from app.settings import Settings, workspace_path
 from pipelines.errors import OutOfMemoryError, StudioError
-from pipelines.memory.planning import Machine, before_torch
+from pipelines.heavy_imports import importing_torch
+from pipelines.memory.planning import Machine
 
 
 def doctor(
@@ -44,11 +45,10 @@ def _probe(status: Status, shortages: list[OutOfMemoryError]) -> Machine | None:
     """The device; None, and why in `shortages`, where there is no room to look at it."""
     status.text("Looking at the device")
     try:
-        before_torch()
+        # Here and not above: loading torch takes seconds.
+        with importing_torch():
+            from pipelines.memory import probe
     except OutOfMemoryError as error:
         shortages.append(error)
         return None
-    # Here and not above: loading torch takes seconds.
-    from pipelines.memory import probe
-
     return probe.machine()

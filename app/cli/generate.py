@@ -27,8 +27,8 @@ from pipelines import pictures
 from pipelines.catalog import Catalog
 from pipelines.denoising import samplers
 from pipelines.errors import RecipeError, RequestError
+from pipelines.heavy_imports import importing_diffusers
 from pipelines.memory import forecast
-from pipelines.memory.planning import before_torch
 from pipelines.picture_record import PictureRecord
 from pipelines.progress import Progress, Stage
 from pipelines.request import FIELDS, GenerationRequest, complete
@@ -197,9 +197,9 @@ def _paint(
     status = Status(sys.stderr)
     stop = _stop_on_interrupt()
     status.show(Progress(stage=Stage.LOADING))
-    before_torch()
     # Here and not above: only a command that paints pays for loading torch.
-    from pipelines.engine import Engine
+    with importing_diffusers():
+        from pipelines.engine import Engine
 
     engine = Engine(catalog, inputs=settings.inputs, cache=settings.cache)
     runner = LocalRunner(engine, gallery)

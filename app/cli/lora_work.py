@@ -19,7 +19,7 @@ from lora_manager import card, forms
 from lora_manager.card import LoraUse
 from pipelines.catalog import Catalog
 from pipelines.errors import RequestError, model_errors
-from pipelines.memory.planning import before_torch
+from pipelines.heavy_imports import before_torch
 
 if TYPE_CHECKING:
     from lora_manager.algebra import Comparison, LayerComparison

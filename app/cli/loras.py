@@ -17,7 +17,7 @@ from lora_manager.card import LoraCard
 from lora_manager.library import LoraLibrary
 from pipelines.catalog import Catalog
 from pipelines.errors import model_errors
-from pipelines.memory.planning import before_torch
+from pipelines.heavy_imports import before_torch
 from pipelines.progress import plain_size
 
 app = typer.Typer(

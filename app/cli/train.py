@@ -21,7 +21,7 @@ from app.cli.stopping import INTERRUPTED, stop_on_signals
 from app.settings import Settings, make_folder, real_path
 from pipelines.catalog import Catalog
 from pipelines.errors import RequestError, printable
-from pipelines.memory.planning import before_torch
+from pipelines.heavy_imports import importing_diffusers
 from pipelines.progress import Progress, Report, Stage
 from training import recipes
 from training.config import RunConfig, TrainingRecipe
@@ -184,9 +184,9 @@ def _train(
     make_folder(root)
     status = Status(sys.stderr)
     stop = stop_on_signals()
-    before_torch()
     # Here and not above: only a command that trains pays for loading torch.
-    from training import whole
+    with importing_diffusers():
+        from training import whole
 
     try:
         trained = whole.train(

@@ -15,7 +15,7 @@ from app.cli.stopping import INTERRUPTED, stop_on_signals
 from app.settings import make_folder, user_path
 from pipelines import files
 from pipelines.errors import RequestError, printable
-from pipelines.memory.planning import before_torch
+from pipelines.heavy_imports import importing_diffusers
 from pipelines.pictures import png
 
 
@@ -169,10 +169,10 @@ def evaluate(
         raise RequestError("grid", f"“{printable(grid)}” does not end with .png.")
     status = Status(sys.stderr)
     stop = stop_on_signals()
-    before_torch()
-    from PIL import Image
+    with importing_diffusers():
+        from PIL import Image
 
-    from training.evaluation import command, measure, prompts
+        from training.evaluation import command, measure, prompts
 
     chosen = tuple(lists.split(",")) if lists else prompts.LISTS
     pictures: list[Image.Image] = []

@@ -20,6 +20,7 @@ from pipelines import files, lora_fit
 from pipelines.catalog import PARTS, ROW_FILE, Catalog, ModelSpec
 from pipelines.denoising import samplers
 from pipelines.errors import RequestError, UnknownNameError, model_errors, printable
+from pipelines.heavy_imports import importing_diffusers
 from pipelines.models import weights_digest
 
 if TYPE_CHECKING:
@@ -56,7 +57,8 @@ def bake(
     used, place = [use for use in uses if use.weight], model.part("transformer")
     with model_errors():
         values = _row(catalog, model, used, wanted)
-    from pipelines.models import baking, convert, loader, sources
+    with importing_diffusers():
+        from pipelines.models import baking, convert, loader, sources
 
     places = {part: model.part(part).resolve() for part in PARTS if part != "transformer"}
     values["places"] = {part: str(folder) for part, folder in places.items()}

@@ -13,7 +13,7 @@ from app.settings import Settings, make_folder
 from lora_manager import drafts
 from pipelines.catalog import Catalog
 from pipelines.errors import LoraFileError, ProcessDeathError, model_errors
-from pipelines.memory.planning import before_torch
+from pipelines.heavy_imports import before_torch
 from pipelines.processes.child import Child
 from pipelines.processes.inside import ChildSpec, ParentPipe
 from pipelines.processes.wire import progress_fields, progress_of

@@ -22,6 +22,7 @@ from pipelines import files, sizes
 from pipelines.catalog import ROW_FILE, Catalog, ModelSpec
 from pipelines.denoising import samplers
 from pipelines.errors import ModelError, RequestError, printable
+from pipelines.heavy_imports import importing_diffusers, importing_torch
 
 if TYPE_CHECKING:
     from pipelines.models.convert import CountReport
@@ -64,7 +65,8 @@ def import_model(
     `report` counts the tensors that are converted, `copying` the bytes of the other parts.
     Raises RequestError, ModelError, SaveError; nothing is left in `models` then.
     """
-    from pipelines.models import convert, sources
+    with importing_torch():
+        from pipelines.models import convert, sources
 
     catalog = Catalog(user_models=models)
     model_id = free_id(source, catalog, models, wanted)
@@ -112,7 +114,8 @@ def import_model(
 
 def _check_draft(spec: ModelSpec, draft: Path, parts: Parts) -> None:
     """The model as it will be, before gigabytes are copied. Raises ModelError, OSError."""
-    from pipelines.models import loader
+    with importing_diffusers():
+        from pipelines.models import loader
 
     if "scheduler" not in parts:
         (draft / "scheduler").mkdir()

@@ -11,7 +11,7 @@ from lora_manager import forms
 from lora_manager.library import SUFFIX
 from pipelines.catalog import Catalog
 from pipelines.errors import SaveError, printable
-from pipelines.memory.planning import before_torch
+from pipelines.heavy_imports import before_torch
 from pipelines.processes.child import Child
 from pipelines.processes.inside import ChildSpec, ParentPipe
 from pipelines.progress import ShouldStop

@@ -12,7 +12,7 @@ from app.models.lora_work import MadeLora
 from app.settings import Settings, make_folder
 from lora_manager import drafts
 from pipelines.catalog import Catalog
-from pipelines.memory.planning import before_torch
+from pipelines.heavy_imports import before_torch
 from pipelines.processes.child import Child
 from pipelines.processes.inside import ChildSpec, ParentPipe
 from pipelines.processes.wire import progress_fields, progress_of

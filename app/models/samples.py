@@ -19,7 +19,7 @@ from PIL import Image, PngImagePlugin
 
 from pipelines import files
 from pipelines.catalog import ROOT, Catalog, ModelSpec
-from pipelines.memory.planning import before_torch
+from pipelines.heavy_imports import importing_diffusers
 from pipelines.models.weights_digest import digest
 from pipelines.request import complete
 
@@ -93,9 +93,9 @@ def paint(model: ModelSpec, catalog: Catalog, engine: Engine) -> Path:
 
 def main() -> None:
     """Paints the samples of every model that ships."""
-    before_torch()
     # Here and not above: reading samples loads no torch.
-    from pipelines.engine import Engine
+    with importing_diffusers():
+        from pipelines.engine import Engine
 
     catalog = Catalog()
     engine = Engine(catalog, inputs=ROOT)

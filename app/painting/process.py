@@ -16,7 +16,8 @@ from app.painting.runner import LocalRunner
 from app.settings import Settings
 from pipelines.catalog import Catalog
 from pipelines.errors import StudioError, printable
-from pipelines.memory.planning import before_torch, is_out_of_memory
+from pipelines.heavy_imports import importing_diffusers
+from pipelines.memory.planning import is_out_of_memory
 from pipelines.processes.inside import ParentPipe
 from pipelines.processes.wire import error_fields, progress_fields
 from pipelines.progress import Progress
@@ -45,9 +46,9 @@ class _PaintingProcess:
     def run(self, preload: str | None) -> None:
         """Prepares the engine, then paints order after order."""
         threading.Thread(target=self._read, daemon=True).start()
-        before_torch()
         # Here and not above: only this process may load torch.
-        from pipelines.engine import Engine
+        with importing_diffusers():
+            from pipelines.engine import Engine
 
         catalog = Catalog(user_models=self._settings.models, loras=self._settings.loras)
         engine = Engine(

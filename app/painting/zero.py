@@ -22,7 +22,8 @@ from app.painting.worker import EngineState
 from app.settings import Settings
 from pipelines.catalog import Catalog
 from pipelines.errors import StudioError, WorkerError, printable
-from pipelines.memory.planning import Machine, before_torch
+from pipelines.heavy_imports import importing_diffusers
+from pipelines.memory.planning import Machine
 from pipelines.processes.wire import Message, error_fields, error_of
 from pipelines.progress import Progress, Report, ShouldStop
 from pipelines.request import GenerationRequest
@@ -161,8 +162,8 @@ class ZeroRunner:
 
 def _import() -> None:
     """Imports what painting needs, once; a studio that is no Space never pays for it."""
-    before_torch()
-    import pipelines.engine  # noqa: F401
+    with importing_diffusers():
+        import pipelines.engine  # noqa: F401
 
 
 def _refused(error: Exception) -> WorkerError:
@@ -230,8 +231,8 @@ class _ZeroPainter:
     """The engine with what it needs. Made where the GPU is."""
 
     def __init__(self, settings: Settings) -> None:
-        before_torch()
-        from pipelines.engine import Engine
+        with importing_diffusers():
+            from pipelines.engine import Engine
 
         self._catalog = Catalog(user_models=settings.models, loras=settings.loras)
         self._engine = Engine(self._catalog, inputs=settings.inputs, cache=settings.cache)

@@ -9,7 +9,7 @@ from app.training import run_list
 from app.training.run_list import RunList
 from pipelines.catalog import Catalog
 from pipelines.errors import RequestError
-from pipelines.memory.planning import before_torch
+from pipelines.heavy_imports import importing_diffusers
 from pipelines.processes.child import Child
 from pipelines.processes.inside import ChildSpec, ParentPipe
 from pipelines.progress import ShouldStop
@@ -35,8 +35,8 @@ def work(pipe: ParentPipe, workspace: str, name: str, step: int) -> str:
     order = run_list.read_order(folder)
     if order is None:
         raise RequestError("training", f"“{name}” was not begun in the page.")
-    before_torch()
-    from training import publish_lora, stages
+    with importing_diffusers():
+        from training import publish_lora, stages
 
     recipe = order.recipe
     stage = stages.folder_of(folder, recipe, recipe.stages[-1].name)

@@ -11,7 +11,7 @@ from app.training import training_order
 from app.training.training_order import TrainingOrder
 from pipelines.catalog import Catalog
 from pipelines.errors import RequestError, printable
-from pipelines.memory.planning import before_torch
+from pipelines.heavy_imports import importing_diffusers
 from pipelines.processes.child import Child
 from pipelines.processes.inside import ChildSpec, ParentPipe
 from pipelines.processes.wire import progress_fields, progress_of
@@ -52,8 +52,8 @@ def work(pipe: ParentPipe, workspace: str, told: dict[str, object]) -> str | Non
     """Runs in the process. Raises StudioError."""
     settings, order = Settings(workspace=Path(workspace)), training_order.of_json(told)
     recipe = order.recipe
-    before_torch()
-    from training import whole
+    with importing_diffusers():
+        from training import whole
 
     trained = whole.train(
         recipe,

@@ -24,6 +24,7 @@ from app.ui import serving
 from app.ui.guards import access
 from app.ui.serving import asking_nobody_else as asking_nobody_else
 from pipelines.errors import SaveError
+from pipelines.heavy_imports import uncollected
 
 if TYPE_CHECKING:
     import gradio as gr
@@ -175,7 +176,7 @@ def _launch(
     """The page, built and served behind every guard."""
     prepare(studio.settings)
     # Whatever imports gradio first lies within.
-    with asking_nobody_else(), serving.uncollected(), serving.one_loop():
+    with asking_nobody_else(), uncollected(), serving.one_loop():
         from app.ui.guards import connections
         from app.ui.guards.uploads import Uploads
 

@@ -7,14 +7,11 @@ T5, tiles). Sizes: docs/memory.md, from counted parameters and measured activati
 
 from __future__ import annotations
 
-import logging
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import product
 from typing import Literal
-
-from pipelines.memory import address_space
 
 Device = Literal["cuda", "mps", "cpu"]
 Precision = Literal["float32", "bfloat16", "float16"]
@@ -140,20 +137,6 @@ class DevicePlan:
 def wants_compiling() -> bool:
     """True where the user asks for joined kernels."""
     return os.environ.get(COMPILE_VARIABLE, "").strip().lower() in ("1", "true", "yes", "on")
-
-
-def before_torch() -> None:
-    """What has to be said before torch and diffusers are imported. Raises OutOfMemoryError where
-    the system allows too little address space for them.
-
-    Threads sleep while they wait. By default they spin: with a browser on the same two cores, a
-    spinning thread keeps its partner from running, and a picture took twenty times as long
-    (docs/decisions/0005). And bitsandbytes, which diffusers imports, does not advise people to
-    install an optional package.
-    """
-    address_space.check(address_space.TORCH)
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -99,12 +99,13 @@ def _apart(file: Path, folder: Path, gate: StopGate, meter: Meter) -> None:
 
 def convert(pipe: ParentPipe, file: str, folder: str) -> None:
     """The child."""
-    from pipelines.memory.planning import before_torch, is_out_of_memory
+    from pipelines.heavy_imports import importing_torch
+    from pipelines.memory.planning import is_out_of_memory
 
     try:
-        before_torch()
-        from pipelines.models import convert
-        from pipelines.models.sources import ReadOptions
+        with importing_torch():
+            from pipelines.models import convert
+            from pipelines.models.sources import ReadOptions
 
         convert.convert(
             Path(file),

@@ -18,6 +18,7 @@ from typing import Any
 
 from pipelines import streams
 from pipelines.errors import StudioError, WorkerError, printable
+from pipelines.processes.leaving import leave
 from pipelines.processes.wire import Message, error_fields
 
 _MAX_LOG_BYTES = 5_000_000
@@ -89,6 +90,7 @@ def main(connection: Connection, spec: ChildSpec, work: Work, args: tuple[Any, .
     pipe = ParentPipe(connection)
     if spec.serves:
         work(pipe, *args)
+        leave(0)
         return
     if _WAKING is not None:
         signal.signal(_WAKING, signal.default_int_handler)
@@ -99,6 +101,7 @@ def main(connection: Connection, spec: ChildSpec, work: Work, args: tuple[Any, .
             _do(pipe, spec, work, args)
         except KeyboardInterrupt:
             pipe.tell("stopped")
+    leave(0)
 
 
 def _do(pipe: ParentPipe, spec: ChildSpec, work: Work, args: tuple[Any, ...]) -> None:
