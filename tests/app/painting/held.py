@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from pipelines.memory.planning import before_torch
+from pipelines.heavy_imports import before_torch
 from pipelines.picture_record import Picture
 from pipelines.progress import Progress, Report, ShouldStop, Stage
 from pipelines.request import GenerationRequest
