@@ -19,6 +19,8 @@ SHORT = {
     "steps": "400",
     "accumulate": "1",
     "preview.every": "5",
+    "preview.steps": "2",
+    "preview.prompts": "a photo of {subject}",
     "log_every": "1",
     "checkpoints.every": "5",
 }

@@ -5,6 +5,7 @@ Only people who may administer the studio train, and see what was trained.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -77,6 +78,14 @@ class TrainVisit:
     comparing: dict[str, list[tuple[float, str]]] = field(default_factory=dict)
     sent: Sent = field(default_factory=Sent)
 
+    def __post_init__(self) -> None:
+        # Presses do not wait for each other. No field: gradio sends fields to the browser.
+        self.lock = threading.Lock()
+
+    def __deepcopy__(self, memo: object) -> TrainVisit:
+        # gradio copies the first value for each browser tab; a lock cannot be copied.
+        return TrainVisit()
+
     def look(self, at: str) -> None:
         """Looks at something else: what was said of the last is over."""
         self.looking = at
@@ -99,21 +108,23 @@ class TrainHandlers:
     ) -> Any:
         """The tab was opened: everything anew, and news from now on."""
         browser.identify(owner)
-        visit.sent.forget()
-        visit.look(visit.looking)
-        if browser.preparation:
-            visit.look(_NEW + browser.preparation)
-            browser.preparation = ""
-        if not visit.looking and access.may_administer(request):
-            visit.looking = self._first()
-        return answer(self._news(visit, browser, request))
+        with visit.lock:
+            visit.sent.forget()
+            visit.look(visit.looking)
+            if browser.preparation:
+                visit.look(_NEW + browser.preparation)
+                browser.preparation = ""
+            if not visit.looking and access.may_administer(request):
+                visit.looking = self._first()
+            return answer(self._news(visit, browser, request))
 
     def tick_train(
         self, visit: TrainVisit, browser: BrowserSession, owner: Any, request: gr.Request
     ) -> Any:
         """The timer asked what is new."""
         browser.identify(owner)
-        return answer(self._news(visit, browser, request))
+        with visit.lock:
+            return answer(self._news(visit, browser, request))
 
     def leave_train(self) -> Any:
         """Another tab was opened."""
@@ -132,18 +143,19 @@ class TrainHandlers:
         browser.identify(owner)
         data = event._data if isinstance(event._data, dict) else {}
         do, name = str(data.get("do")), str(data.get("name"))
-        updates: dict[Any, Any] = {}
-        if do != "set":
-            visit.error = visit.notice = ""
-        if not access.may_administer(request):
-            visit.error = access.refusal(_ADMINISTERED, request)
-        else:
-            try:
-                filled = filling.filled(data.get("fields"))
-                updates = self._do(visit, browser, (do, name), data, (filled, fields.form(raw)))
-            except StudioError as error:
-                visit.error = str(error)
-        return answer(updates | self._news(visit, browser, request))
+        with visit.lock:
+            updates: dict[Any, Any] = {}
+            if do != "set":
+                visit.error = visit.notice = ""
+            if not access.may_administer(request):
+                visit.error = access.refusal(_ADMINISTERED, request)
+            else:
+                try:
+                    filled = filling.filled(data.get("fields"))
+                    updates = self._do(visit, browser, (do, name), data, (filled, fields.form(raw)))
+                except StudioError as error:
+                    visit.error = str(error)
+            return answer(updates | self._news(visit, browser, request))
 
     # --- verbs ----------------------------------------------------------------------------------
 

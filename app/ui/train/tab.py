@@ -54,5 +54,7 @@ def wire(
             [*who, *form_tab.form.values()],
             [session.rail, *filled(form_tab, session), *news],
             preprocess=False,
+            # A press right behind a field that was filled in must not be lost.
+            trigger_mode="multiple",
             **QUIET,
         )
