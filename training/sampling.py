@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, DiTTransformer2DModel, PixArtTransformer2DModel
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
 from pipelines.denoising.latents import decode, to_picture
 from pipelines.denoising.samplers import DEFAULT_SAMPLER
@@ -19,6 +20,7 @@ from pipelines.request import GenerationRequest
 from pipelines.sizes import Size
 
 _CLASS_SAMPLER = "ddim"
+_CASTS = "cast_input_dtype_enabled"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,10 +69,25 @@ def sampled(
     """The latents (1, C, h, w) of one picture per features (T, C), scaled as the net sees them."""
     net = Transformer(transformer)
     requests = [options.request(index, DEFAULT_SAMPLER) for index in range(len(features))]
-    return [
-        _latents(net, (null, one), request, betas)
-        for one, request in zip(features, requests, strict=True)
-    ]
+    with _alone(transformer):
+        return [
+            _latents(net, (null, one), request, betas)
+            for one, request in zip(features, requests, strict=True)
+        ]
+
+
+@contextmanager
+def _alone(net: nn.Module) -> Iterator[None]:
+    """Outside of autocast the layers of a LoRA take what comes in as exactly as they are."""
+    layers: list[Any] = [one for one in net.modules() if hasattr(one, _CASTS)]
+    before = [getattr(layer, _CASTS) for layer in layers]
+    try:
+        for layer in layers:
+            setattr(layer, _CASTS, True)
+        yield
+    finally:
+        for layer, value in zip(layers, before, strict=True):
+            setattr(layer, _CASTS, value)
 
 
 def paint_classes(

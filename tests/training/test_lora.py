@@ -368,7 +368,7 @@ def test_computing_blocks_again_changes_nothing(
     """Also where the kernel of attention is chosen outside of the blocks, and dropout is drawn."""
     results = []
     for again in (False, True):
-        changes: dict[str, Any] = {"gradient_checkpointing": again}
+        changes: dict[str, Any] = {"gradient_checkpointing": again, "precision": "bf16"}
         if method == "lora":
             changes["lora"] = {"rank": 4, "dropout": 0.3}
         values = _with(recipe(method, steps=2), changes)
@@ -380,3 +380,14 @@ def test_computing_blocks_again_changes_nothing(
         results.append([(e["loss"], e["norm"]) for e in events if e["event"] == "step"])
     assert len(results[0]) == 2
     assert results[0] == results[1]
+
+
+@pytest.mark.parametrize("dora", [False, True])
+def test_samples_are_painted_with_a_lora_in_half_precision(
+    dora: bool, catalog: Catalog, data: Path, tmp_path: Path
+) -> None:
+    """The net is half as exact as the LoRA on it, and nothing makes them meet but the layers."""
+    sheets = {"every": 2, "steps": 2, "prompts": ["a red disc"]}
+    changes = {"precision": "bf16", "preview": sheets, "lora": {"rank": 2, "dora": dora}}
+    assert walk(_with(recipe("lora", steps=2), changes), tmp_path, data, catalog) == "finished"
+    assert (tmp_path / "01-one" / "previews" / "step-00000002.png").is_file()

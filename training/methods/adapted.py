@@ -34,29 +34,7 @@ def with_lora(net: PixArtTransformer2DModel, wanted: LoraConfig) -> PixArtTransf
 
     What learns is in float32, whatever the precision of `net` is.
     """
-    found = targets.paths(
-        net.config.num_layers,
-        _KINDS[wanted.targets],
-        micro_conditions=net.config.use_additional_conditions,
-    )
-    unused = [end for end in wanted.ranks if not any(targets.matches(p, {end}) for p in found)]
-    if unused:
-        raise RequestError(
-            "lora.ranks",
-            f"No layer that is trained ends with “{unused[0]}”.",
-            f"Layers are called as {found[0]}.",
-        )
-    for path in found:
-        rank = next((r for end, r in wanted.ranks.items() if targets.matches(path, {end})), 0)
-        layer: Any = net.get_submodule(path)
-        smaller = min(layer.in_features, layer.out_features)
-        if (rank or wanted.rank) > smaller:
-            raise RequestError(
-                "lora.rank",
-                f"The rank {rank or wanted.rank} is larger than the layer {path}, which has"
-                f" {smaller}.",
-                f"Take a rank of at most {smaller}.",
-            )
+    found = _ranks(net, wanted)
     alpha = wanted.alpha or wanted.rank
     inject_adapter_in_model(
         PeftConfig(
@@ -76,13 +54,56 @@ def with_lora(net: PixArtTransformer2DModel, wanted: LoraConfig) -> PixArtTransf
         if weight.requires_grad:
             # PEFT makes it like the layer that it lies beside.
             weight.data = weight.data.float()
-    if wanted.dora:
-        for layer in layers(net).values():
+    for layer in layers(net).values():
+        # Autocast would make the input half as exact right behind it: a copy for nothing.
+        # A DoRA takes from it how exactly it measures its rows.
+        layer.cast_input_dtype_enabled = wanted.dora
+        if wanted.dora:
             (name,) = layer.active_adapters
             # Measured by PEFT in the precision of the layer, in which it would not be what it was.
             rows = layer.get_base_layer().weight.float().norm(dim=1)
             layer.lora_magnitude_vector[name].weight.data.copy_(rows)
     return net.train()
+
+
+def _ranks(net: PixArtTransformer2DModel, wanted: LoraConfig) -> dict[str, int]:
+    """The layers that get a LoRA, with their ranks. Raises RequestError."""
+    found = targets.paths(
+        net.config.num_layers,
+        _KINDS[wanted.targets],
+        micro_conditions=net.config.use_additional_conditions,
+    )
+    unused = [end for end in wanted.ranks if not any(targets.matches(p, {end}) for p in found)]
+    if unused:
+        raise RequestError(
+            "lora.ranks",
+            f"No layer that is trained ends with “{unused[0]}”.",
+            f"Layers are called as {found[0]}.",
+        )
+    ranks = {}
+    for path in found:
+        own = (r for end, r in wanted.ranks.items() if targets.matches(path, {end}))
+        ranks[path] = rank = next(own, wanted.rank)
+        layer: Any = net.get_submodule(path)
+        smaller = min(layer.in_features, layer.out_features)
+        if rank > smaller:
+            raise RequestError(
+                "lora.rank",
+                f"The rank {rank} is larger than the layer {path}, which has {smaller}.",
+                f"Take a rank of at most {smaller}.",
+            )
+    return ranks
+
+
+def parameters(net: PixArtTransformer2DModel, wanted: LoraConfig) -> int:
+    """How many numbers of a LoRA learn on `net`, of which only the shapes are looked at. Raises
+    RequestError."""
+    count = 0
+    for path, rank in _ranks(net, wanted).items():
+        layer: Any = net.get_submodule(path)
+        count += rank * (layer.in_features + layer.out_features)
+        count += layer.out_features if wanted.dora else 0
+    return count
 
 
 def layers(net: nn.Module) -> dict[str, Any]:
