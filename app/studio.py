@@ -19,6 +19,7 @@ from app.models import own_models
 from app.painting.worker import EngineState
 from app.parts import StudioParts, assemble
 from app.settings import Settings
+from app.training import orders
 from pipelines import pictures
 from pipelines.catalog import ModelSpec
 from pipelines.errors import (
@@ -300,7 +301,9 @@ class Studio:
         """Begins to prepare a training on pictures of the gallery; the id of the preparation.
         Raises RequestError, SaveError."""
         prepared = self.trainings.preparations
-        made = prepared.new("subject", self.catalog.default.id)
+        base = self.catalog.default.id
+        made = prepared.new("subject", base)
+        prepared.change(made.id, recipe=orders.recipe_for("subject", base, self.catalog))
         for entry in entries:
             made = prepared.add(made.id, entry.path.name, entry.path)
         return made.id

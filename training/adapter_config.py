@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, field_validator
 
 from training.recipe_table import RecipeTable
+from training.scenes.captions import article
 
 MAX_RANK = 1024
 
@@ -41,21 +42,29 @@ class SubjectConfig(RecipeTable):
     """Who or what is in the pictures.
 
     `word` is a word that means nothing yet, `kind` what it is one of: "sks" and "dog". Pictures
-    without a caption get `template`, in which {subject} is "sks dog".
+    without a caption get `template`, in which {subject} is "sks dog". A picture on a plain
+    background of a named colour gets one of `wordings` instead, by dice: there {colour} is the
+    colour, and {a_colour} the same with its article. A share of those, `moved`, is shown smaller
+    at a side, and called as one of `places` says, in which {place} is the side.
 
     `prior` keeps the kind what it was. "base": of `share` of the pictures the net is asked about
-    the kind instead, and has to say what it said before it learned (no further pictures are
-    needed). "pictures": in place of `share` of the pictures it learns so many `pictures` of the
-    kind that it has painted itself before. "none": nothing does. `weight` is that of its error.
+    the kind instead, or about one of the captions `keep`, and has to say what it said before it
+    learned (no further pictures are needed). "pictures": in place of `share` of the pictures it
+    learns so many `pictures` of the kind that it has painted itself before. "none": nothing does.
+    `weight` is that of its error.
     """
 
     word: str = Field(default="sks", max_length=40)
     kind: str = Field(default="", max_length=80)
     template: str = Field(default="a photo of {subject}", max_length=400)
+    wordings: tuple[Annotated[str, Field(max_length=400)], ...] = Field(default=(), max_length=100)
+    places: tuple[Annotated[str, Field(max_length=400)], ...] = Field(default=(), max_length=100)
+    moved: float = Field(default=0.0, ge=0, lt=1)
     prior: Literal["base", "pictures", "none"] = "base"
     share: float = Field(default=0.5, gt=0, lt=1)
     pictures: int = Field(default=50, ge=1, le=10_000)
     weight: float = Field(default=1.0, gt=0, le=100)
+    keep: tuple[Annotated[str, Field(max_length=400)], ...] = Field(default=(), max_length=1000)
 
     @field_validator("word", "kind")
     @classmethod
@@ -72,6 +81,13 @@ class SubjectConfig(RecipeTable):
             raise ValueError("it has to have {subject} in it")
         return text
 
+    @field_validator("wordings", "places")
+    @classmethod
+    def _wordings(cls, wordings: tuple[str, ...]) -> tuple[str, ...]:
+        if any("{subject}" not in text for text in wordings):
+            raise ValueError("each of them has to have {subject} in it")
+        return wordings
+
     @property
     def subject(self) -> str:
         """What the subject is called in prompts."""
@@ -81,6 +97,18 @@ class SubjectConfig(RecipeTable):
     def caption(self) -> str:
         """The caption of a picture of the subject that has none of its own."""
         return self.template.replace("{subject}", self.subject)
+
+    def named(self, text: str, *, colour: str = "", place: str = "") -> str:
+        """`text` with its words in place of {subject}, {colour}, {a_colour} and {place}."""
+        words = {
+            "{subject}": self.subject,
+            "{a_colour}": article(colour),
+            "{colour}": colour,
+            "{place}": place,
+        }
+        for name, word in words.items():
+            text = text.replace(name, word)
+        return text
 
     @property
     def of_the_kind(self) -> str:

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from pipelines.catalog import PARTS, Catalog, Cleaning
-from pipelines.errors import RequestError, printable
+from pipelines.errors import RequestError, StudioError, printable
 from training.config import MODEL_PREFIX, STAGE_PREFIX, RunConfig
+
+# Of a net with fewer weights than this, small recipes know best; PixArt's own have 600 million.
+_SMALL = 100_000_000
+_MAX_CONFIG_BYTES = 1_000_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,3 +81,19 @@ def resolve(value: str, catalog: Catalog) -> Base:
     if value.startswith(MODEL_PREFIX):
         return of_model(value.removeprefix(MODEL_PREFIX), catalog)
     return of_folder(Path(value).expanduser())
+
+
+def is_small(model_id: str, catalog: Catalog) -> bool:
+    """Whether a model of the catalog has a small transformer, told by the shape in its config.
+
+    False for a model that is not there or cannot be read: what is wrong is said when it is loaded.
+    """
+    try:
+        file = of_model(model_id, catalog).part("transformer") / "config.json"
+        with file.open("rb") as stream:
+            config = json.loads(stream.read(_MAX_CONFIG_BYTES))
+        width = int(config["num_attention_heads"]) * int(config["attention_head_dim"])
+        # A block has 16 matrices of this width, counting the feed-forward layer's as eight.
+        return 0 < 16 * width * width * int(config["num_layers"]) < _SMALL
+    except (StudioError, OSError, ValueError, TypeError, KeyError, RecursionError):
+        return False

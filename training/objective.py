@@ -98,10 +98,7 @@ class Diffusion:
         output = output.float()
         predicted = output[:, :channels]
         mse = (predicted - noise).square().flatten(1).mean(1)
-        snr = self._tables["snr"].to(start.device)[timesteps]
-        weight = snr.clamp(max=min_snr) / snr if min_snr else torch.ones_like(snr)
-        # 1 / SNR of the noise error is the error of the clean latents that it implies.
-        weighted = mse * (weight + (1 / snr).clamp(max=clean))
+        weighted = mse * self.weight(timesteps, min_snr=min_snr, clean=clean)
         bound = torch.zeros_like(mse)
         if variational and output.shape[1] == 2 * channels:
             bound = self._variational(
@@ -113,6 +110,13 @@ class Diffusion:
                 timesteps,
             )
         return Losses(loss=weighted + variational * bound, mse=mse, variational=bound)
+
+    def weight(self, timesteps: Tensor, *, min_snr: float = 0.0, clean: float = 0.0) -> Tensor:
+        """(B,): what a noise error at `timesteps` (B,) counts, see `losses`."""
+        snr = self._tables["snr"].to(timesteps.device)[timesteps]
+        weight = snr.clamp(max=min_snr) / snr if min_snr else torch.ones_like(snr)
+        # 1 / SNR of the noise error is the error of the clean latents that it implies.
+        return weight + (1 / snr).clamp(max=clean)
 
     def _variational(
         self, predicted: Tensor, values: Tensor, start: Tensor, noised: Tensor, timesteps: Tensor

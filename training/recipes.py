@@ -17,14 +17,16 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from pipelines import sizes
-from pipelines.catalog import ROOT
+from pipelines.catalog import ROOT, Catalog
 from pipelines.errors import RequestError, UnknownNameError, printable
+from training import bases
 from training.config import STAGE_PREFIX, PublishConfig, RunConfig, TrainingRecipe
 
 PRESETS = ROOT / "presets" / "training"
 MAX_RECIPE_BYTES = 200_000
 FIELD = "recipe"
 _DEEPEST = 8
+_SMALL = "-small"
 
 
 def names() -> list[str]:
@@ -45,6 +47,19 @@ def find(recipe: str) -> Path:
     if file.suffix == ".toml":
         raise RequestError(FIELD, f"There is no recipe at {printable(recipe, 200)}.")
     raise UnknownNameError(FIELD, "recipe", recipe, names())
+
+
+def for_base(file: Path, recipe: TrainingRecipe, catalog: Catalog) -> Path:
+    """The recipe to take for the base of `recipe`, which was read from `file`.
+
+    Beside a recipe that ships may lie one for small models, called NAME-small. It is taken where
+    the base is small; a recipe of the user's stays what it is.
+    """
+    model = recipe.stages[-1].base.model
+    sibling = file.with_name(f"{file.stem}{_SMALL}.toml")
+    if model is None or file.parent != PRESETS or not sibling.is_file():
+        return file
+    return sibling if bases.is_small(model, catalog) else file
 
 
 def read(file: Path, overrides: Iterable[str] = ()) -> TrainingRecipe:

@@ -14,7 +14,7 @@ from typing import Annotated, Any
 import typer
 
 from app import sweeping
-from app.cli import train_data
+from app.cli import train_data, train_measures
 from app.cli.options import JsonOption, WorkspaceOption
 from app.cli.status import Status
 from app.cli.stopping import INTERRUPTED, stop_on_signals
@@ -169,9 +169,13 @@ def _train(
     minutes: float | None = None,
     as_json: bool,
 ) -> int | None:
+    catalog = Catalog(user_models=settings.models)
     file = recipes.find(asked.recipe)
     values = recipes.read(file, asked.changes)
     _check_verb(values, asked)
+    suited = recipes.for_base(file, values, catalog)
+    if suited != file:
+        file, values = suited, recipes.read(suited, asked.changes)
     root = real_path(asked.run) if asked.run else settings.runs / (asked.name or file.stem)
     source = real_path(asked.data) if asked.data else settings.data
     if not source.is_dir() and not _is_archive(source):
@@ -286,3 +290,5 @@ def _line(config: RunConfig, progress: Progress, *, as_json: bool) -> None:
 
 for _command in (train_data.scenes, train_data.check, train_data.evaluate):
     app.command()(_command)
+app.command("evaluate-subjects")(train_measures.evaluate_subjects)
+app.command("evaluate-style")(train_measures.evaluate_style)

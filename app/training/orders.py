@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import re
 import tomllib
 from collections.abc import Mapping
@@ -10,8 +11,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from app.training.preparation import RECIPES, Preparation
+from app.training.preparation import RECIPES, Kind, Preparation
 from app.training.training_order import NAME, TrainingOrder
+from pipelines.catalog import Catalog
 from pipelines.errors import RequestError, printable
 from training import recipe_fields, recipes
 from training.config import RunConfig, TrainingRecipe
@@ -48,6 +50,15 @@ def value_of(config: RunConfig, key: str) -> Any:
     for part in key.split("."):
         value = getattr(value, part)
     return value
+
+
+def recipe_for(kind: Kind, base: str, catalog: Catalog) -> str:
+    """The recipe that ships for such a training of that model: small ones have their own."""
+    file = recipes.find(RECIPES[kind])
+    if kind == "scratch":
+        return file.stem
+    asked = [f"base.model={json.dumps(base)}"] + ["subject.kind=it"] * (kind == "subject")
+    return recipes.for_base(file, recipes.read(file, asked), catalog).stem
 
 
 def recipe(made: Preparation) -> TrainingRecipe:

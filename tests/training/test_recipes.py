@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,11 @@ from hypothesis import strategies as some
 
 from app.cli.train import app
 from pipelines import sizes
+from pipelines.catalog import Catalog
 from pipelines.errors import RequestError, StudioError
+from tests import tiny
 from tests.training import small
-from training import recipes
+from training import bases, recipes
 from training.config import differences
 
 ROW = {"id": "x", "title": "X"}
@@ -37,6 +40,38 @@ def test_what_ships_can_be_read(name: str) -> None:
     row = recipe.stages[-1].row
     assert row.published is not None
     assert row.verb in typer.main.get_command(app).commands  # type: ignore[attr-defined]
+
+
+def test_small_models_get_their_own_recipes(tmp_path: Path) -> None:
+    """A recipe that ships gives way to its sibling for small models, one of the user's never."""
+    tiny.build(tmp_path / "tiny")
+    large = tiny.build(tmp_path / "large")
+    shape = large / "transformer" / "config.json"
+    values = json.loads(shape.read_bytes())
+    shape.write_text(json.dumps(values | {"num_layers": 28, "num_attention_heads": 100}))
+    catalog = Catalog(user_models=tmp_path)
+    for name in ("dreambooth", "lora-style"):
+        file = recipes.find(name)
+        suited = {}
+        for base in ("nano", "tiny", "large", "nobody"):
+            recipe = recipes.read(file, [f"base.model={base}"])
+            suited[base] = recipes.for_base(file, recipe, catalog).stem
+        assert suited == {
+            "nano": f"{name}-small",
+            "tiny": f"{name}-small",
+            "large": name,
+            "nobody": name,
+        }
+        own = tmp_path / f"{name}.toml"
+        own.write_bytes(file.read_bytes())
+        (tmp_path / f"{name}-small.toml").write_bytes(file.read_bytes())
+        recipe = recipes.read(own, ["base.model=nano"])
+        assert recipes.for_base(own, recipe, catalog) == own
+        # The sibling of a sibling is itself.
+        small_one = recipes.find(f"{name}-small")
+        assert recipes.for_base(small_one, recipes.read(small_one), catalog) == small_one
+    shape.write_text("[")
+    assert not bases.is_small("large", catalog)
 
 
 def test_the_paper() -> None:

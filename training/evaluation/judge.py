@@ -124,8 +124,7 @@ class Judge:
 
     def name(self, crops: Sequence[Image.Image]) -> list[tuple[str, ...]]:
         """The likeliest names of each of `crops` (see `sight.crop`), the best first."""
-        vectors = torch.cat(list(_vectors(self._features, crops)))
-        logits = _by_object(_logits(vectors, self.weights), self._owners)
+        logits = _by_object(_logits(vectors(self._features, crops), self.weights), self._owners)
         best = logits.topk(min(GUESSES, len(self.names)), dim=1).indices
         return [tuple(self.names[index] for index in row) for row in best.tolist()]
 
@@ -209,7 +208,7 @@ def train(
     features = Features()
     owners = _owners(things)
     crops: list[Image.Image] = []
-    vectors: list[Tensor] = []
+    found: list[Tensor] = []
     total = len(owners) * (views + checks)
     for number, crop in enumerate(_views(things, views, checks), 1):
         crops.append(crop)
@@ -217,9 +216,9 @@ def train(
             if should_stop():
                 return None
             report(Progress(stage=Stage.FEATURES, done=number, total=total, note="for the judge"))
-            vectors += _vectors(features, crops)
+            found.append(vectors(features, crops))
             crops = []
-    known, unknown = torch.cat(vectors).split([len(owners) * views, len(owners) * checks])
+    known, unknown = torch.cat(found).split([len(owners) * views, len(owners) * checks])
     weights = _fit(known, torch.arange(len(owners)).repeat_interleave(views))
     logits = _by_object(_logits(unknown, weights), owners)
     right = logits.argmax(1) == owners.repeat_interleave(checks)
@@ -230,23 +229,25 @@ def train(
 
 
 @torch.inference_mode()
-def _vectors(features: Features, crops: Sequence[Image.Image]) -> Iterator[Tensor]:
-    """(B, D) for each few of `crops`."""
+def vectors(features: Features, crops: Sequence[Image.Image]) -> Tensor:
+    """(M, D): what the judge reads of each of `crops`."""
+    found = []
     for start in range(0, len(crops), _BATCH):
         pixels = torch.cat([to_tensor(crop) for crop in crops[start : start + _BATCH]])
         maps = [functional.adaptive_avg_pool2d(m, _QUARTERS).flatten(1) for m in features(pixels)]
         # Channels differ by orders of magnitude, and within one a few views stick out: roots even
         # that (93.8 % instead of 91.7 % right through the small model's VAE).
-        yield torch.cat(maps, dim=1).sqrt()
+        found.append(torch.cat(maps, dim=1).sqrt())
+    return torch.cat(found)
 
 
-def _standard(vectors: Tensor, weights: dict[str, Tensor]) -> Tensor:
-    return (vectors - weights["mean"]) / weights["scale"]
+def _standard(inputs: Tensor, weights: dict[str, Tensor]) -> Tensor:
+    return (inputs - weights["mean"]) / weights["scale"]
 
 
-def _logits(vectors: Tensor, weights: dict[str, Tensor]) -> Tensor:
+def _logits(inputs: Tensor, weights: dict[str, Tensor]) -> Tensor:
     """(M, D) -> (M, S)."""
-    return _standard(vectors, weights) @ weights["layer"] + weights["bias"]
+    return _standard(inputs, weights) @ weights["layer"] + weights["bias"]
 
 
 def _by_object(logits: Tensor, owners: Tensor) -> Tensor:
@@ -256,12 +257,12 @@ def _by_object(logits: Tensor, owners: Tensor) -> Tensor:
     return result.scatter_reduce(1, places, logits, "amax")
 
 
-def _fit(vectors: Tensor, labels: Tensor) -> dict[str, Tensor]:
-    """Multinomial regression of `labels` (M,) on `vectors` (M, D); it starts at zero, no chance."""
+def _fit(known: Tensor, labels: Tensor) -> dict[str, Tensor]:
+    """Multinomial regression of `labels` (M,) on `known` (M, D); it starts at zero, no chance."""
     # Out of inference mode, where nothing learns.
-    vectors = vectors.clone()
-    weights = {"mean": vectors.mean(0), "scale": vectors.std(0) + 1e-3}
-    inputs = _standard(vectors, weights)
+    known = known.clone()
+    weights = {"mean": known.mean(0), "scale": known.std(0) + 1e-3}
+    inputs = _standard(known, weights)
     layer = torch.zeros(inputs.shape[1], int(labels.max()) + 1, requires_grad=True)
     bias = torch.zeros(layer.shape[1], requires_grad=True)
     search = torch.optim.LBFGS(

@@ -42,6 +42,11 @@ class Looks:
     def __len__(self) -> int:
         return len(self._energies)
 
+    @property
+    def vectors(self) -> Tensor:
+        """(N, D) float64: the features of each picture."""
+        return torch.stack(self._vectors)
+
     @torch.inference_mode()
     def add(self, picture: Image.Image) -> None:
         """Takes in one RGB picture of any size."""
@@ -57,7 +62,7 @@ class Looks:
             return None
         return Likeness(
             energy=sum(self._energies) / len(self) / (sum(others._energies) / len(others)),
-            distance=frechet(torch.stack(self._vectors), torch.stack(others._vectors)),
+            distance=frechet(self.vectors, others.vectors),
         )
 
 

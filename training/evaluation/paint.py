@@ -29,8 +29,8 @@ STEPS, GUIDANCE = 20, 4.5
 class EvaluationPainter:
     """One model, painting every prompt with the settings that all models are measured with.
 
-    `model` is an id of the catalog or a model's folder. Raises UnknownNameError, RequestError,
-    ModelError, OutOfMemoryError.
+    `model` is an id of the catalog or a model's folder, `loras` a folder of LoRAs. Raises
+    UnknownNameError, RequestError, ModelError, OutOfMemoryError.
     """
 
     def __init__(
@@ -41,14 +41,16 @@ class EvaluationPainter:
         inputs: Path,
         report: Report,
         should_stop: ShouldStop,
+        loras: Path | None = None,
     ) -> None:
-        self._catalog, self.model = _find(model, workspace_models)
+        self._catalog, self.model = _find(model, workspace_models, loras)
         self._engine = Engine(self._catalog, inputs=inputs)
         self._should_stop = should_stop
         self.vae: AutoencoderKL = self._engine.load(self.model.id, report).vae
 
-    def __call__(self, prompt: str, seed: int) -> Image.Image | None:
-        """The picture of `prompt` at the model's default size; None where it was stopped."""
+    def __call__(self, prompt: str, seed: int, loras: str = "") -> Image.Image | None:
+        """The picture of `prompt` at the model's default size; None where it was stopped. `loras`
+        are written as in a request: "my-dog:0.5"."""
         request = complete(
             {
                 "prompt": prompt,
@@ -57,6 +59,7 @@ class EvaluationPainter:
                 "sampler": DEFAULT_SAMPLER,
                 "steps": STEPS,
                 "guidance": GUIDANCE,
+                "loras": loras,
             },
             self._catalog,
         )
@@ -65,9 +68,11 @@ class EvaluationPainter:
         return None
 
 
-def _find(model: str, workspace_models: Path) -> tuple[Catalog, ModelSpec]:
+def _find(
+    model: str, workspace_models: Path, loras: Path | None = None
+) -> tuple[Catalog, ModelSpec]:
     """The model by id or folder, and a catalog that holds it."""
-    catalog = Catalog(user_models=workspace_models)
+    catalog = Catalog(user_models=workspace_models, loras=loras)
     folder = Path(model)
     if any(spec.id == model for spec in catalog) or not folder.is_dir():
         return catalog, catalog.find(model)
@@ -81,7 +86,7 @@ def _find(model: str, workspace_models: Path) -> tuple[Catalog, ModelSpec]:
             f"{printable(model, 200)} holds no {ROW_FILE}, so it is not a model's folder.",
             "Give the folder that a training published, or the name of a model.",
         )
-    catalog = Catalog(user_models=folder.parent)
+    catalog = Catalog(user_models=folder.parent, loras=loras)
     spec = catalog.find(folder.name)
     if spec.folder.resolve() != folder:
         raise ModelError(
@@ -105,7 +110,7 @@ def drawer(
     def paint(prompt: str, seed: int) -> Image.Image:
         asked = by_prompt[prompt]
         picture = draw(_scene(asked, asked.things(tuple(things)), seed), side, side)
-        return picture if vae is None else _through(vae, picture)
+        return picture if vae is None else through(vae, picture)
 
     return paint
 
@@ -127,6 +132,6 @@ def _scene(asked: ScenePrompt, shown: Sequence[SceneObject], seed: int) -> Scene
 
 
 @torch.inference_mode()
-def _through(vae: AutoencoderKL, picture: Image.Image) -> Image.Image:
+def through(vae: AutoencoderKL, picture: Image.Image) -> Image.Image:
     coded = latents.encode(vae, latents.to_tensor(picture))
     return latents.to_picture(latents.decode(vae, coded))

@@ -38,6 +38,8 @@ _THIRD_REACH = 0.14
 # Off the centre by less than this part of the side is the middle.
 _OFF_CENTRE = 0.08
 _AROUND = 1.1
+# The longer side at which the colour of a ground is looked at.
+_GLANCE = 256
 _NEUTRAL = 128
 
 Floats = NDArray[np.float32]
@@ -86,6 +88,15 @@ def segment(picture: Image.Image) -> Segmented:
     seen = np.linalg.norm(shades - ground, axis=2) > _VISIBLE
     colour = None if plain is None else name_of(plain)
     return Segmented(pixels=pixels, colour=colour, mask=_filled(_cleaned(seen)))
+
+
+def ground_colour(picture: Image.Image) -> str | None:
+    """The name of the colour that `picture` has behind what it shows, None where that is not one
+    plain colour with a name."""
+    small = picture.convert("RGB")
+    small.thumbnail((_GLANCE, _GLANCE))
+    plain = _ground(lab(np.asarray(small)))
+    return None if plain is None else name_of(plain)
 
 
 def crop(sight: Segmented, mask: Mask | None = None) -> Image.Image | None:

@@ -19,6 +19,7 @@ from diffusers import PixArtTransformer2DModel
 from torch import Tensor, nn
 
 from lora_manager import card, files
+from pipelines.text.encoder import batch as padded
 from training.adapter_config import SubjectConfig
 from training.config import RunConfig
 from training.data import features
@@ -26,6 +27,7 @@ from training.data.sources import Sources
 from training.loop.devices import computes_in
 from training.loop.rng import drawn, generator
 from training.loop.task import Batch, Samples, Task
+from training.methods import subject_photos as photos
 from training.methods.adapted import lora_of, with_lora, without
 from training.methods.kind_pictures import OF_KIND, with_kind
 from training.methods.text_to_image import CaptionData, CaptionLoss, predicted, replaced
@@ -47,9 +49,7 @@ def task(config: RunConfig, sources: Sources) -> Task:
 def subject_task(config: RunConfig, sources: Sources) -> Task:
     """A LoRA that learns a subject."""
     torch.manual_seed(config.seed)
-    data = _of_subject(config, sources)
-    plain = sources.transformer(computes_in(config))
-    samples = _samples(config, sources, data, plain)
+    data, samples, plain = _of_subject(config, sources, computes_in(config))
     net = with_lora(plain, config.lora)
     loss = SubjectLoss(net, data, config)
     made = data.task(config, loss, sources.square, _publisher(config, sources, net))
@@ -59,9 +59,7 @@ def subject_task(config: RunConfig, sources: Sources) -> Task:
 def whole_task(config: RunConfig, sources: Sources) -> Task:
     """A whole net that learns a subject."""
     torch.manual_seed(config.seed)
-    data = _of_subject(config, sources)
-    net = sources.transformer(torch.float32)
-    samples = _samples(config, sources, data, net)
+    data, samples, net = _of_subject(config, sources, torch.float32)
     before = None
     if config.subject.prior == "base":
         before = sources.transformer(computes_in(config))
@@ -75,24 +73,29 @@ def whole_task(config: RunConfig, sources: Sources) -> Task:
     return replace(made, samples=samples)
 
 
-def _samples(
-    config: RunConfig, sources: Sources, data: CaptionData, net: PixArtTransformer2DModel
-) -> Samples:
-    """What is learned from; `net` is the one that has not learned yet."""
-    if config.subject.prior != "pictures":
-        return data.samples
-    return with_kind(config, sources, data, net)
-
-
-def _of_subject(config: RunConfig, sources: Sources) -> CaptionData:
+def _of_subject(
+    config: RunConfig, sources: Sources, dtype: torch.dtype
+) -> tuple[CaptionData, Samples, PixArtTransformer2DModel]:
+    """What is read, what is learned from, and the net that has not learned yet."""
     subject = config.subject
-    return CaptionData.read(
+    plain = photos.colours(sources) if subject.wordings or subject.places else {}
+    moved = [photos.moved_captions(subject, colour) for colour in sorted(set(plain.values()))]
+    data = CaptionData.read(
         config,
         sources,
-        otherwise=(subject.caption,),
-        more=(subject.of_the_kind,),
+        otherwise=lambda sample: photos.captions(subject, plain.get(sample.path)),
+        more=(
+            subject.of_the_kind,
+            *subject.keep,
+            *(text for places in moved for texts in places.values() for text in texts),
+        ),
         tells_bucket=True,
     )
+    net = sources.transformer(dtype)
+    samples: Samples = data.samples
+    if subject.prior == "pictures":
+        samples = with_kind(config, sources, data, net)
+    return data, photos.with_moved(config, sources, data, samples, plain), net
 
 
 class SubjectLoss(CaptionLoss):
@@ -111,8 +114,10 @@ class SubjectLoss(CaptionLoss):
         super().__init__(transformer, data.null, config)
         self._subject: SubjectConfig = config.subject
         self._before = before
-        kind = data.captions.features(config.subject.of_the_kind)
-        self.register_buffer("kind", kind, persistent=False)
+        subject = config.subject
+        asked = padded([data.captions.features(c) for c in (subject.of_the_kind, *subject.keep)])
+        self.register_buffer("asked", asked.embeds, persistent=False)
+        self.register_buffer("asked_mask", asked.mask, persistent=False)
 
     def forward(self, batch: Batch, seed: int, timestep: int | None) -> dict[str, Tensor]:
         """Per picture; "prior" is the error about the kind, 0 for pictures of which it was not
@@ -132,9 +137,8 @@ class SubjectLoss(CaptionLoss):
         dropped = torch.rand(len(latents), generator=draw) < self.objective.dropout
         asked = torch.rand(len(latents), generator=draw) < self._subject.share
         null: Tensor = self.null  # type: ignore[assignment]
-        kind: Tensor = self.kind  # type: ignore[assignment]
         embeds, mask = replaced(batch["embeds"], batch["mask"], null, dropped)
-        embeds, mask = replaced(embeds, mask, kind, asked)
+        embeds, mask = self._questions(embeds, mask, asked, draw)
         noised = self.diffusion.noised(latents, noise, timesteps)
         given = (batch, noised, timesteps)
         # First: turning the layers off touches their gradients.
@@ -147,9 +151,26 @@ class SubjectLoss(CaptionLoss):
         chosen = asked.to(latents.device)
         error = (output[:, :channels].float() - answered).square().flatten(1).mean(1)
         prior = torch.where(chosen, error, torch.zeros_like(error))
-        weighted = self._subject.weight * prior
+        # As much as the same error about a picture would count at that noise.
+        objective = self.objective
+        scale = self.diffusion.weight(timesteps, min_snr=objective.min_snr, clean=objective.clean)
+        weighted = self._subject.weight * scale * prior
         losses["loss"] = torch.where(chosen, weighted, losses["loss"])
         return losses | {"prior": prior}
+
+    def _questions(
+        self, embeds: Tensor, mask: Tensor, asked: Tensor, draw: torch.Generator
+    ) -> tuple[Tensor, Tensor]:
+        """Texts (B, T, C) with their mask (B, T), and for those `asked` what is asked instead."""
+        others: Tensor = self.asked  # type: ignore[assignment]
+        masks: Tensor = self.asked_mask  # type: ignore[assignment]
+        for row in range(len(asked)):
+            which = int(torch.randint(0, len(others), (1,), generator=draw))
+            if asked[row]:
+                text = others[which][: int(masks[which].sum())]
+                chosen = torch.arange(len(asked)) == row
+                embeds, mask = replaced(embeds, mask, text, chosen)
+        return embeds, mask
 
     @torch.no_grad()
     def _answered(

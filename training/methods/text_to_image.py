@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -112,17 +112,18 @@ def replaced(
 @dataclass(frozen=True, kw_only=True)
 class Captions:
     """One of a picture's captions, by dice, as features (T, C). `names` maps captions to texts;
-    `otherwise` stands for the captions of a picture that has none.
+    `otherwise` has those of the pictures without a caption of their own, by their paths.
 
     A class and not a closure: loader processes that are spawned get it by pickle.
     """
 
     texts: FeatureStore
     names: Mapping[str, str]
-    otherwise: tuple[str, ...] = ()
+    otherwise: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     def __call__(self, sample: Sample, dice: random.Random) -> dict[str, Any]:
-        return {"embeds": self.features(dice.choice(sample.captions or self.otherwise))}
+        captions = sample.captions or self.otherwise[sample.path]
+        return {"embeds": self.features(dice.choice(captions))}
 
     def features(self, caption: str) -> Tensor:
         """Those of a caption that was asked for (T, C)."""
@@ -149,21 +150,22 @@ class CaptionData:
         config: RunConfig,
         sources: Sources,
         *,
-        otherwise: tuple[str, ...] = (),
+        otherwise: Callable[[Sample], tuple[str, ...]] | None = None,
         more: Iterable[str] = (),
         tells_bucket: bool = False,
     ) -> CaptionData:
         """Latents and texts, computed where they are missing: captions, those of the previews, and
-        `more`. Pictures without a caption are used where there is one `otherwise`."""
+        `more`. Pictures without a caption are used where `otherwise` gives them some."""
         vae = sources.vae()
         model = sources.text_row
         learning, held = sources.buckets(lambda s: bool(s.captions or otherwise))
         everything = [s for b in [*learning, *held] for s in b.samples]
-        written = {c for s in everything for c in s.captions or otherwise}
+        given = {s.path: otherwise(s) for s in everything if otherwise and not s.captions}
+        written = {c for s in everything for c in s.captions or given[s.path]}
         captions = written | {"", *config.preview_prompts, *more}
         texts = sources.texts(sorted(captions))
         names = {c: caption_key(tokenize(c, model).ids) for c in captions}
-        describe = Captions(texts=texts, names=names, otherwise=otherwise)
+        describe = Captions(texts=texts, names=names, otherwise=given)
         samples = LatentSamples(
             buckets=learning,
             latents=sources.latents(vae, [*learning, *held]),

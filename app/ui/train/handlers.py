@@ -15,6 +15,7 @@ import gradio as gr
 from app import hosting
 from app.jobs.job import Job
 from app.markup import render
+from app.training import orders
 from app.training.preparation import RECIPES, Kind
 from app.training.training_jobs import TrainingRun
 from app.ui.changes import Part, Sent, answer, ticking
@@ -195,9 +196,9 @@ class TrainHandlers:
             if one.kind == kind and untouched and not one.data and not one.name:
                 visit.look(_NEW + one.id)
                 return
-        made = trainings.new(wanted, self._studio.catalog.default.id)
-        if kind == "scratch":
-            trainings.change(made.id, recipe=RECIPES["scratch"])
+        catalog = self._studio.catalog
+        made = trainings.new(wanted, catalog.default.id)
+        trainings.change(made.id, recipe=orders.recipe_for(wanted, made.base, catalog))
         visit.look(_NEW + made.id)
 
     def _prepare(
@@ -211,7 +212,11 @@ class TrainHandlers:
         """What is done to a preparation. Every press brings what was typed."""
         do, name = wanted
         prepared, key = self._studio.trainings.preparations, visit.looking.removeprefix(_NEW)
-        made = filling.fill(prepared, prepared.get(key), filled)
+        before = prepared.get(key)
+        made = filling.fill(prepared, before, filled)
+        if made.base != before.base and made.kind != "scratch":
+            suited = orders.recipe_for(made.kind, made.base, self._studio.catalog)
+            made = prepared.change(key, recipe=suited)
         match do:
             case "closer" | "wider" | "focus":
                 filling.crop(prepared, made, name, do, data)

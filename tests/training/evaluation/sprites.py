@@ -46,13 +46,15 @@ def things(count: int) -> tuple[SceneObject, ...]:
     return tuple(found)
 
 
-def package(root: Path) -> Path:
-    """The npm package of all objects, unpacked below `root`."""
+def package(root: Path, *more: str) -> Path:
+    """The npm package of all objects, held-out ones too, and of the emoji `more`, unpacked below
+    `root`."""
     folder = root / "package" / "assets"
     folder.mkdir(parents=True)
-    for thing in all_objects():
+    everything = [*all_objects(), *all_objects(held_out=True)]
+    shown = {sprite.emoji: thing.index for thing in everything for sprite in thing.sprites}
+    for emoji, index in (shown | dict.fromkeys(more, len(everything))).items():
         data = io.BytesIO()
-        picture(thing.index).save(data, format="WEBP", lossless=True)
-        for sprite in thing.sprites:
-            (folder / f"{sprite.emoji}.webp").write_bytes(data.getvalue())
+        picture(index).save(data, format="WEBP", lossless=True)
+        (folder / f"{emoji}.webp").write_bytes(data.getvalue())
     return folder.parent
