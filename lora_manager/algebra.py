@@ -79,7 +79,7 @@ def merged(loras: Weighted) -> Lora:
         down = torch.cat([pair.down for _, pair, _ in parts])
         # The up half of the convolution has two more axes; ranks are the second one always.
         up = torch.cat([pair.up * weight for _, pair, weight in parts], dim=1)
-        pairs[path] = _checked(path, down, up)
+        pairs[path] = _checked(path, down, up, "Take a smaller weight.")
     return Lora(pairs=pairs)
 
 
@@ -106,11 +106,10 @@ def _check_sizes(path: str, parts: Sequence[tuple[str, LoraPair]]) -> None:
             )
 
 
-def _checked(path: str, down: Tensor, up: Tensor) -> LoraPair:
+def _checked(path: str, down: Tensor, up: Tensor, way_out: str) -> LoraPair:
     if not up.isfinite().all() or not down.isfinite().all():
         raise LoraError(
-            f"The LoRAs change “{path}” so strongly that the result is not finite.",
-            "Take a smaller weight.",
+            f"The LoRAs change “{path}” so strongly that the result is not finite.", way_out
         )
     return LoraPair(down=down.contiguous(), up=up.contiguous())
 
@@ -165,6 +164,7 @@ def _truncated(path: str, pair: LoraPair, rank: int) -> tuple[LoraPair, Tensor]:
             path,
             new_down.reshape(kept, *pair.down.shape[1:]),
             new_up.reshape(pair.up.shape[0], kept, *pair.up.shape[2:]),
+            "Take another one: no picture can be painted with it.",
         ),
         values,
     )

@@ -30,7 +30,8 @@ def merge(net: nn.Module, loras: Weighted) -> int:
     The changes of one layer are summed in float32 on its device, then added and rounded once to the
     type of the weight; one layer at a time is all the memory it takes. Returns how many layers were
     changed. Raises LoraError before anything is changed where a LoRA does not fit, where the net's
-    weights are quantised, and where the sum is beyond the type of the weights.
+    weights are quantised, and where the sum is beyond the type of the weights; and where no number
+    has become another one.
     """
     used = [(lora, weight) for _, lora, weight in loras if weight != 0]
     paths = list(dict.fromkeys(path for lora, _ in used for path in lora.pairs))
@@ -38,11 +39,16 @@ def merge(net: nn.Module, loras: Weighted) -> int:
     with torch.no_grad():
         for path in paths:
             _check_sum(path, weights[path], _at(path, used))
+        moved = False
         for path in paths:
             weight = weights[path]
+            made = _changed(weight, _at(path, used)).to(weight.dtype)
+            moved = moved or not torch.equal(made, weight)
             # Weights that were loaded in inference mode can be changed in it only.
             with torch.inference_mode() if weight.is_inference() else nullcontext():
-                weight.copy_(_changed(weight, _at(path, used)))
+                weight.copy_(made)
+    if paths and not moved:
+        raise without_effect(loras)
     return len(paths)
 
 
@@ -85,6 +91,17 @@ def added(path: str, weight: Tensor, loras: Weighted, dtype: torch.dtype) -> Ten
     if not made.isfinite().all():
         raise _too_strong(path)
     return made
+
+
+def without_effect(loras: Weighted) -> LoraError:
+    """What is said where a net is with `loras` what it is without them."""
+    names = [f"“{printable(name)}”" for name, _, weight in loras if weight]
+    who = f"The LoRA {names[0]} changes" if len(names) == 1 else "Together, the LoRAs change"
+    return LoraError(
+        f"{who} nothing in this model: rounded to the precision of its weights, every number stays"
+        " as it is.",
+        "Take other weights, or leave them out.",
+    )
 
 
 def check(loras: Weighted, shape_of: Callable[[str], tuple[int, ...] | None]) -> None:

@@ -92,17 +92,24 @@ def find(name: str) -> ExportForm:
     return FORMS[name]
 
 
+def _is_folder(path: Path) -> bool | None:
+    """None for a name that nothing can have."""
+    try:
+        return path.is_dir()
+    except (OSError, ValueError):
+        return None
+
+
 def target(form: ExportForm, out: Path, name: str) -> Path:
     """The file or folder that the LoRA `name` is written to. Raises LoraError.
 
     `out` is that itself; a folder that is there gets a file with the name of the LoRA.
     """
-    try:
-        inside = out.is_dir()
-        known = out.parent.is_dir()
-    except (OSError, ValueError):
-        # A name that no file can have.
-        inside = known = False
+    known, inside = _is_folder(out.parent), _is_folder(out)
+    if known and inside is None:
+        raise LoraError(
+            f"“{printable(out.name)}” is no name that a file can have.", "Take a shorter one."
+        )
     if inside and not form.folder:
         return out / f"{name}{SUFFIX}"
     if not known:

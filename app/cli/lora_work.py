@@ -182,8 +182,7 @@ def _tell(made: MadeLora, *, as_json: bool) -> None:
         told: dict[str, Any] = {"name": found.name, "path": str(found.file), "rank": found.rank}
         print(json.dumps(told | {"size": found.size, "relative_error": made.error}))
         return
-    lost = f"{100 * made.error:.3g} % of the change is lost" if made.error else "nothing is lost"
-    print(f"“{found.name}” is here, with the rank {found.rank}; {lost}.")
+    print(f"“{found.name}” is here, with the rank {found.rank}; {made.lost}.")
 
 
 def _compared_json(found: Comparison) -> dict[str, Any]:

@@ -74,6 +74,7 @@ def bake(
         with files.whole(models / model_id, convert.size(net, "keep"), replaces=False) as draft:
             draft.mkdir()
             convert.write_folder(net, draft, "keep", report)
+            net.check_moved()
             loader.check(spec.model_copy(update={"folder": draft}))
             (draft / MADE_BY).write_text(json.dumps(story, indent=1) + "\n", "utf-8")
             (draft / ROW_FILE).write_text(rows.text(values), "utf-8")

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from lora_manager.attach import Weighted
     from lora_manager.files import Lora
 
+_ROUNDING = 1e-7
+"""Less than what one rounding to float32 loses."""
 MAX_RANK = 4096
 """Far above what trainers write; keeps a slip of the finger from costing hours."""
 
@@ -32,6 +34,18 @@ class MadeLora:
 
     card: LoraCard
     error: float
+
+    @property
+    def lost(self) -> str:
+        """What was lost, in words."""
+        return lost_in_words(self.error)
+
+
+def lost_in_words(error: float) -> str:
+    """A part of a sentence: "nothing is lost", "12 % of the change is lost"."""
+    if error < _ROUNDING:
+        return "nothing is lost"
+    return f"{100 * error:.3g} % of the change is lost"
 
 
 def export(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -23,10 +23,12 @@ class BakedSource(Source):
     """A source whose layers are changed when they are read.
 
     `precision` is the type of what is given: the change is added in float32 and rounded to it once.
+    `moved` are the layers of which a number has become another one, as far as they were read.
     """
 
     loras: Weighted
     precision: SavedPrecision = "keep"
+    moved: set[str] = field(default_factory=set)
 
     def dtype(self, pair: KeyPair) -> torch.dtype:
         """The dtype that a pair of tensors is given in."""
@@ -38,7 +40,15 @@ class BakedSource(Source):
         dtype = self.dtype(pair)
         if path == pair.parts[index]:
             return stored.to(dtype)
-        return attach.added(path, stored, self.loras, dtype)
+        made = attach.added(path, stored, self.loras, dtype)
+        if not torch.equal(made, stored.to(dtype)):
+            self.moved.add(path)
+        return made
+
+    def check_moved(self) -> None:
+        """Raises LoraError where all was read and nothing has become other than it was."""
+        if not self.moved:
+            raise attach.without_effect(self.loras)
 
 
 def baked(net: Source, loras: Weighted, precision: SavedPrecision = "keep") -> BakedSource:

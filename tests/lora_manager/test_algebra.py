@@ -107,6 +107,12 @@ def test_what_smaller_ranks_lose_is_known_before(rank: int, tmp_path: Path) -> N
     assert algebra.losses(zero) == [0.0, 0.0, 0.0]
 
 
+def test_one_that_is_far_too_strong_is_said() -> None:
+    strong = Lora(pairs={Q: LoraPair(down=torch.full((2, 48), 3e38), up=torch.full((48, 2), 3e38))})
+    with pytest.raises(LoraError, match=r"not finite\. Take another one"):
+        algebra.reduced(strong, 1)
+
+
 def test_what_is_small_enough_stays(tmp_path: Path) -> None:
     lora = loaded(tmp_path, 3, rank=4)
     found = algebra.reduced(lora, 4)

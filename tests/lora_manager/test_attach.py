@@ -202,6 +202,28 @@ def test_a_misfit_changes_nothing(
     assert unchanged(base, before)
 
 
+@pytest.mark.parametrize(
+    ("weights", "said"),
+    [
+        ([1e-12], "The LoRA “a” changes nothing in this model: rounded to the precision"),
+        ([1.0, -1.0], "Together, the LoRAs change nothing in this model"),
+    ],
+)
+def test_what_has_no_effect_is_said(
+    weights: list[float],
+    said: str,
+    base: PixArtTransformer2DModel,
+    references: list[dict[str, Reference]],
+    tmp_path: Path,
+) -> None:
+    net = copy.deepcopy(base).half()
+    before = {name: value.clone() for name, value in net.state_dict().items()}
+    lora = loaded(references[0], tmp_path)
+    with pytest.raises(LoraError, match=said):
+        attach.merge(net, [(name, lora, w) for name, w in zip("ab", weights, strict=False)])
+    assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
+
+
 def test_what_float16_cannot_hold_is_refused(base: PixArtTransformer2DModel) -> None:
     net = copy.deepcopy(base).half()
     before = bits(net)

@@ -165,6 +165,8 @@ def test_the_target_is_a_file_or_a_folder_that_is_there(tmp_path: Path) -> None:
     for bad in (tmp_path / "no" / "ink.safetensors", Path("x\0y/ink.safetensors")):
         with pytest.raises(LoraError, match="There is no folder"):
             forms.target(kohya, bad, "ink")
+    with pytest.raises(LoraError, match=r"“xxx.*…” is no name that a file can have"):
+        forms.target(kohya, tmp_path / f"{'x' * 300}.safetensors", "ink")
     with pytest.raises(
         LoraError, match=r"no form of LoRA files called “koya”\. Did you mean “kohya”"
     ):

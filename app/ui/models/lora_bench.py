@@ -8,6 +8,7 @@ from typing import Any
 
 from app.markup import render
 from app.models.lora_orders import LoraOrder, LoraOutcome
+from app.models.lora_work import lost_in_words
 from app.models.lora_work_jobs import LoraWorkJob, LoraWorkJobs
 from app.ui.models.import_form import sentence
 from app.ui.models.lora_cards import ASKED
@@ -213,8 +214,7 @@ def _work(job: LoraWorkJob, catalog: Catalog) -> dict[str, Any]:
         here = any(spec.id == made.name for spec in catalog)
         use = made.name if here else ""
         return shown | {"said": f"“{known}” is here.", "tone": "good", "use": use}
-    lost = f"{percent(made.error)} of the change is lost" if made.error else "nothing is lost"
-    said = f"“{made.name}” is here, with the rank {made.rank}; {lost}."
+    said = f"“{made.name}” is here, with the rank {made.rank}; {lost_in_words(made.error)}."
     return shown | {"said": said, "tone": "good"}
 
 

@@ -188,6 +188,13 @@ def test_a_sum_beyond_the_type_is_said(home: Path, bake: Bake) -> None:
     assert sorted(path.name for path in (home / "models").iterdir()) == ["tiny"]
 
 
+def test_what_would_be_the_model_itself_is_not_baked(home: Path, bake: Bake) -> None:
+    shutil.copy(home / "loras" / "ink.safetensors", home / "loras" / "again.safetensors")
+    with pytest.raises(ModelError, match="Together, the LoRAs change nothing in this model"):
+        bake("ink, again:-1")
+    assert sorted(path.name for path in (home / "models").iterdir()) == ["tiny"]
+
+
 def test_a_full_disk_leaves_nothing(
     home: Path, bake: Bake, monkeypatch: pytest.MonkeyPatch
 ) -> None:
