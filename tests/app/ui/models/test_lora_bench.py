@@ -82,7 +82,6 @@ def settled(page: Page) -> LoraWorkJob:
     while (job := page.studio.lora_work.job) is None or job.active:
         assert time.monotonic() < end
         time.sleep(0.01)
-    page.call("tick_models", page.visit, "tiny", None)
     page.press("keep")
     return job
 
