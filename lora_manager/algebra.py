@@ -142,7 +142,11 @@ def reduced(lora: Lora, rank: int) -> Reduced:
 
 
 def losses(lora: Lora) -> list[float]:
-    """What `reduced` to the rank n would lose, at the place n: from 1.0 at 0 down to 0.0."""
+    """What `reduced` to the rank n would lose, at the place n: from 1.0 at 0 down to 0.0.
+
+    Raises LoraError for a DoRA.
+    """
+    _check_plain(lora, "This LoRA", "resized")
     squares = torch.zeros(max(pair.rank for pair in lora.pairs.values()) + 1, dtype=torch.float64)
     for pair in lora.pairs.values():
         values = _singular(pair)[1].square()

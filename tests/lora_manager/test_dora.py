@@ -320,6 +320,8 @@ def test_what_needs_the_model_is_refused_without_it(lora: Lora, tmp_path: Path) 
         algebra.merged([("p", plain, 1.0), ("d", lora, 0.5)])
     with pytest.raises(LoraError, match=r"is a DoRA.*cannot be resized"):
         algebra.reduced(lora, 2)
+    with pytest.raises(LoraError, match=r"is a DoRA.*cannot be resized"):
+        algebra.losses(lora)
     with pytest.raises(LoraError, match=r"The second LoRA is a DoRA.*cannot be compared"):
         algebra.compared(plain, lora)
     # What is not used does not matter.
