@@ -16,7 +16,7 @@ from app.ui.create.handlers import CreateHandlers, Session
 from app.ui.guards import access
 from app.ui.models import cards, import_form, lora_bench, lora_cards
 from app.ui.models import maintenance as care
-from app.ui.models.lora_bench import BENCH, PICK, Bench
+from app.ui.models.lora_bench import BENCH, PICK, LoraBench
 from app.ui.models.lora_cards import ASKED, EXPORT
 from pipelines.errors import StudioError
 from pipelines.memory.planning import MemoryRequest
@@ -57,7 +57,7 @@ class Visit:
     report: tuple[Finding, ...] = ()
     import_error: StudioError | None = None
     emptied: str = ""
-    bench: Bench = field(default_factory=Bench)
+    bench: LoraBench = field(default_factory=LoraBench)
     sent: Sent = field(default_factory=Sent)
 
 
@@ -76,7 +76,7 @@ class ModelsHandlers:
         """The tab was opened: everything anew, and news from now on."""
         visit.sent.forget()
         visit.notice = visit.removing = visit.exporting = visit.care_notice = ""
-        visit.report, visit.import_error, visit.bench = (), None, Bench()
+        visit.report, visit.import_error, visit.bench = (), None, LoraBench()
         self._studio.catalog.reload()
         self._studio.models.rows(fresh=True)
         return answer(self._news(visit, model, request))
@@ -113,7 +113,7 @@ class ModelsHandlers:
                 visit.notice = str(error)
         return answer(self._news(visit, values["model"], request))
 
-    def _work(self, bench: Bench, wanted: str, name: str, typed: Any) -> None:
+    def _work(self, bench: LoraBench, wanted: str, name: str, typed: Any) -> None:
         """Something was pressed about the selected LoRAs: what is wrong with it is said there."""
         try:
             bench.press(wanted, name, typed, self._studio.lora_work)

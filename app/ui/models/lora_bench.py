@@ -30,7 +30,7 @@ _MAX_LAYERS = 400
 
 
 @dataclass
-class Bench:
+class LoraBench:
     """What one browser tab does with LoRAs.
 
     `picked`: the names of those that are selected; `verb`: what is to be done with them, one of the
@@ -141,7 +141,7 @@ def _rank(text: str) -> int | None:
     return int(text)
 
 
-def bench(state: Bench, catalog: Catalog, job: LoraWorkJob | None) -> str:
+def bench(state: LoraBench, catalog: Catalog, job: LoraWorkJob | None) -> str:
     """The selection with what can be made of it, and the last piece of work; "" for neither."""
     cards = {one.name: one for one in catalog.loras.cards()}
     picked = [cards[name] for name in state.picked if name in cards]
@@ -163,7 +163,7 @@ def bench(state: Bench, catalog: Catalog, job: LoraWorkJob | None) -> str:
     )
 
 
-def _row(one: LoraCard, state: Bench) -> dict[str, str]:
+def _row(one: LoraCard, state: LoraBench) -> dict[str, str]:
     return {
         "name": one.name,
         "asked": ASKED + one.name,

@@ -16,7 +16,7 @@ from app.models import lora_orders, lora_process
 from app.models.lora_orders import LoraOrder, LoraOutcome
 from app.models.lora_work_jobs import LoraWorkJob
 from app.settings import Settings
-from app.ui.models.lora_bench import Bench
+from app.ui.models.lora_bench import LoraBench
 from app.ui.models.lora_cards import ASKED
 from lora_manager import algebra, card, files
 from pipelines.errors import BusyError, RequestError, StudioError
@@ -336,7 +336,7 @@ def test_visitors_select_nothing(studio: FakeStudio, work: FakeWork) -> None:
         page.press(do, f"{ASKED}ink", ELSEWHERE, {"name": "x"})
     assert "on the computer that the studio runs on" in page.shown["shelf"]
     assert page.shown.get("lora-bench", "") == ""
-    assert page.visit.bench == Bench()
+    assert page.visit.bench == LoraBench()
     assert work.seen == []
 
 
