@@ -83,6 +83,14 @@ def test_ranks_that_fit_no_layer(wanted: LoraConfig, sentence: str, catalog: Cat
     assert sentence in str(caught.value)
 
 
+def test_rows_of_zeros_have_no_direction(catalog: Catalog) -> None:
+    net = _net(catalog.find("tiny").part("transformer"))
+    net.transformer_blocks[1].attn2.to_out[0].weight[3] = 0
+    with pytest.raises(RequestError, match=r"attn2\.to_out\.0 has rows of zeros") as caught:
+        adapted.with_lora(net, LoraConfig(rank=2, dora=True))
+    assert "without dora" in str(caught.value)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_a_new_dora_changes_nothing_whatever_the_precision(
     dtype: torch.dtype, catalog: Catalog

@@ -21,7 +21,7 @@ from pipelines.errors import RequestError
 from pipelines.memory.probe import has_bf16
 from training.config import RunConfig
 
-_SHORT = 512
+SHORT = 512
 """Tokens up to which plain products are the faster attention on a processor."""
 
 
@@ -91,7 +91,7 @@ def attention(latents: Tensor, patch: int) -> Iterator[None]:
     takes as long as half of the matrix products of the whole net. Plain products are faster there,
     if bfloat16 stays bfloat16 (docs/benchmarks.md); torch widens it unless told otherwise.
     """
-    if latents.device.type != "cpu" or latents[0, 0].numel() > _SHORT * patch**2:
+    if latents.device.type != "cpu" or latents[0, 0].numel() > SHORT * patch**2:
         yield
         return
     with _plain_products():

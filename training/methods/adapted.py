@@ -54,7 +54,7 @@ def with_lora(net: PixArtTransformer2DModel, wanted: LoraConfig) -> PixArtTransf
         if weight.requires_grad:
             # PEFT makes it like the layer that it lies beside.
             weight.data = weight.data.float()
-    for layer in layers(net).values():
+    for path, layer in layers(net).items():
         # Autocast would make the input half as exact right behind it: a copy for nothing.
         # A DoRA takes from it how exactly it measures its rows.
         layer.cast_input_dtype_enabled = wanted.dora
@@ -62,6 +62,12 @@ def with_lora(net: PixArtTransformer2DModel, wanted: LoraConfig) -> PixArtTransf
             (name,) = layer.active_adapters
             # Measured by PEFT in the precision of the layer, in which it would not be what it was.
             rows = layer.get_base_layer().weight.float().norm(dim=1)
+            if not rows.all():
+                raise RequestError(
+                    "lora.dora",
+                    f"The layer {path} has rows of zeros, which have no direction to learn.",
+                    "Train it without dora.",
+                )
             layer.lora_magnitude_vector[name].weight.data.copy_(rows)
     return net.train()
 
