@@ -68,18 +68,28 @@ def paint(
     return list(engine.generate(request, report, lambda: False))
 
 
-@pytest.mark.parametrize("model", ["tiny", "tiny-1024"])
-@pytest.mark.parametrize("sampler", list(samplers.SAMPLERS))
-def test_every_sampler_paints_and_none_waits(
-    gpu: PretendedGpu, catalog: Catalog, tmp_path: Path, sampler: str, model: str
-) -> None:
-    engine = Engine(catalog, inputs=tmp_path, machine=MACHINE)
-    row = samplers.find(sampler)
-    for guidance in (1.0, 4.0) if row.guided else (1.0,):
-        steps = Steps(gpu)
-        wanted = {"sampler": sampler, "model": model, "guidance": guidance}
-        paint(engine, catalog, steps, **wanted, steps=row.steps if row.timesteps else 4)
-        assert [line for line in steps.waits if not line.startswith(_MAY_WAIT)] == []
+class TestOneEngine:
+    """Every sampler after the other, as in a studio: one engine for each model."""
+
+    @pytest.fixture(scope="class", params=["tiny", "tiny-1024"])
+    def sampling(
+        self, request: pytest.FixtureRequest, catalog: Catalog, tmp_path_factory: Any
+    ) -> Iterator[tuple[PretendedGpu, Engine, str]]:
+        with pytest.MonkeyPatch.context() as patch, pretend_gpu.pretend(patch) as gpu:
+            inputs = tmp_path_factory.mktemp("inputs")
+            yield gpu, Engine(catalog, inputs=inputs, machine=MACHINE), request.param
+
+    @pytest.mark.parametrize("sampler", list(samplers.SAMPLERS))
+    def test_every_sampler_paints_and_none_waits(
+        self, sampling: tuple[PretendedGpu, Engine, str], catalog: Catalog, sampler: str
+    ) -> None:
+        gpu, engine, model = sampling
+        row = samplers.find(sampler)
+        for guidance in (1.0, 4.0) if row.guided else (1.0,):
+            steps = Steps(gpu)
+            wanted = {"sampler": sampler, "model": model, "guidance": guidance}
+            paint(engine, catalog, steps, **wanted, steps=row.steps if row.timesteps else 4)
+            assert [line for line in steps.waits if not line.startswith(_MAY_WAIT)] == []
 
 
 def test_a_wait_in_the_loop_is_seen(gpu: PretendedGpu) -> None:
