@@ -61,10 +61,11 @@ def recipe_for(kind: Kind, base: str, catalog: Catalog) -> str:
     return recipes.for_base(file, recipes.read(file, asked), catalog).stem
 
 
-def recipe(made: Preparation) -> TrainingRecipe:
-    """The checked recipe of what was filled in, or of what it lacks nothing of. Raises
-    StudioError."""
-    return recipes.resolve(_values(made), name=name_of(made) or "training")
+def draft(made: Preparation) -> TrainingRecipe:
+    """The recipe of what was filled in, also while words are missing. Raises StudioError."""
+    named = {"subject": made.subject or "it", "word": made.word or "it", "name": name_of(made)}
+    whole = made.model_copy(update={**named, "name": named["name"] or "x"})
+    return recipes.resolve(_values(whole), name="training")
 
 
 def plain_recipe(made: Preparation) -> TrainingRecipe:

@@ -20,7 +20,7 @@ from tests import pretend_gpu, tiny
 from tests.pipelines.memory.test_memory_measured import Tracker
 from tests.pretend_gpu import GPU
 from tests.training import small
-from training import forecast, nets, stages
+from training import forecast, nets, predictions, stages
 from training.adapter_config import LoraConfig
 from training.config import RunConfig
 from training.loop import devices
@@ -90,7 +90,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ("kind", "precision", "again", "short"),
     [
         ("LoRA", "bf16", False, 0),
-        ("LoRA", "bf16", False, devices.SHORT),
+        ("LoRA", "bf16", False, predictions.SHORT),
         ("LoRA", "bf16", True, 0),
         ("LoRA", "fp32", False, 0),
         ("DoRA", "bf16", False, 0),
@@ -112,7 +112,7 @@ def test_a_training_takes_what_was_forecast(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """From the first step to the last weight that moves, by every storage that lives."""
-    for place in (devices, forecast):
+    for place in (devices, predictions):
         monkeypatch.setattr(place, "SHORT", short)
     method, own = TRAININGS[kind]
     given = {**own, "precision": precision, "gradient_checkpointing": again}
@@ -197,7 +197,7 @@ def test_what_a_gpu_keeps_for_the_way_back(
             kept = loss(there, 1, None)["loss"].mean()
         found = gpu.held - before
     assert kept.requires_grad
-    factors = forecast._FACTORS[True, half, has_lora]
+    factors = predictions._FACTORS[True, half, has_lora]
     unit = (SIDE // 16) ** 2 * SHAPE["heads"] * SHAPE["head_dim"]
     wanted = (SHAPE["layers"] * factors.block + factors.rest) * unit + (learns // 2 if half else 0)
     assert found == pytest.approx(wanted, rel=0.05)
@@ -250,3 +250,24 @@ def test_the_documented_table_is_what_is_forecast() -> None:
             peak = forecast.predicted(xl(side), config, size, gpu=True)["peak"]
             found += [f"{peak / GIB:.1f}", smallest(peak)]
         assert told == found, (name, again, batch)
+
+
+@pytest.mark.parametrize("targets", ["attention", "attention+feed-forward"])
+def test_a_model_of_the_catalog_is_known_by_its_files(tmp_path: Path, targets: str) -> None:
+    tiny.build(tmp_path / "tiny")
+    model = Catalog(user_models=tmp_path).find("tiny")
+    net = PixArtTransformer2DModel.from_pretrained(model.part("transformer"))
+    values = {
+        "title": "x",
+        "method": "dreambooth",
+        "steps": 1,
+        "data": {"source": "."},
+        "base": {"model": "tiny"},
+        "subject": {"word": "sks", "kind": "disc"},
+        "lora": {"rank": 4, "targets": targets},
+    }
+    config = resolve(values, name="x").stages[0]
+    shape = predictions.shape_of(model, config.lora)
+    size = Size(64, 64)
+    told = predictions.predicted(shape, config, size, gpu=False)
+    assert told == forecast.predicted(net, config, size, gpu=False)

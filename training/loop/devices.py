@@ -20,9 +20,7 @@ from torch.utils.checkpoint import checkpoint
 from pipelines.errors import RequestError
 from pipelines.memory.probe import has_bf16
 from training.config import RunConfig
-
-SHORT = 512
-"""Tokens up to which plain products are the faster attention on a processor."""
+from training.predictions import SHORT
 
 
 def make_accelerator(config: RunConfig) -> Accelerator:

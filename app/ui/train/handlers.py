@@ -15,7 +15,7 @@ import gradio as gr
 from app import hosting
 from app.jobs.job import Job
 from app.markup import render
-from app.training import orders
+from app.training import orders, outlook
 from app.training.preparation import RECIPES, Kind
 from app.training.training_jobs import TrainingRun
 from app.ui.changes import Part, Sent, answer, ticking
@@ -356,6 +356,9 @@ class TrainHandlers:
                 shown = new_view.FormNotes(
                     error=visit.error,
                     notice=visit.notice,
+                    forecast=outlook.sentence(
+                        made, self._studio.catalog, self._studio.hardware(), runs
+                    ),
                     kind_job=self._job(browser, visit.kind_job),
                 )
                 return new_view.page(made, self._studio.catalog, shown)
