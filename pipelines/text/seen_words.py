@@ -58,6 +58,11 @@ def unseen(prompt: str, model: ModelSpec) -> tuple[str, ...]:
     return tuple(dict.fromkeys(missing))
 
 
+def has_list(model: ModelSpec) -> bool:
+    """Whether `model` says which words it has seen."""
+    return _known(model.part("tokenizer")) is not None
+
+
 def sentence(words: Sequence[str]) -> str:
     """What to tell of unseen `words`, empty for none."""
     if not words:

@@ -15,7 +15,7 @@ import gradio as gr
 from app import hosting
 from app.jobs.job import Job
 from app.markup import render
-from app.training import orders, outlook
+from app.training import orders, outlook, subject_words
 from app.training.preparation import RECIPES, Kind
 from app.training.training_jobs import TrainingRun
 from app.ui.changes import Part, Sent, answer, ticking
@@ -198,7 +198,8 @@ class TrainHandlers:
                 return
         catalog = self._studio.catalog
         made = trainings.new(wanted, catalog.default.id)
-        trainings.change(made.id, recipe=orders.recipe_for(wanted, made.base, catalog))
+        recipe = orders.recipe_for(wanted, made.base, catalog)
+        trainings.change(made.id, recipe=recipe, word=subject_words.suggested(catalog.default))
         visit.look(_NEW + made.id)
 
     def _prepare(

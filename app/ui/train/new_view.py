@@ -11,7 +11,7 @@ from markupsafe import Markup
 
 from app.jobs.job import Job
 from app.markup import render
-from app.training import orders
+from app.training import orders, subject_words
 from app.training.preparation import Photo, Preparation, recipe_names
 from app.ui.routes import PREPARED, THUMBS
 from pipelines import sizes
@@ -68,13 +68,20 @@ def page(made: Preparation, catalog: Catalog, shown: FormNotes) -> str:
         words=Markup(_words(made, catalog, shown)),
         advanced=Markup(_advanced(made)),
         forecast=shown.forecast,
-        warnings=orders.warnings(made),
+        warnings=_warnings(made, catalog),
         ready=made.kind == "scratch" or bool(made.photos),
     )
 
 
 def _model(made: Preparation, catalog: Catalog) -> ModelSpec:
     return next((spec for spec in catalog if spec.id == made.base), catalog.default)
+
+
+def _warnings(made: Preparation, catalog: Catalog) -> list[str]:
+    said = orders.warnings(made)
+    if made.kind == "subject":
+        said.append(subject_words.warning(made.word, _model(made, catalog)))
+    return [text for text in said if text]
 
 
 def _photos(made: Preparation, catalog: Catalog) -> str:

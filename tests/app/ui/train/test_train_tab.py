@@ -148,6 +148,15 @@ def test_what_is_missing_is_said_beside_the_button(page: Page) -> None:
     assert page.studio.trainings.runs.names() == []
 
 
+def test_a_word_that_means_something_is_warned_of(page: Page) -> None:
+    begun(page)
+    assert "means something" not in page.press("set", fields={"subject": "dog"})
+    for word in ("sks", "zwx", "qvk xjy"):
+        assert "means something" not in page.press("set", fields={"word": word}), word
+    for word in ("cat", "Dog", "the"):
+        assert f"“{word}” means something to this model" in page.press("set", fields={"word": word})
+
+
 def test_a_training_is_begun_and_shown(page: Page, studio: FakeStudio) -> None:
     studio.pause_jobs()
     begun(page)
