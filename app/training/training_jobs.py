@@ -57,9 +57,10 @@ class TrainingJobs:
         return self._shown(self.runs.get(name), self._jobs().get(name))
 
     @property
-    def active(self) -> bool:
-        """Whether a training runs or waits."""
-        return any(job.active for job in self._jobs().values())
+    def running(self) -> Job | None:
+        """The training that has the device, or None."""
+        job = self._queue.latest(COMPUTER, TRAIN)
+        return job if job is not None and job.state is JobState.RUNNING else None
 
     def _jobs(self) -> dict[str, Job]:
         """The last job of each run: what runs comes first, then what waits."""

@@ -77,9 +77,21 @@ def _cell(job: Job, index: int, picked: str) -> dict[str, Any]:
     return {"name": "", "wait": "live", "preview": data}
 
 
-def status(job: Job | None, engine: EngineState, notice: Notice | None) -> str:
-    """The status line with its bar. Screen readers hear each stage once, not each step."""
+def status(
+    job: Job | None, engine: EngineState, notice: Notice | None, training: Job | None = None
+) -> str:
+    """The status line with its bar. Screen readers hear each stage once, not each step.
+
+    `training` is what has the device meanwhile.
+    """
     tone, said, ticking = _words(job, engine)
+    if training is not None and job is not None and job.state is JobState.WAITING:
+        tone, said, ticking = "busy", "A training has the device; you are next.", ""
+        if job.ahead > 1:
+            said = f"A training has the device, and {job.ahead} jobs are before you."
+        if training.seconds_left is not None and training.seconds_left >= 1:
+            left = f"about {duration(training.seconds_left)}"
+            ticking = f"{said} It takes {left}."
     if notice is not None:
         tone, said, ticking = "bad", notice.text, ""
     done = job.fraction if job is not None else None

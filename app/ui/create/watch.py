@@ -97,7 +97,7 @@ def look(studio: Studio, browser: BrowserSession) -> View:
     busy = job is not None and job.active
     return View(
         canvas=canvas.canvas(job, picked.name if picked else ""),
-        status=canvas.status(job, engine, browser.notice),
+        status=canvas.status(job, engine, browser.notice, studio.trainings.running),
         result=canvas.result(
             picked, busy=busy, asks=bool(picked and picked.name == browser.deleting)
         ),

@@ -111,6 +111,16 @@ def test_the_queue_is_told() -> None:
     assert "2 jobs ahead" in canvas.status(waiting, READY, None)
 
 
+def test_what_waits_for_a_training_says_so() -> None:
+    waiting = replace(job(JobState.WAITING), ahead=1)
+    training = replace(job(JobState.RUNNING), kind="train", seconds_left=130.0)
+    told = canvas.status(waiting, READY, None, training)
+    assert "A training has the device; you are next. It takes about 2 min 10 s." in told
+    told = canvas.status(replace(waiting, ahead=3), READY, None, training)
+    assert "A training has the device, and 3 jobs are before you." in told
+    assert "training" not in canvas.status(job(JobState.RUNNING), READY, None, training)
+
+
 def test_a_notice_names_its_field() -> None:
     html = canvas.status(None, READY, Notice(text="No.", field="steps"))
     assert 'data-field="steps"' in html
