@@ -10,6 +10,9 @@ from training.recipe_table import RecipeTable
 from training.scenes.captions import article
 
 MAX_RANK = 1024
+FEWEST_PHOTOS, ENOUGH_PHOTOS, MOST_PHOTOS = 3, 30, 300
+"""Of a subject: below the first it learns the photo instead, more than the second bring nothing,
+and more than the last are refused."""
 
 
 class LoraConfig(RecipeTable):

@@ -39,6 +39,20 @@ def finished(
     return publish(recipe, stages.results(recipe, root, catalog), models)
 
 
+def check(
+    recipe: TrainingRecipe, config: RunConfig, data: str, *, models: Path, loras: Path
+) -> None:
+    """Looks whether the result of `config`, a stage of `recipe` on pictures with the digest `data`,
+    may be published under its name later. Raises SaveError, ModelError."""
+    row, last = recipe.publish, recipe.stages[-1]
+    if row is None:
+        return
+    if last.row.published != "loras":
+        _check_free(models / row.id)
+    elif config == last:
+        publish_lora.check(row.id, config, data, loras)
+
+
 def publish(recipe: TrainingRecipe, results: Mapping[str, Base], models: Path) -> Path | None:
     """Puts the model of a finished recipe into `models`; returns its folder.
 
@@ -50,11 +64,7 @@ def publish(recipe: TrainingRecipe, results: Mapping[str, Base], models: Path) -
     if row is None:
         return None
     target = models / row.id
-    if target.exists() and not (target / MADE_BY).is_file():
-        raise SaveError(
-            f"{target} is a model that was not trained here, so it is not replaced.",
-            "Give the recipe another publish.id.",
-        )
+    _check_free(target)
     last = recipe.stages[-1]
     drafts.sweep(models)
     draft, old = drafts.beside(target), drafts.beside(target, "old")
@@ -81,6 +91,14 @@ def publish(recipe: TrainingRecipe, results: Mapping[str, Base], models: Path) -
             old.rename(target)
         shutil.rmtree(draft, ignore_errors=True)
     return target
+
+
+def _check_free(target: Path) -> None:
+    if target.exists() and not (target / MADE_BY).is_file():
+        raise SaveError(
+            f"{target} is a model that was not trained here, so it is not replaced.",
+            "Give the recipe another publish.id.",
+        )
 
 
 def _travelling(recipe: TrainingRecipe) -> dict[str, Any]:

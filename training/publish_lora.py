@@ -17,7 +17,7 @@ from training.config import RunConfig, TrainingRecipe
 from training.data import features
 from training.loop import checkpoint
 from training.methods.adapted import of_weights
-from training.methods.lora import RESULT, RUN
+from training.methods.lora import RESULT, RUN, identity
 from training.run import Run
 
 THUMBNAIL = "modelspec.thumbnail"
@@ -37,19 +37,11 @@ def publish(recipe: TrainingRecipe, folder: Path, loras: Path) -> Path | None:
     result = folder / "result" / RESULT
     if not result.is_file():
         raise TrainingError(f"The stage “{config.name}” is not finished.", "Train it to its end.")
-    library = LoraLibrary(loras)
     target = loras / f"{row.id}.safetensors"
     try:
         with model_errors():
             noted = dict(headers.read(result).metadata)
-            mine = noted.get(RUN, "")
-            if target.exists() and _run_of(target) != mine:
-                raise SaveError(
-                    f"There is a LoRA called “{row.id}” that this training has not made.",
-                    "Give the recipe another publish.id.",
-                )
-            if not target.exists():
-                library.check_free(row.id)
+            _check_free(row.id, noted.get(RUN, ""), loras)
             loras.mkdir(parents=True, exist_ok=True)
             noted |= {
                 card.TITLE: row.title,
@@ -105,8 +97,7 @@ def publish_checkpoint(
     target = loras / f"{name}.safetensors"
     try:
         with model_errors():
-            if not target.exists() or _run_of(target) != run:
-                LoraLibrary(loras).check_free(name)
+            _check_free(name, run, loras)
             loras.mkdir(parents=True, exist_ok=True)
             files.write(target, lora, noted)
     except OSError as error:
@@ -115,6 +106,24 @@ def publish_checkpoint(
             "Free some space and try again.",
         ) from None
     return target
+
+
+def check(name: str, config: RunConfig, data: str, loras: Path) -> None:
+    """Looks whether the LoRA of `config`, learned from pictures with the digest `data`, may be
+    called `name`. Raises SaveError, ModelError."""
+    with model_errors():
+        _check_free(name, identity(config, data), loras)
+
+
+def _check_free(name: str, mine: str, loras: Path) -> None:
+    target = loras / f"{name}.safetensors"
+    if not target.exists():
+        LoraLibrary(loras).check_free(name)
+    elif _run_of(target) != mine:
+        raise SaveError(
+            f"There is a LoRA called “{name}” that this training has not made.",
+            "Take another name: --name, or publish.id in the recipe.",
+        )
 
 
 def _run_of(file: Path) -> str:

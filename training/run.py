@@ -75,7 +75,7 @@ class Run:
     def hold_data(self, digest: str) -> None:
         """Remembers the pictures that the run began with. Raises RequestError for others."""
         file = self.folder / DATA
-        if not file.exists():
+        if not file.exists() or not _has_begun(self.folder):
             files.write(file, (digest + "\n").encode())
         elif file.read_text("utf-8", errors="replace").strip() != digest:
             raise RequestError(
@@ -154,7 +154,8 @@ def open_run(folder: Path, config: RunConfig) -> Run:
     file = folder / CONFIG
     if file.exists():
         changed = differences(read_config(folder), config)
-        if changed:
+        # One that was refused, or cut off before its first step, holds nobody to what it was.
+        if changed and _has_begun(folder):
             raise RequestError(
                 "run",
                 f"{folder} holds a run of another recipe ({'; '.join(changed[:4])}).",
@@ -177,6 +178,12 @@ def open_run(folder: Path, config: RunConfig) -> Run:
         ) from None
     (folder / STOP).unlink(missing_ok=True)
     return Run(folder, config)
+
+
+def _has_begun(folder: Path) -> bool:
+    """Whether anything was learned, or made to learn from."""
+    quiet = (CONFIG, DATA, EVENTS, STOP)
+    return any(entry.name not in quiet and _is_foreign(entry) for entry in folder.iterdir())
 
 
 def _is_foreign(entry: Path) -> bool:

@@ -51,6 +51,8 @@ _SETUP_FAULTS = (
     ValueError,
 )
 _T = TypeVar("_T")
+Begins = Callable[[RunConfig, str], None]
+"""Asked with a stage and the digest of its pictures before anything is computed; it may raise."""
 
 
 def folder_of(root: Path, recipe: TrainingRecipe, name: str) -> Path:
@@ -69,6 +71,7 @@ def walk(
     tell: Callable[[str], None] = lambda _: None,
     only: str | None = None,
     catalog: Catalog | None = None,
+    begins: Begins = lambda config, data: None,
 ) -> RunEnd:
     """Trains every stage that is not finished, or `only` one. Raises StudioError.
 
@@ -96,7 +99,8 @@ def walk(
                 tell=tell,
                 should_stop=should_stop,
             )
-            outcome = _train(run, sources, accelerator, (report(config), tell), should_stop)
+            listeners = (report(config), tell)
+            outcome = _train(run, sources, accelerator, listeners, should_stop, begins)
             accelerator.free_memory()
         if outcome.reason == "stopped":
             break
@@ -122,10 +126,11 @@ def _train(
     accelerator: Accelerator,
     listeners: tuple[Report, Callable[[str], None]],
     should_stop: ShouldStop,
+    begins: Begins,
 ) -> RunEnd:
     report, tell = listeners
     try:
-        task = _first_alone(accelerator, partial(_task, run, sources))
+        task = _first_alone(accelerator, partial(_task, run, sources, begins))
         return train(run, task, accelerator, report=report, should_stop=should_stop, tell=tell)
     except Stopped:
         return RunEnd(reason="stopped", step=0)
@@ -135,10 +140,11 @@ def _train(
         raise
 
 
-def _task(run: runs.Run, sources: Sources) -> Task:
+def _task(run: runs.Run, sources: Sources, begins: Begins) -> Task:
     """The task of a run, on the pictures that it began with. Raises StudioError, Stopped."""
     try:
         run.hold_data(sources.manifest.digest)
+        begins(run.config, sources.manifest.digest)
         task: Task = run.config.row.load()(run.config, sources)
         return task
     except _SETUP_FAULTS as error:

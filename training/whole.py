@@ -44,8 +44,14 @@ def train(
 ) -> Trained:
     """Walks the stages of `recipe` below `root` and publishes into `models` or `loras`.
 
-    The rest is as `stages.walk` has it. Raises StudioError.
+    The rest is as `stages.walk` has it. A name that is taken is said before anything is computed.
+    Raises StudioError.
     """
+
+    def begins(config: RunConfig, digest: str) -> None:
+        if only is None:
+            publish.check(recipe, config, digest, models=models, loras=loras)
+
     end = stages.walk(
         recipe,
         root=root,
@@ -55,6 +61,7 @@ def train(
         tell=tell,
         only=only,
         catalog=catalog,
+        begins=begins,
     )
     is_whole = end.reason != "stopped" and only is None
     if not is_whole or recipe.publish is None or not is_first_process():

@@ -16,6 +16,7 @@ from app.training.training_order import NAME, TrainingOrder
 from pipelines.catalog import Catalog
 from pipelines.errors import RequestError, printable
 from training import recipe_fields, recipes
+from training.adapter_config import ENOUGH_PHOTOS, FEWEST_PHOTOS, MOST_PHOTOS
 from training.config import RunConfig, TrainingRecipe
 from training.recipe_fields import RecipeField
 
@@ -24,8 +25,6 @@ _ELSEWHERE = frozenset(
     "name title method data.source base.model base.transformer base.vae base.text net"
     " subject.word subject.kind subject.template parts shard".split()
 )
-_FEWEST, _MOST = 3, 30
-"""Photos of a subject that a training goes well with."""
 
 
 def fields(config: RunConfig) -> list[RecipeField]:
@@ -89,6 +88,13 @@ def order(made: Preparation, data: Path) -> TrainingOrder:
         raise RequestError("subject", "Say what it is.", "One word that people use, as dog.")
     if made.kind != "scratch" and not made.photos:
         raise RequestError("photos", "There are no photos yet.", "Drop some above.")
+    if made.kind == "subject" and len(made.photos) > MOST_PHOTOS:
+        raise RequestError(
+            "photos",
+            f"There are {len(made.photos):,} photos; a subject is learned from at most"
+            f" {MOST_PHOTOS}.",
+            "Remove some, or learn them as a style or concept.",
+        )
     if made.kind == "style" and (bare := [p for p in made.photos if not p.caption.strip()]):
         raise RequestError(
             "captions",
@@ -114,12 +120,12 @@ def warnings(made: Preparation) -> list[str]:
     """What would work, and not well."""
     said, photos = [], len(made.photos)
     if made.kind == "subject" and photos:
-        if photos < _FEWEST:
+        if photos < FEWEST_PHOTOS:
             said.append(
                 f"{'One photo shows' if photos == 1 else 'Two photos show'} too little of it:"
                 " the result will look like the photo. Five to ten are good."
             )
-        if photos > _MOST:
+        if photos > ENOUGH_PHOTOS:
             said.append(
                 f"{photos} photos are more than a subject needs; with captions, they are better"
                 " learned as a style or concept."
@@ -152,6 +158,13 @@ def _values(made: Preparation) -> dict[str, Any]:
     if made.kind == "subject":
         told = {"word": made.word, "kind": made.subject, "template": made.template}
         changes |= {f"subject.{key}": value.strip() for key, value in told.items()}
+    if made.kind == "subject" and len(made.photos) > MOST_PHOTOS:
+        raise RequestError(
+            "photos",
+            f"There are {len(made.photos):,} photos; a subject is learned from at most"
+            f" {MOST_PHOTOS}.",
+            "Remove some, or learn them as a style or concept.",
+        )
     if made.kind == "style" and made.trigger.strip():
         values["publish"]["trigger"] = made.trigger.strip()
     _put(values, changes)

@@ -20,6 +20,8 @@ WORDS_FILE = "words.txt"
 MAX_WORDS_BYTES = 1_000_000
 _SHOWN = 5
 _LONGEST = 40
+# Spelled in pieces by every vocabulary, and short: what people call their subjects.
+_RARE = ("sks", "ohwx", "zwx", "pfqx", "vkgt", "qxzj")
 _WORD = re.compile(r"[^\W_]+(?:['’-]{1,2}[^\W_]+)*")
 # Words that show nothing themselves, so nobody misses them.
 _SILENT = frozenset(
@@ -58,9 +60,25 @@ def unseen(prompt: str, model: ModelSpec) -> tuple[str, ...]:
     return tuple(dict.fromkeys(missing))
 
 
-def has_list(model: ModelSpec) -> bool:
-    """Whether `model` says which words it has seen."""
-    return _known(model.part("tokenizer")) is not None
+def is_known(text: str, model: ModelSpec) -> bool:
+    """Whether `model` has a meaning for every word of `text`: it has seen each, or, where it does
+    not say what it has seen, each is one token. Raises ModelError where its tokenizer cannot be
+    read."""
+    words = words_of(text)
+    if not words:
+        return False
+    known = _known(model.part("tokenizer"))
+    if known is not None:
+        return all(_is_seen(word, known) for word in words)
+    # A vocabulary gives a token of its own to what is frequent, and spells the rest in pieces.
+    ends = len(tokenize("", model).ids)
+    return all(len(tokenize(word, model).ids) - ends == 1 for word in words)
+
+
+def rare_word(model: ModelSpec) -> str:
+    """A word that means nothing to `model`, for a subject; "" where none is left. Raises
+    ModelError."""
+    return next((word for word in _RARE if not is_known(word, model)), "")
 
 
 def sentence(words: Sequence[str]) -> str:

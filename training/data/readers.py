@@ -26,7 +26,8 @@ CAPTIONS = (".txt", ".caption", ".json")
 TABLES = ("captions.jsonl", "metadata.jsonl", "metadata.csv")
 _LISTS = (".jsonl", ".json", ".csv")
 _OTHER_PICTURES = frozenset(
-    ".gif .svg .tif .tiff .bmp .heic .heif .avif .psd .ico .jxl .eps .tga .dng .cr2 .nef".split()
+    ".gif .svg .tif .tiff .bmp .heic .heif .avif .psd .ico .jxl .eps .tga .dng .cr2 .nef"
+    " .mp4 .mov .m4v .avi .mkv .webm .mpg .mpeg .wmv".split()
 )
 _WAY_OUT = "Choose a folder with PNG, JPEG or WebP pictures."
 _INTERN, _SAM = "InternData", "SA1B"

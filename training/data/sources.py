@@ -186,6 +186,14 @@ class Sources:
         net: PixArtTransformer2DModel = self._part("transformer", "transformer", dtype)
         return net
 
+    def unfilled_transformer(self) -> PixArtTransformer2DModel:
+        """The same without its numbers. Raises RequestError, ModelError."""
+        with self._faults("transformer"):
+            net: PixArtTransformer2DModel = loader.unfilled(
+                self._spec("transformer"), "transformer"
+            )
+            return net
+
     @property
     def text_row(self) -> ModelSpec:
         """The row that the frozen text encoder and its tokenizer are read with."""

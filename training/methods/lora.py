@@ -27,6 +27,7 @@ from training.data.sources import Sources
 from training.loop.devices import computes_in
 from training.loop.rng import drawn, generator
 from training.loop.task import Batch, Samples, Task
+from training.methods import adapted, subject_check
 from training.methods import subject_photos as photos
 from training.methods.adapted import lora_of, with_lora, without
 from training.methods.kind_pictures import OF_KIND, with_kind
@@ -40,6 +41,8 @@ RUN = "pixart_studio.run"
 def task(config: RunConfig, sources: Sources) -> Task:
     """A LoRA that learns the captions of the manifest."""
     torch.manual_seed(config.seed)
+    # What no layer can have is said before the captions are encoded.
+    adapted.parameters(sources.unfilled_transformer(), config.lora)
     data = CaptionData.read(config, sources, tells_bucket=True)
     net = with_lora(sources.transformer(computes_in(config)), config.lora)
     loss = CaptionLoss(net, data.null, config)
@@ -49,6 +52,7 @@ def task(config: RunConfig, sources: Sources) -> Task:
 def subject_task(config: RunConfig, sources: Sources) -> Task:
     """A LoRA that learns a subject."""
     torch.manual_seed(config.seed)
+    adapted.parameters(sources.unfilled_transformer(), config.lora)
     data, samples, plain = _of_subject(config, sources, computes_in(config))
     net = with_lora(plain, config.lora)
     loss = SubjectLoss(net, data, config)
@@ -78,6 +82,7 @@ def _of_subject(
 ) -> tuple[CaptionData, Samples, PixArtTransformer2DModel]:
     """What is read, what is learned from, and the net that has not learned yet."""
     subject = config.subject
+    subject_check.check(config, sources)
     plain = photos.colours(sources) if subject.wordings or subject.places else {}
     moved = [photos.moved_captions(subject, colour) for colour in sorted(set(plain.values()))]
     data = CaptionData.read(
@@ -202,7 +207,7 @@ def _publisher(config: RunConfig, sources: Sources, net: nn.Module) -> Any:
     wanted = config.lora
     noted = {
         card.BASE: base.name,
-        RUN: _identity(config, sources.manifest.digest),
+        RUN: identity(config, sources.manifest.digest),
         "pixart_studio.base_weights": features.weights_digest(base.part("transformer")),
         "pixart_studio.steps": str(config.steps),
         "pixart_studio.pictures": str(pictures),
@@ -222,7 +227,7 @@ def _publisher(config: RunConfig, sources: Sources, net: nn.Module) -> Any:
     return publish
 
 
-def _identity(config: RunConfig, data: str) -> str:
+def identity(config: RunConfig, data: str) -> str:
     """What tells one training from another: its recipe, but for its length, and its pictures."""
     rest = {"steps", "log_every", "checkpoints", "preview"}
     # Without defaults: a key that a later version knows must not make another training of it.
