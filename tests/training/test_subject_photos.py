@@ -104,20 +104,35 @@ def test_a_wording_needs_the_subject() -> None:
 
 @pytest.mark.parametrize("place", subject_photos.PLACES)
 @pytest.mark.parametrize("size", [(64, 64), (96, 48)])
-def test_a_photo_is_shown_at_a_side(place: str, size: tuple[int, int]) -> None:
+def test_a_subject_is_shown_small_at_a_side(place: str, size: tuple[int, int]) -> None:
     photo = Image.new("RGB", size, "orange")
     middle = (size[0] // 2, size[1] // 2)
-    ImageDraw.Draw(photo).rectangle((middle[0] - 8, middle[1] - 8, middle[0] + 8, middle[1] + 8))
-    shown = subject_photos.moved(photo, place, 0.5)
+    ImageDraw.Draw(photo).rectangle(
+        (middle[0] - 15, middle[1] - 10, middle[0] + 15, middle[1] + 10), fill="navy"
+    )
+    shown = subject_photos.moved(photo, place, 0.4)
+    assert shown is not None
     assert shown.size == size
     # Nothing but the background's colour is there besides.
-    changed = np.abs(np.asarray(shown, dtype=int) - (255, 165, 0)).max(axis=2) > 40
+    changed = np.abs(np.asarray(shown, dtype=int) - (255, 165, 0)).max(axis=2) > 60
     rows, columns = np.nonzero(changed)
-    across, down = columns.mean() / size[0], rows.mean() / size[1]
-    wanted = {"left": (0.25, 0.5), "right": (0.75, 0.5), "top": (0.5, 0.25), "bottom": (0.5, 0.75)}
-    assert (across, down) == pytest.approx(wanted[place], abs=0.04)
-    # Half as large.
-    assert columns.max() - columns.min() <= 10
+    wide, high = columns.max() + 1 - columns.min(), rows.max() + 1 - rows.min()
+    assert wide == pytest.approx(0.4 * min(size), abs=3)
+    assert wide > high
+    near = {
+        "left": columns.min(),
+        "right": size[0] - 1 - columns.max(),
+        "top": rows.min(),
+        "bottom": size[1] - 1 - rows.max(),
+    }
+    assert 0 < near.pop(place) < 8
+    # As far from the sides across as from each other.
+    across = ("left", "right") if place in ("top", "bottom") else ("top", "bottom")
+    assert near[across[0]] == pytest.approx(near[across[1]], abs=3)
+
+
+def test_an_empty_photo_is_not_moved() -> None:
+    assert subject_photos.moved(Image.new("RGB", (64, 64), "orange"), "left", 0.4) is None
 
 
 def test_photos_on_plain_backgrounds_are_moved(

@@ -306,14 +306,14 @@ def _view(thing: SceneObject, seed: str, number: int, *, soft: bool) -> Image.Im
         side = chance.randint(*_SIDES) if soft else _CHECK_SIDES[number // 2 % 2]
         picture = draw(scene, side, side)
         crop = segmentation.crop(
-            segmentation.segment(_softened(picture, chance) if soft else picture)
+            segmentation.segment(softened(picture, chance) if soft else picture)
         )
         if crop is not None:
             break
     return crop or Image.new("RGB", (segmentation.CROP_SIDE, segmentation.CROP_SIDE), "gray")
 
 
-def _softened(picture: Image.Image, chance: random.Random) -> Image.Image:
+def softened(picture: Image.Image, chance: random.Random) -> Image.Image:
     """`picture` as a VAE or a young model might have it: coarse, blurred, blocky, blotchy."""
     wide, high = picture.size
     if chance.random() < 0.5:

@@ -1,13 +1,15 @@
 """Which of many known pictures a painted thing is nearest to.
 
-The features are those that the judge reads (VGG16 of assets/hed), which were never trained on what
-is compared: no layer is fitted here. A reference is a view of a sprite, drawn and sent through the
-VAE of the model that paints, so that both sides are equally soft.
+The features are those that the judge reads (VGG16 of assets/hed). Nothing was ever fitted to what
+is held out: it is one more reference, like every other picture that was never painted. A reference
+is a sprite as it is drawn and sent through the VAE of the model that paints, so that both sides are
+equally soft.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import random
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -21,11 +23,12 @@ from training.scenes.compose import draw, sample_scene
 from training.scenes.grounds import PLAIN
 from training.scenes.objects import SceneObject
 
-VIEWS = 2
-"""Drawn views of each sprite; each also counts mirrored."""
+VIEWS, SOFTENED = 2, 2
+"""Drawn views of each sprite, and how often each is softened besides; each also counts mirrored."""
+_DIRECTIONS, _SHRINKAGE = 256, 0.3
 _KINDS = ("single", "placed")
 
-Soften = Callable[[Image.Image], Image.Image]
+Through = Callable[[Image.Image], Image.Image]
 """A picture as the model's VAE has it."""
 
 
@@ -42,16 +45,41 @@ class Look:
 
 
 class References:
-    """Views of sprites as unit vectors (V, D) around the mean of them all; `emoji` names each."""
+    """Where views of sprites lie in a space in which what blur and light change counts little.
 
-    def __init__(self, emoji: Sequence[str], vectors: Tensor, features: Features) -> None:
-        self.emoji = tuple(emoji)
+    `rows` are pairs of an emoji and whether it is mirrored, each with its views (V, D). The space
+    is that of the means of the `fitted` emoji, scaled by how views of one sprite differ among them
+    (the linear discriminant of Fisher, 1936): of the others only the means are known.
+    """
+
+    def __init__(
+        self,
+        rows: Mapping[tuple[str, bool], Tensor],
+        fitted: Collection[str],
+        features: Features,
+    ) -> None:
         self._features = features
-        self._mean, self._scale = vectors.mean(0), vectors.std(0) + 1e-3
-        self._units = self._unit(vectors)
+        self.emoji = tuple(emoji for emoji, _ in rows)
+        known = [views for (emoji, _), views in rows.items() if emoji in fitted]
+        everything = torch.cat(known)
+        self._mean, self._scale = everything.mean(0), everything.std(0) + 1e-3
+        standard = [self._standard(views) for views in known]
+        means = torch.stack([views.mean(0) for views in standard])
+        count = min(_DIRECTIONS, len(means) - 1)
+        directions = torch.linalg.svd(means - means.mean(0), full_matrices=False).Vh[:count].T
+        within = torch.cat([(views - views.mean(0)) @ directions for views in standard])
+        spread = within.T @ within / len(within)
+        spread += _SHRINKAGE * spread.diagonal().mean() * torch.eye(count)
+        values, axes = torch.linalg.eigh(spread)
+        self._map = directions @ axes / values.sqrt()
+        self._means = torch.stack([self._place(views).mean(0) for views in rows.values()])
 
-    def _unit(self, vectors: Tensor) -> Tensor:
-        return torch.nn.functional.normalize((vectors - self._mean) / self._scale, dim=1)
+    def _standard(self, vectors: Tensor) -> Tensor:
+        return (vectors - self._mean) / self._scale
+
+    def _place(self, vectors: Tensor) -> Tensor:
+        """(M, D) -> (M, K)."""
+        return self._standard(vectors) @ self._map
 
     def look(self, picture: Image.Image, emoji: str) -> Look:
         """What `picture` shows, and how like the sprite `emoji` that is."""
@@ -59,51 +87,59 @@ class References:
         crop = None if found.empty else segmentation.crop(found)
         if crop is None:
             return Look(colour=found.colour, place=found.place, nearest="", likeness=0.0)
-        near = self._units @ self._unit(judge.vectors(self._features, [crop]))[0]
+        place = self._place(judge.vectors(self._features, [crop]))
+        far = torch.cdist(place, self._means)[0]
+        like = torch.nn.functional.cosine_similarity(place, self._means)
         own = torch.tensor([name == emoji for name in self.emoji])
         return Look(
             colour=found.colour,
             place=found.place,
-            nearest=self.emoji[int(near.argmax())],
-            likeness=float(near[own].max()),
+            nearest=self.emoji[int(far.argmin())],
+            likeness=float(like[own].max()),
         )
 
 
 def references(
     things: Sequence[SceneObject],
-    soften: Soften,
+    through: Through,
     *,
     side: int,
     report: Report,
     should_stop: ShouldStop,
 ) -> References | None:
-    """The references of all sprites of `things`; None where it was stopped."""
+    """The references of all sprites of `things`; None where it was stopped.
+
+    The space is fitted to those that are not held out.
+    """
     features = Features()
-    alone = [
-        (thing.only(sprite.emoji), sprite.emoji) for thing in things for sprite in thing.sprites
-    ]
-    emoji: list[str] = []
-    found: list[Tensor] = []
-    for number, (thing, name) in enumerate(alone, 1):
+    alone = [(thing.only(one.emoji), one.emoji) for thing in things for one in thing.sprites]
+    rows: dict[tuple[str, bool], Tensor] = {}
+    for number, (thing, emoji) in enumerate(alone, 1):
         if should_stop():
             return None
         report(
             Progress(stage=Stage.FEATURES, done=number, total=len(alone), note="of the references")
         )
-        crops = [_crop(thing, view, soften, side) for view in range(VIEWS)]
-        crops += [ImageOps.mirror(crop) for crop in crops]
-        emoji += [name] * len(crops)
-        found.append(judge.vectors(features, crops))
-    return References(emoji, torch.cat(found), features)
+        crops = [crop for view in range(VIEWS) for crop in _crops(thing, view, through, side)]
+        rows[emoji, False] = judge.vectors(features, crops)
+        rows[emoji, True] = judge.vectors(features, [ImageOps.mirror(crop) for crop in crops])
+    fitted = {emoji for thing, emoji in alone if not thing.held_out}
+    return References(rows, fitted, features)
 
 
-def _crop(thing: SceneObject, view: int, soften: Soften, side: int) -> Image.Image:
-    """The thing of one view, cut out as painted ones are; drawn again where nothing is seen."""
+def _crops(thing: SceneObject, view: int, through: Through, side: int) -> list[Image.Image]:
+    """The thing of one view, cut out as painted ones are, as it is and softened; drawn again where
+    nothing is seen."""
+    kind = _KINDS[view % len(_KINDS)]
     for attempt in range(200):
-        scene = sample_scene(_KINDS[view % len(_KINDS)], f"reference/{view}/{attempt}", [thing])
+        scene = sample_scene(kind, f"reference/{view}/{attempt}", [thing])
         if scene.ground.kind != PLAIN:
             continue
-        crop = segmentation.crop(segmentation.segment(soften(draw(scene, side, side))))
-        if crop is not None:
-            return crop
-    return Image.new("RGB", (segmentation.CROP_SIDE, segmentation.CROP_SIDE), "gray")
+        picture = through(draw(scene, side, side))
+        chance = random.Random(f"{thing.sprites[0].emoji}/{view}/{attempt}")
+        shown = [picture, *(judge.softened(picture, chance) for _ in range(SOFTENED))]
+        crops = [segmentation.crop(segmentation.segment(one)) for one in shown]
+        found = [crop for crop in crops if crop is not None]
+        if found:
+            return found
+    return [Image.new("RGB", (segmentation.CROP_SIDE, segmentation.CROP_SIDE), "gray")]

@@ -1,9 +1,9 @@
 """What can be said of photos of a subject that nobody has described, and shown besides.
 
 A photo on a plain background of a named colour says so in its caption, so that the background is
-not learned as a part of the subject. And since what is behind the subject is plain, the photo can
-be shown smaller, with its edges continued, which puts the subject at a side: half a dozen photos
-seldom show that, and a small model does not guess it.
+not learned as a part of the subject. And since what is behind the subject is plain, it can be shown
+small and at a side, with the background continued: half a dozen photos seldom show that, and a
+small model does not guess it.
 """
 
 from __future__ import annotations
@@ -35,8 +35,10 @@ from training.methods.kind_pictures import OF_KIND
 from training.methods.text_to_image import CaptionData
 
 PLACES = ("left", "right", "top", "bottom")
-_PARTS = (0.42, 0.55)
-"""How large the whole photo becomes, as parts of the picture's sides."""
+_PARTS = (0.36, 0.46)
+"""How large the subject becomes, as parts of the picture's shorter side."""
+_ROOM = 0.12
+"""How much of the background stays around it, as a part of its own longer side."""
 
 
 def colours(sources: Sources) -> dict[str, str]:
@@ -64,18 +66,32 @@ def moved_captions(subject: SubjectConfig, colour: str) -> dict[str, tuple[str, 
     }
 
 
-def moved(photo: Image.Image, place: str, part: float) -> Image.Image:
-    """`photo` at `part` of its size at a side of a picture as large as before, its edges
-    continued."""
+def moved(photo: Image.Image, place: str, part: float) -> Image.Image | None:
+    """What stands in `photo` at a side of a picture as large as before, its longer side `part` of
+    the picture's shorter one; the background is continued. None where nothing stands there."""
+    found = segmentation.segment(photo)
+    if found.empty:
+        return None
+    rows, columns = (np.flatnonzero(found.mask.any(axis=axis)) for axis in (1, 0))
+    box = (int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1)
+    length = max(box[2] - box[0], box[3] - box[1])
+    room = round(_ROOM * length)
     wide, high = photo.size
-    small = photo.convert("RGB").resize(
-        (max(1, round(wide * part)), max(1, round(high * part))), Image.Resampling.LANCZOS
+    around = (box[0] - room, box[1] - room, box[2] + room, box[3] + room)
+    cut = photo.convert("RGB").crop(
+        (max(0, around[0]), max(0, around[1]), min(wide, around[2]), min(high, around[3]))
     )
+    scale = part * min(wide, high) / length
+    size = [
+        min(most, max(1, round(scale * side)))
+        for most, side in zip(photo.size, cut.size, strict=True)
+    ]
+    small = cut.resize((size[0], size[1]), Image.Resampling.LANCZOS)
     across, down = wide - small.width, high - small.height
     left = {"left": 0, "right": across}.get(place, across // 2)
     top = {"top": 0, "bottom": down}.get(place, down // 2)
-    room = ((top, down - top), (left, across - left), (0, 0))
-    return Image.fromarray(np.pad(np.asarray(small), room, mode="edge"))
+    beside = ((top, down - top), (left, across - left), (0, 0))
+    return Image.fromarray(np.pad(np.asarray(small), beside, mode="edge"))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,9 +151,10 @@ def with_moved(
                 texts = moved_captions(subject, plain[sample.path])
                 _add(store, sources, data, sample, bucket)
                 shown[sample.path] = tuple(
-                    (_name(sample, bucket, place, part), texts[place])
+                    (name, texts[place])
                     for place in PLACES
                     for part in _PARTS
+                    if (name := _name(sample, bucket, place, part)) in store
                 )
     return WithMoved(samples=samples, data=data, latents=store, shown=shown, share=subject.moved)
 
@@ -152,15 +169,15 @@ def _add(
     if all(name in store for name in names.values()):
         return
     photo = buckets.crop(pictures.load(sources.manifest.file(sample)), bucket.size)
-    store.add(
-        {
-            name: latents.encode(data.vae, latents.to_tensor(moved(photo, place, part)))[0]
-            .float()
-            .cpu()
-            / data.samples.scale
-            for (place, part), name in names.items()
-        }
-    )
+    made = {name: moved(photo, place, part) for (place, part), name in names.items()}
+    scale = data.samples.scale
+    coded = {
+        name: latents.encode(data.vae, latents.to_tensor(picture))[0].float().cpu() / scale
+        for name, picture in made.items()
+        if picture is not None
+    }
+    if coded:
+        store.add(coded)
 
 
 def _name(sample: Sample, bucket: Bucket, place: str, part: float) -> str:
