@@ -23,12 +23,14 @@ def check(config: RunConfig, sources: Sources) -> None:
         photos = "is only one picture" if count == 1 else f"are only {count} pictures"
         sources.tell(
             f"There {photos} of the subject: the model may learn the picture instead of the"
-            f" subject. {FEWEST_PHOTOS} to {ENOUGH_PHOTOS} from several sides and places are better."
+            f" subject. {FEWEST_PHOTOS} to {ENOUGH_PHOTOS} from several sides and places are"
+            " better."
         )
     elif count > ENOUGH_PHOTOS:
         sources.tell(
-            f"There are {count} pictures of the subject; {FEWEST_PHOTOS} to {ENOUGH_PHOTOS} are enough, and more take"
-            f" longer. With data.limit = {ENOUGH_PHOTOS} only so many are used."
+            f"There are {count} pictures of the subject; {FEWEST_PHOTOS} to {ENOUGH_PHOTOS} are"
+            f" enough, and more take longer. With data.limit = {ENOUGH_PHOTOS} only so many are"
+            " used."
         )
     word = config.subject.word
     if seen_words.is_known(word, sources.text_row):

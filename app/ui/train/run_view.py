@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -224,12 +225,13 @@ def _plot(stage: StageFacts | None) -> str:
         for p in stage.losses
     ]
     rules = [low + (high - low) * k / 4 for k in range(5)]
+    digits = min(6, max(1, 2 - math.floor(math.log10(high - low))))
     return render(
         _MARKUP,
         "plot",
         points=json.dumps(points, separators=(",", ":")),
         lines=[(name, path(points)) for name, points in curves.items() if points],
-        across=[(_HEIGHT * (1 - k / 4), f"{rule:.3g}") for k, rule in enumerate(rules)],
+        across=[(_HEIGHT * (1 - k / 4), f"{rule:.{digits}f}") for k, rule in enumerate(rules)],
         along=["0", f"{end // 2:,}", f"{end:,}"],
         last=[(name, words, f"{value:.4f}") for name, words, value in last],
     )
