@@ -17,8 +17,10 @@ from tests.attack.attack import Attack, NotTried, Target, must
 from tests.attack.started import started
 
 WARM_UP, VISITS, CALLS = 150, 2000, 2000
-SHORT = 150
 GROWTH = 0.05
+# The short form sees a leak of 75 kB in each visit and call: behind every other attack, the process
+# held 191.8 MB after 75 of both, and 192.0 MB after 150.
+SHORT_WARM_UP, SHORT, SHORT_GROWTH = 75, 75, 0.03
 _CALL = ["a cat", "", "nobody", "", None, None, "", "", 1, "None"]
 _PAGE = ("/config", "/theme.css", "/gradio_api/info", "/studio/alive")
 
@@ -64,12 +66,12 @@ def grown(target: Target, visits: int, calls: int) -> Iterator[tuple[str, int]]:
     if target.pid is None:
         raise NotTried("its process is not known")
     headers = {"Authorization": f"Bearer {target.share_token}"} if target.share_token else {}
+    warm_up, parts = (SHORT_WARM_UP, 1) if target.short else (WARM_UP, 10)
     with target.client(**headers) as http:
-        for number in range(WARM_UP):
+        for number in range(warm_up):
             visit(http, f"warm{number}")
             call(http)
-        yield f"after {WARM_UP} of both", resident(target.pid)
-        parts = 10
+        yield f"after {warm_up} of both", resident(target.pid)
         for part in range(parts):
             for number in range(visits // parts):
                 visit(http, f"visit{part}x{number}")
@@ -86,7 +88,7 @@ def _flat(target: Target) -> str:
     held = [held for _, held in grown(target, visits, calls)]
     growth = held[-1] / held[0] - 1
     figures = f"{held[0] / 1e6:.0f} MB, then {held[-1] / 1e6:.0f} MB ({growth:+.1%})"
-    must(growth < GROWTH, figures)
+    must(growth < (SHORT_GROWTH if target.short else GROWTH), figures)
     return f"{visits} visits and {calls} calls: {figures}"
 
 

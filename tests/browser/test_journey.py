@@ -106,14 +106,8 @@ def shown(page: Any) -> np.ndarray:
 def test_a_prompt_is_painted_in_the_colour_it_names(
     page: Any, running: Running, colour: str, channel: int
 ) -> None:
-    # So many that no machine has painted them before the page has looked: it sees a preview.
-    generate(page, f"a castle on a {colour} background", steps=200, count=64)
-    page.wait_for_selector("img.preview")
-    page.get_by_role("button", name="Stop").click()
-    status = page.locator("#status [role=status]")
-    status.filter(has_text="Stopped.").wait_for()
-    generate(page, f"a castle on a {colour} background", steps=50, count=1)
-    status.filter(has_text="Done in").wait_for()
+    generate(page, f"a castle on a {colour} background", steps=20)
+    page.wait_for_selector(RESULT)
     pixels = shown(page)
     border = np.concatenate([pixels[:8].reshape(-1, 3), pixels[-8:].reshape(-1, 3)]).mean(axis=0)
     assert border[channel] > np.delete(border, channel).max() + 30, border
@@ -132,15 +126,12 @@ def test_torch_lives_in_the_worker_only(page: Any, running: Running) -> None:
 
 def test_a_killed_painter_is_replaced_and_its_job_goes_on(page: Any, running: Running) -> None:
     page.wait_for_selector("[data-phase=ready]")
-    generate(page, "a red apple on a light blue background", steps=200, count=2)
+    # As many as there can be: a preview that lasts for less than the page's own rhythm is missed.
+    generate(page, "a red apple on a light blue background", steps=200)
     page.wait_for_selector("img.preview")
     (worker,) = running.workers()
     os.kill(worker, signal.SIGKILL)
-    status = page.locator("#status [role=status]")
-    status.filter(has_text="2 pictures in").wait_for(timeout=200_000)
-    generate(page, "a red apple on a light blue background", steps=4, count=1)
-    # The pictures of before are shown until the new job begins.
-    status.filter(has_text="Done in").wait_for()
+    page.locator("#status [role=status]").filter(has_text="Done in").wait_for()
     assert shown(page).shape == (128, 128, 3)
     assert running.workers() != [worker]
 

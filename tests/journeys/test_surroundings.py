@@ -115,7 +115,7 @@ def studio(
 
 
 def shows_the_page(address: str) -> None:
-    with httpx.Client(trust_env=False, timeout=30) as client:
+    with httpx.Client(trust_env=False, timeout=30, follow_redirects=True) as client:
         assert "PixArt Studio" in client.get(address).text
 
 
@@ -145,53 +145,6 @@ def sentence(done: subprocess.CompletedProcess[str]) -> str:
     return lines[0]
 
 
-PROXIES = [
-    ("http_proxy", "http://{}", 403),
-    ("https_proxy", "http://{}", 502),
-    ("ALL_PROXY", "http://{}", 502),
-    ("all_proxy", "socks5://{}", None),
-    ("all_proxy", "socks://{}/", None),
-    ("http_proxy", "http://{}", None),
-    ("HTTP_PROXY", "{}", 403),
-]
-
-
-@pytest.mark.parametrize(
-    ("name", "form", "status"), PROXIES, ids=[f"{n} {f} {s}" for n, f, s in PROXIES]
-)
-def test_the_page_starts_behind_any_proxy_and_asks_none(
-    tmp_path: Path, name: str, form: str, status: int | None
-) -> None:
-    with proxy(status) as server:
-        given = {name: form.format(server.place)}
-        began = time.monotonic()
-        with studio(tmp_path, given=given) as (_, said, port):
-            assert said == f"PixArt Studio is at http://127.0.0.1:{port}  (Ctrl+C ends it)\n"
-            assert time.monotonic() - began < SECONDS
-            shows_the_page(f"http://127.0.0.1:{port}/")
-        assert server.asked == []
-
-
-@pytest.mark.parametrize("no_proxy", [UBUNTU, "localhost,[::1]", "[::1]:7860,.example", "*"])
-def test_the_page_starts_with_any_list_of_exceptions(tmp_path: Path, no_proxy: str) -> None:
-    with (
-        proxy(502) as server,
-        studio(
-            tmp_path,
-            given={
-                "http_proxy": f"http://{server.place}",
-                "no_proxy": no_proxy,
-                "NO_PROXY": no_proxy,
-                "SSL_CERT_FILE": str(tmp_path / "gone.pem"),
-                "SSL_CERT_DIR": str(tmp_path / "gone"),
-                "SSLKEYLOGFILE": str(tmp_path / "gone" / "keys"),
-            },
-        ) as (_, _, port),
-    ):
-        shows_the_page(f"http://127.0.0.1:{port}/")
-        assert server.asked == []
-
-
 def _has_ipv6() -> bool:
     try:
         with socket.create_server(("::1", 0), family=socket.AF_INET6):
@@ -200,18 +153,60 @@ def _has_ipv6() -> bool:
         return False
 
 
-@pytest.mark.skipif(not _has_ipv6(), reason="this machine has no IPv6")
-@pytest.mark.parametrize("host", ["::1", "[::1]", "::", "[::]"])
-def test_hosts_of_ipv6_with_and_without_brackets(tmp_path: Path, host: str) -> None:
-    token = () if "1" in host else ("--share-token", "0123456789abcdef-token")
-    with studio(tmp_path, "--host", host, *token) as (_, said, port):
-        assert f" http://[::1]:{port} " in said
-        query = "?token=0123456789abcdef-token" if token else ""
-        with httpx.Client(trust_env=False, timeout=30, follow_redirects=True) as client:
-            assert "PixArt Studio" in client.get(f"http://[::1]:{port}/{query}").text
-            if token:
+HERE = "127.0.0.1"
+# Proxies by the form of their address, what they answer (never, where there is no status), and what
+# the studio listens on. Two variables stand together where both would be looked at.
+STARTS: list[tuple[dict[str, str], int | None, str]] = [
+    ({"http_proxy": "http://{}", "https_proxy": "http://{}"}, 403, HERE),
+    ({"http_proxy": "http://{}", "https_proxy": "http://{}"}, None, "::1"),
+    ({"HTTP_PROXY": "{}", "all_proxy": "socks://{}/"}, None, "[::1]"),
+    ({"ALL_PROXY": "http://{}"}, 502, "::"),
+    ({"all_proxy": "socks5://{}"}, None, "[::]"),
+]
+
+
+@pytest.mark.parametrize(
+    ("proxies", "status", "host"), STARTS, ids=[f"{' '.join(p)} {s} {h}" for p, s, h in STARTS]
+)
+def test_the_page_starts_behind_any_proxy_on_any_address_and_asks_none(
+    tmp_path: Path, proxies: dict[str, str], status: int | None, host: str
+) -> None:
+    if not _has_ipv6():
+        host = HERE
+    arguments = [] if host == HERE else ["--host", host]
+    everywhere = "1" not in host
+    if everywhere:
+        arguments += ["--share-token", "0123456789abcdef-token"]
+    with proxy(status) as server:
+        given = {name: form.format(server.place) for name, form in proxies.items()}
+        began = time.monotonic()
+        with studio(tmp_path, *arguments, given=given) as (_, said, port):
+            assert time.monotonic() - began < SECONDS
+            address = f"http://{HERE if host == HERE else '[::1]'}:{port}"
+            if everywhere:
+                assert f" {address} " in said
                 # Every address means those of IPv4 as well.
-                assert "PixArt Studio" in client.get(f"http://127.0.0.1:{port}/{query}").text
+                for name in (address, f"http://{HERE}:{port}"):
+                    shows_the_page(f"{name}/?token=0123456789abcdef-token")
+            else:
+                assert said == f"PixArt Studio is at {address}  (Ctrl+C ends it)\n"
+                shows_the_page(f"{address}/")
+        assert server.asked == []
+
+
+@contextmanager
+def exceptions(no_proxy: str, folder: Path) -> Iterator[dict[str, str]]:
+    """A proxy for everything but `no_proxy`, and certificates that are gone; nobody asks it."""
+    with proxy(502) as server:
+        yield {
+            "http_proxy": f"http://{server.place}",
+            "no_proxy": no_proxy,
+            "NO_PROXY": no_proxy,
+            "SSL_CERT_FILE": str(folder / "gone.pem"),
+            "SSL_CERT_DIR": str(folder / "gone"),
+            "SSLKEYLOGFILE": str(folder / "gone" / "keys"),
+        }
+        assert server.asked == []
 
 
 def test_no_variable_of_gradio_changes_anything(tmp_path: Path) -> None:
@@ -273,15 +268,23 @@ def painted(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("python", "given"), [(("-P",), {}), (("-I",), {}), ((), {"PYTHONSAFEPATH": "1"})]
+    ("python", "given", "no_proxy"),
+    [
+        (("-P",), {}, UBUNTU),
+        (("-I",), {}, "localhost,[::1]"),
+        ((), {"PYTHONSAFEPATH": "1"}, "[::1]:7860,.example"),
+    ],
 )
-def test_python_that_looks_nowhere_for_modules(
-    painted: Path, tmp_path: Path, python: tuple[str, ...], given: dict[str, str]
+def test_python_that_looks_nowhere_for_modules_and_any_list_of_exceptions(
+    painted: Path, tmp_path: Path, python: tuple[str, ...], given: dict[str, str], no_proxy: str
 ) -> None:
     done = run(painted, "gallery", "list", python=python, given=given, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "красное яблоко" in done.stdout
-    with studio(tmp_path, python=python, given=given) as (_, _, port):
+    with (
+        exceptions(no_proxy, tmp_path) as more,
+        studio(tmp_path, python=python, given={**given, **more}) as (_, _, port),
+    ):
         shows_the_page(f"http://127.0.0.1:{port}/")
 
 
@@ -440,7 +443,7 @@ def test_pictures_behind_links_in_circles_are_one_sentence(tmp_path: Path, verb:
 def test_the_page_starts_and_stops_where_only_pictures_can_be_written(tmp_path: Path) -> None:
     for name in ("cache", "models", "loras", "inputs", "logs", "runs"):
         (tmp_path / name).symlink_to(name)
-    with studio(tmp_path) as (_, _, port):
+    with exceptions("*", tmp_path) as given, studio(tmp_path, given=given) as (_, _, port):
         address = f"http://127.0.0.1:{port}/"
         shows_the_page(address)
         with httpx.Client(trust_env=False, timeout=30) as client:
