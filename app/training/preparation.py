@@ -13,7 +13,8 @@ import os
 import re
 import secrets
 import shutil
-from collections.abc import Callable, Iterator
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
@@ -23,10 +24,12 @@ from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
 from app.settings import make_folder
+from lora_manager import drafts
 from pipelines import files, pictures
 from pipelines.errors import RequestError, SaveError, printable
 from training import recipes
-from training.data import archives, lint
+from training.data import archives, lint, tables
+from training.data.manifest import Manifest
 from training.data.readers import CAPTIONS, PICTURES
 
 Kind = Literal["subject", "style", "scratch"]
@@ -38,6 +41,7 @@ THUMB = 320
 _ID = re.compile(r"[0-9a-f]{12}")
 _FILE = re.compile(r"[0-9]{4}\.(png|jpg|webp)")
 _MOST_BYTES = 5_000_000
+_TEXTS = (".txt", ".caption")
 _FORMATS = {"PNG": "png", "JPEG": "jpg", "WEBP": "webp"}
 _MAGIC = {".png": (0, b"\x89PNG"), ".jpg": (0, b"\xff\xd8\xff"), ".webp": (8, b"WEBP")}
 _WAY_OUT = "Drop PNG, JPEG or WebP pictures, or a .zip of them."
@@ -127,6 +131,9 @@ class Preparations:
 
     def __init__(self, root: Path) -> None:
         self.root = root
+        self.changing = threading.RLock()
+        """Held from reading one to keeping what was changed of it: photos come one by one while
+        others, and other browser tabs, change the rest."""
 
     def new(self, kind: Kind, base: str = "") -> Preparation:
         """Begins one. Raises SaveError."""
@@ -158,15 +165,16 @@ class Preparations:
     def save(self, changed: Preparation) -> Preparation:
         """Keeps it. Raises SaveError."""
         folder = make_folder(self.root / changed.id)
-        with _writing(folder):
+        with writing(folder):
             files.write(folder / "preparation.json", changed.model_dump_json(indent=1).encode())
         return changed
 
     def change(self, made_id: str, /, **values: object) -> Preparation:
         """Keeps other values. Raises RequestError for those that cannot be, SaveError."""
-        before = self.get(made_id)
         try:
-            return self.save(Preparation.model_validate(before.model_dump() | values))
+            with self.changing:
+                before = self.get(made_id)
+                return self.save(Preparation.model_validate(before.model_dump() | values))
         except ValidationError as error:
             first = error.errors()[0]
             where = ".".join(map(str, first["loc"]))
@@ -181,7 +189,7 @@ class Preparations:
         before = self.get(name)
         made = before.model_copy(update={"id": secrets.token_hex(6), "runs": (), "name": ""})
         folder = make_folder(self.root / made.id)
-        with _writing(folder):
+        with writing(folder):
             if (originals := self._folder(name) / "originals").is_dir():
                 shutil.copytree(originals, folder / "originals")
         return self.save(made)
@@ -198,38 +206,68 @@ class Preparations:
     ) -> Preparation:
         """Takes a photo, or the photos and captions of a .zip or a folder; what cannot be used is
         said in `left_out`. The file itself is left as it is. Raises RequestError, SaveError."""
-        made = self.get(name)
+        self.get(name)
         folder = self._folder(name)
+        # What a studio that was killed had begun to take.
+        drafts.sweep(folder)
         if file.is_dir():
-            return self._take(made, file, should_stop)
+            return self._take(name, file, should_stop)
         if Path(title).suffix.lower() == ".zip":
-            unpacked = folder / "unpacked"
-            shutil.rmtree(unpacked, ignore_errors=True)
+            unpacked = drafts.beside(folder / "arrived")
             try:
                 problems = archives.unpack(file, unpacked, should_stop=should_stop)
-                said = tuple(problem.sentence for problem in problems)
-                made = self.save(made.model_copy(update={"left_out": (*made.left_out, *said)}))
-                return self._take(made, unpacked, should_stop)
+                said = [problem.sentence for problem in problems]
+                return self._take(name, unpacked, should_stop, said)
             finally:
                 shutil.rmtree(unpacked, ignore_errors=True)
-        staged = make_folder(folder / "arrived" / secrets.token_hex(4))
+        if Path(title).suffix.lower() in _TEXTS:
+            return self._caption(name, title, file)
+        staged = make_folder(drafts.beside(folder / "arrived"))
         try:
-            with _writing(folder):
+            with writing(folder):
                 shutil.copyfile(file, staged / _plain(title, file))
-            return self._take(made, staged, should_stop)
+            return self._take(name, staged, should_stop)
         finally:
             shutil.rmtree(staged, ignore_errors=True)
 
-    def _take(self, made: Preparation, source: Path, stop: Callable[[], bool]) -> Preparation:
-        """Looks at everything in the folder `source` and keeps copies of what can be used."""
+    def _caption(self, name: str, title: str, file: Path) -> Preparation:
+        """Takes the caption of a photo that came before it: browsers bring one file at a time."""
+        shown = printable(Path(title).name, 80)
+        try:
+            texts = tables.from_file(file).captions
+        except tables.CaptionError as error:
+            raise RequestError("captions", f"“{shown}”: {error}") from None
+        with self.changing:
+            made = self.get(name)
+            same = [one for one in made.photos if Path(one.title).stem == Path(title).stem]
+            if not same:
+                said = f"“{shown}” is the caption of no photo that is here."
+                raise RequestError("captions", said, "Drop it together with its photo.")
+            # Of two that are called so, from two folders, the one that has just come.
+            photo = ([one for one in same if not one.caption] or same)[-1]
+            text = texts[0][:MOST_CAPTION] if texts else ""
+            return self.save(made.with_photo(photo.model_copy(update={"caption": text})))
+
+    def _take(
+        self, name: str, source: Path, stop: Callable[[], bool], said: Sequence[str] = ()
+    ) -> Preparation:
+        """Looks at everything in the folder `source` and keeps copies of what can be used; `said`
+        was left out of it before."""
         try:
             found = lint.scan(source, lint.PictureRules(min_side=16), should_stop=stop)
         except RequestError as error:
-            said = f"{error.message} {_WAY_OUT}" if "no picture" in error.message else str(error)
-            raise RequestError("photos", said.replace(str(source), "what you dropped")) from None
+            none = "no picture" in error.message
+            why = " ".join([*said[:3], error.message, _WAY_OUT]) if none else str(error)
+            raise RequestError("photos", why.replace(str(source), "what you dropped")) from None
+        with self.changing:
+            return self._kept(self.get(name), source, found, said)
+
+    def _kept(
+        self, made: Preparation, source: Path, found: Manifest, said: Sequence[str]
+    ) -> Preparation:
         originals = make_folder(self.root / made.id / "originals")
         photos = list(made.photos)
-        left_out = [p.sentence for p in found.problems if p.rejected]
+        left_out = [*said, *(p.sentence for p in found.problems if p.rejected)]
         notes: dict[str, list[str]] = {}
         for problem in found.problems:
             if not problem.rejected and problem.code != "no-caption":
@@ -247,7 +285,7 @@ class Preparations:
             with Image.open(BytesIO(data)) as opened:
                 suffix = _FORMATS[opened.format or "PNG"]
             target = originals / f"{number:04d}.{suffix}"
-            with _writing(originals):
+            with writing(originals):
                 files.write(target, data)
             photos.append(
                 Photo(
@@ -265,10 +303,11 @@ class Preparations:
 
     def drop(self, name: str, file: str) -> Preparation:
         """Takes a photo away. Raises RequestError, SaveError."""
-        made = self.get(name)
-        gone = made.photo(file)
-        left = tuple(one for one in made.photos if one != gone)
-        changed = self.save(made.model_copy(update={"photos": left}))
+        with self.changing:
+            made = self.get(name)
+            gone = made.photo(file)
+            left = tuple(one for one in made.photos if one != gone)
+            changed = self.save(made.model_copy(update={"photos": left}))
         (self._folder(name) / "originals" / file).unlink(missing_ok=True)
         return changed
 
@@ -291,7 +330,7 @@ class Preparations:
         """
         made = self.get(name)
         make_folder(target)
-        with _writing(target):
+        with writing(target):
             for photo in made.photos:
                 self._written(self._folder(name) / "originals", target, photo)
 
@@ -328,7 +367,7 @@ def _plain(title: str, file: Path) -> str:
 
 
 @contextmanager
-def _writing(folder: Path) -> Iterator[None]:
+def writing(folder: Path) -> Iterator[None]:
     """Says in a sentence that a folder cannot be written. Raises SaveError."""
     try:
         yield

@@ -16,8 +16,13 @@ _CLOSER = 1.25
 """By how much one press zooms; whoever moves a crop sees at least so much less."""
 
 
-def fill(prepared: Preparations, made: Preparation, filled: dict[str, str]) -> Preparation:
+def fill(prepared: Preparations, name: str, filled: dict[str, str]) -> Preparation:
     """Keeps what was typed. Raises RequestError for a value that cannot be."""
+    with prepared.changing:
+        return _fill(prepared, prepared.get(name), filled)
+
+
+def _fill(prepared: Preparations, made: Preparation, filled: dict[str, str]) -> Preparation:
     settings, photos = dict(made.settings), {one.file: one for one in made.photos}
     plain: dict[str, str] = {}
     defaults = _defaults(made) if any(k.startswith("set:") for k in filled) else {}
@@ -60,10 +65,13 @@ def filled(told: Any) -> dict[str, str]:
     }
 
 
-def crop(
-    prepared: Preparations, made: Preparation, file: str, do: str, data: Mapping[str, Any]
-) -> None:
+def crop(prepared: Preparations, name: str, file: str, do: str, data: Mapping[str, Any]) -> None:
     """Moves the crop of a photo, or makes it closer or wider. Raises RequestError."""
+    with prepared.changing:
+        prepared.save(_cropped(prepared.get(name), file, do, data))
+
+
+def _cropped(made: Preparation, file: str, do: str, data: Mapping[str, Any]) -> Preparation:
     photo = made.photo(file)
     part = photo.crop or Crop()
     if do == "focus":
@@ -83,5 +91,4 @@ def crop(
         step = _CLOSER if do == "closer" else 1 / _CLOSER
         part = part.model_copy(update={"zoom": min(8.0, max(1.0, part.zoom * step))})
     kept = None if part.zoom <= 1.0 else part
-    changed = made.with_photo(photo.model_copy(update={"crop": kept}))
-    prepared.save(changed)
+    return made.with_photo(photo.model_copy(update={"crop": kept}))

@@ -177,7 +177,7 @@ class TrainHandlers:
                 visit.look(name)
             case "begin":
                 self._begin(visit, name)
-            case _ if visit.looking.startswith(_NEW):
+            case _ if data.get("preparation") or visit.looking.startswith(_NEW):
                 self._prepare(visit, browser, (do, name), data, filled)
             case "try" | "compare" | "try-checkpoint":
                 return self._try(visit, browser, do, name, form)
@@ -212,15 +212,18 @@ class TrainHandlers:
     ) -> None:
         """What is done to a preparation. Every press brings what was typed."""
         do, name = wanted
-        prepared, key = self._studio.trainings.preparations, visit.looking.removeprefix(_NEW)
+        # What was typed belongs to the form that it was typed into: the press that left that form
+        # may have been faster.
+        shown = visit.looking.removeprefix(_NEW)
+        prepared, key = self._studio.trainings.preparations, str(data.get("preparation") or shown)
         before = prepared.get(key)
-        made = filling.fill(prepared, before, filled)
+        made = filling.fill(prepared, key, filled)
         if made.base != before.base and made.kind != "scratch":
             suited = orders.recipe_for(made.kind, made.base, self._studio.catalog)
             made = prepared.change(key, recipe=suited)
         match do:
             case "closer" | "wider" | "focus":
-                filling.crop(prepared, made, name, do, data)
+                filling.crop(prepared, key, name, do, data)
             case "drop-photo":
                 prepared.drop(key, name)
             case "brought":

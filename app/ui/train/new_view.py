@@ -116,6 +116,9 @@ def _photo(photo: Photo, table: Sequence[Size]) -> dict[str, Any]:
 
 def _words(made: Preparation, catalog: Catalog, shown: FormNotes) -> str:
     models = [(spec.id, spec.title) for spec in catalog]
+    if made.base and made.base not in dict(models):
+        # Otherwise the list would show another one, as if that had been chosen.
+        models.insert(0, (made.base, f"{made.base} (not there any more)"))
     name = orders.name_of(made)
     if made.kind == "subject":
         job = shown.kind_job

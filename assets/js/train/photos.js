@@ -34,7 +34,10 @@ export const dropped = async (transfer) => {
 export const bring = async (preparation, files, tell) => {
   const refused = [];
   let done = 0;
-  for (const [name, file] of files) {
+  // A caption comes right behind its photo.
+  const place = ([name]) => name.replace(/\.(txt|caption)$/i, ".\uffff");
+  const ordered = [...files].sort((a, b) => (place(a) < place(b) ? -1 : 1));
+  for (const [name, file] of ordered) {
     if (name.split("/").some((part) => part.startsWith("."))) continue;
     tell(`Bringing ${(done += 1)} of ${files.length}`);
     const address = new URL(

@@ -4,12 +4,23 @@ import { bring, dropped } from "./photos.js";
 import { plots } from "./plot.js";
 
 export default function view({ element, trigger, watch }) {
-  const fields = () =>
+  // Of a form what differs from what the studio has shown: the rest may have been changed in another
+  // browser tab since.
+  const differs = (one) =>
+    one.options
+      ? [...one.options].some((option) => option.selected !== option.defaultSelected)
+      : one.value !== one.defaultValue;
+  const fields = (page, changed) =>
     Object.fromEntries(
-      [...element.querySelectorAll("[data-field]")].map((one) => [one.dataset.field, one.value]),
+      [...element.querySelectorAll("[data-field]")]
+        .filter((one) => !page || one === changed || differs(one))
+        .map((one) => [one.dataset.field, one.value]),
     );
-  const act = (wanted, name, more = {}) =>
-    trigger("act", { do: wanted, name: name ?? "", fields: fields(), ...more });
+  const act = (wanted, name, more = {}, changed = null) => {
+    const page = element.querySelector("[data-preparation]");
+    const told = { do: wanted, name: name ?? "", fields: fields(page, changed), ...more };
+    trigger("act", page ? { preparation: page.dataset.preparation, ...told } : told);
+  };
 
   presses(element, (wanted, button) => act(wanted, button.dataset.name));
   element.addEventListener("change", (event) => {
@@ -17,7 +28,7 @@ export default function view({ element, trigger, watch }) {
       send([...event.target.files].map((file) => [file.name, file]));
       event.target.value = "";
     } else if (event.target.closest(".train-new [data-field]")) {
-      act("set", event.target.dataset.field);
+      act("set", event.target.dataset.field, {}, event.target);
     }
   });
   element.addEventListener("click", (event) => {
@@ -39,10 +50,11 @@ export default function view({ element, trigger, watch }) {
       if (place) place.textContent = words;
     };
     // One lot after another: the next may come before the last is there.
+    const preparation = page.dataset.preparation;
     bringing = bringing.then(async () => {
-      const refused = await bring(page.dataset.preparation, files, tell);
+      const refused = await bring(preparation, files, tell);
       tell("or press to choose them");
-      act("brought", page.dataset.preparation, { value: refused });
+      act("brought", preparation, { value: refused });
     });
   };
   const hasFiles = (event) =>

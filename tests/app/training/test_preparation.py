@@ -285,3 +285,22 @@ def test_what_cannot_be_trained_is_a_sentence(
 
 def test_too_few_photos_are_a_warning(prepared: Preparations, made: Preparation) -> None:
     assert "One photo shows" in orders.warnings(ready(prepared, made))[0]
+
+
+def test_a_caption_comes_behind_its_photo(prepared: Preparations, tmp_path: Path) -> None:
+    """As browsers bring them, one file at a time."""
+    key = prepared.new("style").id
+    for folder, shade in (("a", 10), ("b", 90)):
+        photo = tmp_path / f"{folder}.png"
+        Image.new("RGB", (64, 64), (shade, 0, 0)).save(photo)
+        text = tmp_path / "text"
+        text.write_text(f"\ufeffa {folder}\r\nanother", "utf-8")
+        prepared.add(key, f"{folder}/0.png", photo)
+        prepared.add(key, f"{folder}/0.txt", text)
+    assert [one.caption for one in prepared.get(key).photos] == ["a a", "a b"]
+    with pytest.raises(RequestError, match="is the caption of no photo that is here"):
+        prepared.add(key, "1.txt", text)
+    text.write_bytes(b"\xff\xfe\xfa")
+    with pytest.raises(RequestError, match=r"0\.txt"):
+        prepared.add(key, "0.txt", text)
+    assert [one.caption for one in prepared.get(key).photos] == ["a a", "a b"]

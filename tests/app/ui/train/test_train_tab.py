@@ -122,6 +122,28 @@ def test_what_is_typed_is_kept_and_shown_again(page: Page) -> None:
     assert "on a &#34;sofa&#34;" in again.press("show", f"new:{key}")
 
 
+def test_what_is_typed_belongs_to_the_form_that_it_was_typed_into(page: Page) -> None:
+    """The press on another row may arrive before the field that it left."""
+    first, second = begun(page), begun(page, "style")
+    page.press("set", preparation=first, fields={"subject": "dog"})
+    prepared = page.studio.trainings.preparations
+    assert (prepared.get(first).subject, prepared.get(second).subject) == ("dog", "")
+    assert page.visit.looking == f"new:{second}"
+    page.press("new")
+    page.press("set", preparation=first, fields={"name": "my-dog"})
+    assert prepared.get(first).name == "my-dog"
+    for wrong in ("../../x", "0" * 12, ["x"]):
+        page.press("set", preparation=wrong, fields={"name": "x"})
+    assert prepared.get(second).name == ""
+
+
+def test_a_model_that_is_gone_is_not_replaced_by_another(page: Page) -> None:
+    key = begun(page)
+    page.studio.trainings.preparations.change(key, base="mine")
+    shown = page.press("set")
+    assert '<option value="mine" selected>mine (not there any more)</option>' in shown
+
+
 def test_photos_are_cropped_and_taken_away(page: Page) -> None:
     key = begun(page)
     prepared = page.studio.trainings.preparations
