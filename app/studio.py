@@ -128,6 +128,8 @@ class Studio:
         """Deletes a model, downloaded or one's own; the bytes freed. Raises StudioError."""
         if self._jobs.wants(model_id):
             raise BusyError(f"A picture is being painted with “{model_id}”.", "Stop it first.")
+        if training := self.trainings.wants(model_id):
+            raise BusyError(f"The training “{training}” learns on “{model_id}”.", "Stop it first.")
         if not own_models.is_own(self.settings.models, model_id):
             return self.models.remove(model_id)
         try:

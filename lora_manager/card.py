@@ -24,6 +24,8 @@ _NUMBER = re.compile(r"[+-]?([0-9]{1,40}(\.[0-9]{0,40})?|\.[0-9]{1,40})([eE][+-]
 # typed, and the model that the studio trained on.
 TITLE, TRIGGER, LICENCE = "modelspec.title", "modelspec.trigger_phrase", "modelspec.license"
 BASE, NOTES = "pixart_studio.base", "pixart_studio.notes"
+RUN = "pixart_studio.run"
+"""Which training of the studio has made it."""
 TEXTS = ("title", "trigger", "licence", "base")
 """What a file may say about itself, as the fields of a card."""
 _BASES = (BASE, "ss_base_model_version", "modelspec.architecture")

@@ -17,7 +17,7 @@ from training.config import RunConfig, TrainingRecipe
 from training.data import features
 from training.loop import checkpoint
 from training.methods.adapted import of_weights
-from training.methods.lora import RESULT, RUN, identity
+from training.methods.lora import RESULT, identity
 from training.run import Run
 
 THUMBNAIL = "modelspec.thumbnail"
@@ -41,7 +41,7 @@ def publish(recipe: TrainingRecipe, folder: Path, loras: Path) -> Path | None:
     try:
         with model_errors():
             noted = dict(headers.read(result).metadata)
-            _check_free(row.id, noted.get(RUN, ""), loras)
+            _check_free(row.id, noted.get(card.RUN, ""), loras)
             loras.mkdir(parents=True, exist_ok=True)
             noted |= {
                 card.TITLE: row.title,
@@ -88,7 +88,7 @@ def publish_checkpoint(
         card.TITLE: f"{recipe.publish.title}, update {step:,}",
         card.TRIGGER: recipe.publish.trigger or _trigger(config),
         card.LICENCE: recipe.publish.licence,
-        RUN: run,
+        card.RUN: run,
         "pixart_studio.steps": str(step),
         "pixart_studio.seed": str(config.seed),
     }
@@ -128,7 +128,7 @@ def _check_free(name: str, mine: str, loras: Path) -> None:
 
 def _run_of(file: Path) -> str:
     try:
-        return headers.read(file).metadata.get(RUN, "?")
+        return headers.read(file).metadata.get(card.RUN, "?")
     except LoraError:
         return "?"
 

@@ -1,7 +1,8 @@
-"""The painting process of a studio that was killed: waited for, before its jobs go on.
+"""What a studio that was killed had started: waited for, before its jobs go on.
 
-It finishes the picture that it has begun to write, and then ends by itself, because its studio is
-gone. A job that went on meanwhile would paint that picture a second time.
+The painting process finishes the picture that it has begun to write, a training writes a
+checkpoint; then they end by themselves, because their studio is gone. A job that went on meanwhile
+would paint that picture a second time, or find its run taken.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ def wait_for(writer: str, given_up: Callable[[], bool], patience: float = PATIEN
     end = time.monotonic() + patience
     while (process := drafts.process_of(writer)) is not None and not given_up():
         if time.monotonic() > end:
-            log.warning("the painting process %d of an earlier studio hangs and is killed", process)
+            log.warning("process %d of an earlier studio hangs and is killed", process)
             os.kill(process, getattr(signal, "SIGKILL", signal.SIGTERM))
             end += patience
         time.sleep(_POLL_SECONDS)

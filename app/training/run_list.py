@@ -19,7 +19,7 @@ from app.training import training_order
 from app.training.training_order import TrainingOrder
 from pipelines.errors import RequestError, StudioError, printable
 from training.config import RunConfig
-from training.run import EVENTS, read_config, sentence
+from training.run import EVENTS, Run, read_config, sentence
 
 ORDER = "order.json"
 KEEP = "keep"
@@ -242,7 +242,7 @@ class RunList:
             seconds_left=float(left) if isinstance(left, (int, float)) else 0.0,
             memory=tuple(log.memory.items()),
             log=tuple(log.lines),
-            finished=(folder / "result" / "training.json").is_file(),
+            finished=config is not None and Run(folder, config).finished_step >= config.steps,
             fault=log.fault,
         )
 

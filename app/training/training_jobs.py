@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import shutil
+import threading
+from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,12 +17,15 @@ from app.jobs.queue import JobQueue
 from app.jobs.trainings import TRAIN
 from app.settings import Settings, make_folder
 from app.training import orders, run_list
-from app.training.preparation import Preparation, Preparations
+from app.training.preparation import Preparation, Preparations, writing
 from app.training.run_list import KEEP, ORDER, RunFacts, RunList
 from app.training.training_order import TrainingOrder
+from lora_manager import card, drafts, headers
+from lora_manager.errors import LoraError
 from lora_manager.library import LoraLibrary
 from pipelines import files
 from pipelines.errors import BusyError, RequestError, StudioError, model_errors, printable
+from training.config import MODEL_PREFIX
 
 RunState = Literal["waiting", "running", "stopping", "paused", "done", "failed"]
 PHOTOS = "photos"
@@ -46,6 +52,8 @@ class TrainingJobs:
         self._queue = queue
         self.preparations = Preparations(settings.trainings)
         self.runs = RunList(settings.runs)
+        # What was looked up stays true until it is acted on, whoever else presses.
+        self._acting = threading.RLock()
 
     def all(self) -> list[TrainingRun]:
         """Every run, the last changed first."""
@@ -92,14 +100,24 @@ class TrainingJobs:
         row = facts.order.recipe.publish
         if row is None:
             return ""
-        lora = self._settings.loras / f"{row.id}.safetensors"
-        model = self._settings.models / row.id
-        return row.id if lora.is_file() or model.is_dir() else ""
+        stage = facts.stage
+        if stage is None or stage.config is None:
+            return ""
+        if stage.config.row.published != "loras":
+            return row.id if (self._settings.models / row.id / "training.json").is_file() else ""
+        # One that somebody has imported under its name meanwhile is another.
+        results = (self.runs.folder(facts.name) / stage.name / "result").glob("*.safetensors")
+        mine = {_made_by(file) for file in results} - {""}
+        return row.id if _made_by(self._settings.loras / f"{row.id}.safetensors") in mine else ""
 
     # --- verbs ----------------------------------------------------------------------------------
 
     def start(self, made: Preparation) -> str:
         """Begins the training that was prepared; the name of its run. Raises StudioError."""
+        with self._acting:
+            return self._start(made)
+
+    def _start(self, made: Preparation) -> str:
         wanted = orders.order(made, Path("/"))
         folder = self.runs.folder(wanted.name)
         if folder.exists():
@@ -120,18 +138,24 @@ class TrainingJobs:
                 )
         else:
             data = folder / PHOTOS
-        order = replace(wanted, data=data)
+        order, draft = replace(wanted, data=data), drafts.beside(folder)
         try:
-            make_folder(folder)
+            # Whole or not there: a studio that is killed here leaves no name that is taken.
+            make_folder(draft)
             if made.kind != "scratch":
-                self.preparations.write(made.id, data)
-            self._note(order)
+                self.preparations.write(made.id, draft / PHOTOS)
+            files.write(draft / ORDER, _json(order.to_json()))
+            with writing(draft):
+                draft.rename(folder)
             self._queue.add(TRAIN, order, COMPUTER, trusted=True)
         except StudioError:
             # Nothing was begun: the name is free again.
             shutil.rmtree(folder, ignore_errors=True)
             raise
-        self.preparations.change(made.id, runs=(*made.runs, order.name))
+        finally:
+            shutil.rmtree(draft, ignore_errors=True)
+        before = self.preparations.get(made.id).runs
+        self.preparations.change(made.id, runs=(*before, order.name))
         return order.name
 
     def pause(self, name: str) -> None:
@@ -142,46 +166,55 @@ class TrainingJobs:
 
     def resume(self, name: str) -> None:
         """Goes on from the last checkpoint. Raises RequestError, BusyError."""
-        self._begin(self._order(name))
+        with self._acting:
+            order = self._order(name)
+            self._check_idle(name)
+            # What could not be kept, as the disk was full, is trained on instead.
+            (self.runs.folder(name) / KEEP).unlink(missing_ok=True)
+            self._begin(order)
 
     def keep(self, name: str) -> None:
         """Ends the training, and publishes what it has learned. Raises RequestError, BusyError,
         SaveError."""
-        run = self.get(name)
-        stage = run.facts.stage
-        wanted = self._order(name)
-        if stage is None or not stage.step or len(run.facts.stages) < len(wanted.recipe.stages):
-            raise RequestError(
-                "training", "It has learned nothing yet that could be kept.", "Wait a little."
-            )
-        files.write(self.runs.folder(name) / KEEP, b"")
-        if run.job is not None and run.job.active:
-            self.pause(name)
-        else:
-            self._begin(wanted)
+        with self._acting:
+            facts, wanted = self.runs.get(name), self._order(name)
+            stage = facts.stage
+            if stage is None or not stage.step or len(facts.stages) < len(wanted.recipe.stages):
+                raise RequestError(
+                    "training", "It has learned nothing yet that could be kept.", "Wait a little."
+                )
+            files.write(self.runs.folder(name) / KEEP, b"")
+            # Looked up now: what begins after this finds the wish by itself.
+            job = self._jobs().get(name)
+            if job is None or not job.active:
+                self._begin(wanted)
+            elif job.state is JobState.RUNNING:
+                self.pause(name)
 
     def longer(self, name: str, steps: int) -> None:
         """Trains on, up to so many updates in all. Raises RequestError, BusyError, SaveError."""
-        order = self._order(name)
-        last = order.recipe.stages[-1]
-        if steps <= last.steps:
-            raise RequestError("steps", f"It has {last.steps:,} updates already.", "Give more.")
-        changed = orders.with_steps(order, steps)
-        _ = changed.recipe
-        self._check_idle(name)
-        self._note(changed)
-        self._begin(changed)
+        with self._acting:
+            order, stage = self._order(name), self.runs.get(name).stage
+            # Fewer than were ordered may have been kept.
+            reached = stage.step if stage is not None else 0
+            if steps <= reached:
+                raise RequestError("steps", f"It has {reached:,} updates already.", "Give more.")
+            changed = orders.with_steps(order, steps)
+            _ = changed.recipe
+            self._check_idle(name)
+            files.write(self.runs.folder(name) / ORDER, _json(changed.to_json()))
+            self._begin(changed)
 
     def checkpoint(self, name: str, step: int) -> None:
         """Makes a LoRA of what was learned at a checkpoint. Raises RequestError, BusyError."""
-        stage = self.get(name).facts.stage
-        self._order(name)
-        if stage is None or step not in stage.checkpoints:
-            raise RequestError("checkpoint", "This checkpoint is not there any more.")
-        last = self.made_of(name)
-        if last is not None and last.active:
-            raise BusyError("A LoRA of a checkpoint is being made.", "Wait for it.")
-        self._queue.add(CHECKPOINT, CheckpointOrder(name=name, step=step), COMPUTER, trusted=True)
+        with self._acting:
+            stage = self.runs.get(name).stage
+            self._order(name)
+            if stage is None or step not in stage.checkpoints:
+                raise RequestError("checkpoint", "This checkpoint is not there any more.")
+            self._check_makes_none(name)
+            order = CheckpointOrder(name=name, step=step)
+            self._queue.add(CHECKPOINT, order, COMPUTER, trusted=True)
 
     def made_of(self, name: str) -> Job | None:
         """The last job that made a LoRA of a checkpoint of this run."""
@@ -202,16 +235,31 @@ class TrainingJobs:
     def remove(self, name: str) -> None:
         """Deletes a run: checkpoints, samples, log. What it has published stays, and its photos are
         there to be trained on again. Raises RequestError, BusyError, SaveError."""
-        self._check_idle(name)
-        folder = self.runs.folder(name)
-        for job in self._queue.jobs():
-            if job.kind == TRAIN and job.payload.name == name:
-                self._queue.forget(job.id, job.owner)
-        shutil.rmtree(folder, ignore_errors=True)
-        for made in self.preparations.all():
-            if name in made.runs:
-                left = tuple(run for run in made.runs if run != name)
-                self.preparations.change(made.id, runs=left)
+        with self._acting:
+            self._check_idle(name)
+            self._check_makes_none(name)
+            folder = self.runs.folder(name)
+            for job in self._queue.jobs():
+                if job.kind in (TRAIN, CHECKPOINT) and job.payload.name == name:
+                    self._queue.forget(job.id, job.owner)
+            going = drafts.beside(folder, "gone")
+            # At once: half a run would be one that can be gone on with.
+            with suppress(OSError):
+                folder.rename(going)
+            shutil.rmtree(going, ignore_errors=True)
+            shutil.rmtree(folder, ignore_errors=True)
+            for made in self.preparations.all():
+                if name in made.runs:
+                    left = tuple(run for run in made.runs if run != name)
+                    self.preparations.change(made.id, runs=left)
+
+    def wants(self, model_id: str) -> str:
+        """The training that runs or waits and learns on that model; "" for none."""
+        for name, job in self._jobs().items():
+            stages = job.payload.recipe.stages if job.active else ()
+            if any({model_id, MODEL_PREFIX + model_id} & {*s.bases.values()} for s in stages):
+                return name
+        return ""
 
     def _begin(self, order: TrainingOrder) -> None:
         self._check_idle(order.name)
@@ -221,6 +269,11 @@ class TrainingJobs:
         job = self._jobs().get(name)
         if job is not None and job.active:
             raise BusyError(f"The training “{name}” runs or waits.", "Stop it first.")
+
+    def _check_makes_none(self, name: str) -> None:
+        last = self.made_of(name)
+        if last is not None and last.active:
+            raise BusyError("A LoRA of a checkpoint is being made.", "Wait for it.")
 
     def _order(self, name: str) -> TrainingOrder:
         order = run_list.read_order(self.runs.folder(name))
@@ -232,10 +285,24 @@ class TrainingJobs:
             )
         return order
 
-    def _note(self, order: TrainingOrder) -> None:
-        folder = make_folder(self.runs.folder(order.name))
-        files.write(folder / ORDER, _json(order.to_json()))
-
 
 def _json(values: dict[str, Any]) -> bytes:
     return (json.dumps(values, indent=1) + "\n").encode()
+
+
+def _made_by(file: Path) -> str:
+    """The training that has made a LoRA; "" where it does not say, or cannot be read."""
+    try:
+        told = file.stat()
+    except OSError:
+        return ""
+    return _noted(file, told.st_mtime_ns, told.st_size)
+
+
+@lru_cache(maxsize=1000)
+def _noted(file: Path, changed: int, size: int) -> str:
+    """What is noted in a file that was last changed then: the list is drawn every second."""
+    try:
+        return headers.read(file).metadata.get(card.RUN, "")
+    except LoraError:
+        return ""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from app.settings import Settings, make_folder
@@ -24,10 +25,16 @@ _SEND_SECONDS = 0.25
 
 
 def run(
-    order: TrainingOrder, settings: Settings, *, report: Report, should_stop: ShouldStop
+    order: TrainingOrder,
+    settings: Settings,
+    *,
+    report: Report,
+    should_stop: ShouldStop,
+    born: Callable[[int], None] = lambda process: None,
 ) -> str | None:
     """Trains; what the result is called, "" where the recipe publishes none. None where it was
-    stopped: the same order goes on from the checkpoint that was written. Raises StudioError."""
+    stopped: the same order goes on from the checkpoint that was written. `born` hears the number of
+    the process. Raises StudioError."""
     if not order.data.is_dir():
         raise RequestError(
             "data",
@@ -39,6 +46,7 @@ def run(
     )
     child = Child.start(spec, work, str(settings.workspace), order.to_json())
     try:
+        born(child.pid)
         done = child.follow(
             lambda event: report(progress_of(event["progress"])), should_stop, PATIENCE
         )
@@ -82,7 +90,9 @@ def _reports(pipe: ParentPipe) -> Callable[[RunConfig], Report]:
             if progress.stage is not Stage.PREPARING and now - told < _SEND_SECONDS:
                 return
             told = now
-            pipe.tell("progress", progress=progress_fields(progress))
+            # A studio that is gone is seen by `stopping`, and a checkpoint is written first.
+            with suppress(OSError):
+                pipe.tell("progress", progress=progress_fields(progress))
 
         return report
 

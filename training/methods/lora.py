@@ -34,8 +34,6 @@ from training.methods.kind_pictures import OF_KIND, with_kind
 from training.methods.text_to_image import CaptionData, CaptionLoss, predicted, replaced
 
 RESULT = "lora.safetensors"
-RUN = "pixart_studio.run"
-"""The metadata that tells which training has made a LoRA."""
 
 
 def task(config: RunConfig, sources: Sources) -> Task:
@@ -207,7 +205,7 @@ def _publisher(config: RunConfig, sources: Sources, net: nn.Module) -> Any:
     wanted = config.lora
     noted = {
         card.BASE: base.name,
-        RUN: identity(config, sources.manifest.digest),
+        card.RUN: identity(config, sources.manifest.digest),
         "pixart_studio.base_weights": features.weights_digest(base.part("transformer")),
         "pixart_studio.steps": str(config.steps),
         "pixart_studio.pictures": str(pictures),

@@ -93,7 +93,7 @@ def test_a_training_from_photos_to_what_is_kept(parts: StudioParts, tmp_path: Pa
     assert library.find("my-disc").trigger == "sks disc"
 
     with pytest.raises(RequestError, match="updates already"):
-        trainings.longer("my-disc", 100)
+        trainings.longer("my-disc", kept)
     trainings.longer("my-disc", 100_001)
     until(parts, lambda run: run.facts.stage is not None and run.facts.stage.step > kept)
     trainings.pause("my-disc")
