@@ -20,7 +20,7 @@ import tempfile
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from multiprocessing import forkserver
+from multiprocessing import forkserver, resource_tracker, util
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -81,6 +81,11 @@ class Started:
         self.stdout = open(out, encoding="utf-8")
         self.stderr = ""
 
+    @property
+    def pid(self) -> int:
+        """The number of the process."""
+        return int(self._process.pid)
+
     def kill(self) -> None:
         """SIGKILL to the process and all that it has started; `wait` for its end."""
         process = psutil.Process(self._process.pid)
@@ -131,6 +136,34 @@ def _forks() -> Any:
     with mock.patch.dict(os.environ, PYTHONPATH=path):
         forkserver.ensure_running()
     return context
+
+
+def serve_forks() -> None:
+    """From now on this process has a fork server that has loaded what it has loaded itself: a fork
+    of it. Called before there are threads."""
+    context = multiprocessing.get_context("forkserver")
+    resource_tracker.ensure_running()
+    with mock.patch.object(util, "spawnv_passfds", _fork_server):
+        forkserver.ensure_running()
+    _forks.cache_clear()
+    assert context is _forks()
+
+
+def _fork_server(program: bytes, arguments: list[str], passed: list[int]) -> int:
+    """What starts the fork server of `multiprocessing`, but as a fork; its number."""
+    listener, alive = passed
+    if (process := os.fork()) != 0:
+        return process
+    # Otherwise it would hold its own end of the pipe that tells it of the end of the others.
+    kept = {listener, alive, resource_tracker.getfd()}
+    for number in {int(name) for name in os.listdir("/proc/self/fd")} - kept:
+        with suppress(OSError):
+            os.close(number)
+    # Nor does anybody wait for what it never says.
+    for _ in range(3):
+        os.open(os.devnull, os.O_RDWR)
+    forkserver.main(listener, alive, [])
+    os._exit(0)
 
 
 class Children:

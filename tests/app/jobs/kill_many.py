@@ -9,11 +9,7 @@ squares. After each kill the studio is started again where it was killed, and le
 from __future__ import annotations
 
 import json
-import os
 import random
-import signal
-import sqlite3
-import subprocess
 import sys
 import tempfile
 import time
@@ -23,7 +19,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[3]
+from tests.app.jobs.page_process import Page, kill, query, say
+
 JOBS, PICTURES = 12, 2
 VICTIMS = ("page", "worker", "both")
 # Pictures have their seeds from here on: each job a range of its own.
@@ -74,7 +71,7 @@ class SquareEngine:
 # --- the page
 
 
-def run_page(workspace: Path) -> None:
+def run_page(folder: str) -> None:
     """Queues the jobs, if there are none, and waits until all have ended; says what it shows."""
     from app.painting import process
     from app.painting.worker import WorkerRunner
@@ -83,7 +80,7 @@ def run_page(workspace: Path) -> None:
 
     # What the child runs is looked up by this name; there it is the real one again.
     process.main = paint_squares
-    studio = Studio.of(Settings(workspace=workspace))
+    studio = Studio.of(Settings(workspace=Path(folder)))
     studio.start()
     # Of this studio's own worker: the test kills it.
     assert isinstance(studio._worker, WorkerRunner)
@@ -93,91 +90,51 @@ def run_page(workspace: Path) -> None:
         values = {"prompt": f"job {number}", "seed": _SEEDS * number, "count": PICTURES, "steps": 4}
         studio.submit(studio.request(values), "somebody")
     say("queued")
-    shown: set[str] = set()
+    told: set[str] = set()
     active = True
     while active:
         jobs = studio._jobs.jobs()
         active = any(job.active for job in jobs)
-        for name in {p.name for job in jobs for p in job.pictures} - shown:
-            shown.add(name)
+        for name in {p.name for job in jobs for p in job.pictures} - told:
+            told.add(name)
             say("shown", name=name)
         time.sleep(0.02)
     say("ended", states=Counter(job.state for job in jobs))
     studio.close()
 
 
-def say(what: str, **more: Any) -> None:
-    print(json.dumps({"say": what, **more}), flush=True)
-
-
 # --- the test
 
 
-class Page:
-    """A studio in a process of its own."""
-
-    def __init__(self, workspace: Path) -> None:
-        self.said: list[dict[str, Any]] = []
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "tests.app.jobs.kill_many", "--page", str(workspace)],
-            cwd=ROOT,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-
-    def until(self, what: str) -> dict[str, Any]:
-        assert self._process.stdout is not None
-        for line in self._process.stdout:
-            self.said.append(json.loads(line))
-            if self.said[-1]["say"] == what:
-                return self.said[-1]
-        assert self._process.stderr is not None
-        raise AssertionError(f"never said “{what}”: {self._process.stderr.read()}")
-
-    def kill(self, victim: str, pictures: int, seconds: float) -> None:
-        worker = self.until("worker")["pid"]
-        self.until("queued")
-        for _ in range(pictures):
-            self.until("shown")
-        time.sleep(seconds)
-        if victim in ("worker", "both"):
-            kill(worker)
-        if victim in ("page", "both"):
-            self._process.kill()
-
-    def end(self) -> None:
-        """Reads what it still says; the process is over then."""
-        out, errors = self._process.communicate(timeout=120)
-        self.said += [json.loads(line) for line in out.splitlines()]
-        if self._process.returncode not in (0, -signal.SIGKILL):
-            raise AssertionError(errors)
-
-    @property
-    def shown(self) -> set[str]:
-        return {one["name"] for one in self.said if one["say"] == "shown"}
+def kill_at(page: Page, victim: str, pictures: int, seconds: float) -> None:
+    """Kills so long after so many pictures were shown."""
+    worker = page.until("worker")["pid"]
+    page.until("queued")
+    for _ in range(pictures):
+        page.until("shown")
+    time.sleep(seconds)
+    if victim in ("worker", "both"):
+        kill(worker)
+    if victim in ("page", "both"):
+        page.kill()
 
 
-def kill(process: int) -> None:
-    try:
-        os.kill(process, signal.SIGKILL)
-    except ProcessLookupError:
-        # It had ended already, as everything had.
-        return
+def shown(page: Page) -> set[str]:
+    return {one["name"] for one in page.told("shown")}
 
 
 def one_moment(workspace: Path, victim: str, pictures: int, seconds: float) -> dict[str, Any]:
     """Kills `victim` so long after so many pictures were shown; checks what is left in the end."""
-    first = Page(workspace)
-    first.kill(victim, pictures, seconds)
+    first = Page(run_page, workspace)
+    kill_at(first, victim, pictures, seconds)
     first.end()
     pages = [first]
     if victim != "worker":
-        again = Page(workspace)
+        again = Page(run_page, workspace)
         again.end()
         pages.append(again)
-    check(workspace, set().union(*(page.shown for page in pages)))
-    return {"victim": victim, "seconds": round(seconds, 3), "shown": len(first.shown)}
+    check(workspace, set().union(*map(shown, pages)))
+    return {"victim": victim, "seconds": round(seconds, 3), "shown": len(shown(first))}
 
 
 def check(workspace: Path, shown: set[str]) -> None:
@@ -188,8 +145,8 @@ def check(workspace: Path, shown: set[str]) -> None:
     wanted = {_SEEDS * job + index for job in range(JOBS) for index in range(PICTURES)}
     assert set(seeds) == wanted, "every picture is there"
     assert set(seeds.values()) == {1}, f"painted twice: {[s for s, n in seeds.items() if n > 1]}"
-    assert _rows(workspace, "PRAGMA integrity_check") == [("ok",)]
-    rows = _rows(workspace, "SELECT state, started, result FROM jobs ORDER BY created")
+    assert query(workspace, "PRAGMA integrity_check") == [("ok",)]
+    rows = query(workspace, "SELECT state, started, result FROM jobs ORDER BY created")
     assert [row[0] for row in rows] == ["done"] * JOBS, [row[0] for row in rows]
     started = [row[1] for row in rows]
     assert started == sorted(started), "they began in their order"
@@ -198,19 +155,8 @@ def check(workspace: Path, shown: set[str]) -> None:
     assert set(named) == files, "every picture belongs to its job"
 
 
-def _rows(workspace: Path, sql: str) -> list[tuple[Any, ...]]:
-    connection = sqlite3.connect(workspace / "jobs.db")
-    try:
-        return list(connection.execute(sql))
-    finally:
-        connection.close()
-
-
 def main(arguments: list[str]) -> None:
-    """The page, or as many moments as are asked for."""
-    if arguments[:1] == ["--page"]:
-        run_page(Path(arguments[1]))
-        return
+    """As many moments as are asked for."""
     dice = random.Random(14)
     for number in range(int(arguments[0])):
         with tempfile.TemporaryDirectory() as folder:
@@ -220,4 +166,7 @@ def main(arguments: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    # By its name: the process of the page imports it.
+    from tests.app.jobs import kill_many
+
+    kill_many.main(sys.argv[1:])
