@@ -40,6 +40,8 @@ MANY_POSITIONAL = {
     "app/cli/train.py:text_to_image": "typer makes each parameter an option",
     "app/cli/train.py:lora": "typer makes each parameter an option",
     "app/cli/train.py:dreambooth": "typer makes each parameter an option",
+    "app/cli/train_measures.py:evaluate_subjects": "typer makes each parameter an option",
+    "app/cli/train_measures.py:evaluate_style": "typer makes each parameter an option",
     "app/cli/train_data.py:evaluate": "typer makes each parameter an option",
     "app/cli/train_data.py:scenes": "typer makes each parameter an option",
 }

@@ -81,9 +81,8 @@ def task(values: RunConfig, data: Path, catalog: Catalog, tmp_path: Path) -> Any
 
 
 def test_a_plain_background_is_said() -> None:
-    subject = SubjectConfig(
-        **{k: tuple(v) if isinstance(v, list) else v for k, v in SUBJECT.items()}
-    )
+    told = {k: tuple(v) if isinstance(v, list) else v for k, v in SUBJECT.items()}
+    subject = SubjectConfig.model_validate(told)
     assert subject_photos.captions(subject, "orange") == (
         "sks disc on an orange background",
         "sks disc, orange",
@@ -165,8 +164,9 @@ def test_what_shall_stay_is_asked(data: Path, catalog: Catalog, tmp_path: Path) 
     """The questions are the kind and `keep`, each about as often; nobody else's text changes."""
     made = task(config(), data, catalog, tmp_path)
     loss: lora.SubjectLoss = made.net
-    assert len(loss.asked) == 3
-    embeds, mask = torch.zeros(2, 3, loss.asked.shape[2]), torch.ones(2, 3)
+    asked, masked = (loss.get_buffer(name) for name in ("asked", "asked_mask"))
+    assert len(asked) == 3
+    embeds, mask = torch.zeros(2, 3, asked.shape[2]), torch.ones(2, 3)
     draw, seen = generator("questions"), []
     for _ in range(90):
         found, masks = loss._questions(embeds, mask, torch.tensor([True, False]), draw)
@@ -175,8 +175,8 @@ def test_what_shall_stay_is_asked(data: Path, catalog: Catalog, tmp_path: Path) 
         which = [
             row
             for row in range(3)
-            if int(loss.asked_mask[row].sum()) == length
-            and torch.equal(found[0, :length], loss.asked[row, :length])
+            if int(masked[row].sum()) == length
+            and torch.equal(found[0, :length], asked[row, :length])
         ]
         assert len(which) == 1
         seen += which

@@ -75,11 +75,13 @@ class References:
         self._means = torch.stack([self._place(views).mean(0) for views in rows.values()])
 
     def _standard(self, vectors: Tensor) -> Tensor:
-        return (vectors - self._mean) / self._scale
+        shifted: Tensor = (vectors - self._mean) / self._scale
+        return shifted
 
     def _place(self, vectors: Tensor) -> Tensor:
         """(M, D) -> (M, K)."""
-        return self._standard(vectors) @ self._map
+        placed: Tensor = self._standard(vectors) @ self._map
+        return placed
 
     def look(self, picture: Image.Image, emoji: str) -> Look:
         """What `picture` shows, and how like the sprite `emoji` that is."""

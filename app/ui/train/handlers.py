@@ -39,23 +39,6 @@ _NO_DEVICE = (
     " studio on a computer of your own, or on a Space with a GPU of its own."
 )
 _NEW, _RUN = "new:", "run:"
-_KINDS = (
-    {
-        "kind": "subject",
-        "title": "Subject",
-        "words": "Your dog, your mug, yourself: from five to ten photos, in one press.",
-    },
-    {
-        "kind": "style",
-        "title": "Style or concept",
-        "words": "A way of painting, or an idea, from a folder of pictures with captions.",
-    },
-    {
-        "kind": "scratch",
-        "title": "From scratch",
-        "words": "A model of its own by a recipe, stage after stage, from your data.",
-    },
-)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -386,7 +369,7 @@ class TrainHandlers:
                     comparing=comparing,
                 ),
             )
-        return render("ui/train/train.html", "kinds", rows=_KINDS, error=visit.error)
+        return render("ui/train/train.html", "kinds", error=visit.error)
 
     def _painting(self, visit: TrainVisit, browser: BrowserSession) -> list[Job | None]:
         """The paintings that the tab waits for."""

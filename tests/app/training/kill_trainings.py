@@ -61,7 +61,7 @@ def run_page(folder: str) -> None:
     from pipelines.processes import child
 
     process.main = kill_many.paint_squares
-    child.multiprocessing = _Warm  # type: ignore[assignment]
+    setattr(child, "multiprocessing", _Warm)  # noqa: B010
     studio = Studio.of(Settings(workspace=Path(folder)))
     studio.start()
     if not studio._jobs.jobs():

@@ -64,7 +64,7 @@ class _Seeing:
 
 def test_the_whole_way(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(styles, "PICTURES", 10)
-    monkeypatch.setattr(styles.references, "references", lambda *_, **__: _Seeing())
+    monkeypatch.setattr(references, "references", lambda *_, **__: _Seeing())
     tiny.build(tmp_path / "models" / "tiny")
     around = Surroundings(
         models=tmp_path / "models",

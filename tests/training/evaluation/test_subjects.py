@@ -13,6 +13,7 @@ from PIL import Image
 from pipelines.errors import RequestError, UnknownNameError
 from tests import tiny
 from tests.training.evaluation import sprites
+from training.evaluation import judge as judges
 from training.evaluation import (
     paint,
     references,
@@ -283,7 +284,7 @@ def test_the_whole_way(
     monkeypatch.setattr(subject_set, "PROMPTS", 2)
     monkeypatch.setattr(subject_set, "HALF_PROMPTS", 2)
     monkeypatch.setattr(subjects, "others", lambda bench, loras: Count(hits=1, total=2))
-    monkeypatch.setattr(subject_command.judges, "find", lambda *_: judge)
+    monkeypatch.setattr(judges, "find", lambda *_: judge)
     seen: list[int] = []
 
     def few(things: Any, soften: Any, **_: Any) -> Seeing:
@@ -291,7 +292,7 @@ def test_the_whole_way(
         assert soften(Image.new("RGB", (64, 64), "red")).size == (64, 64)
         return Seeing()
 
-    monkeypatch.setattr(subject_command.references, "references", few)
+    monkeypatch.setattr(references, "references", few)
     tiny.build(tmp_path / "models" / "tiny")
     told: list[str] = []
     around = Surroundings(
