@@ -12,7 +12,7 @@ from diffusers.training_utils import EMAModel
 from torch import Tensor, nn
 
 from pipelines.memory.measured import give_back
-from training.loop.sharding import like, whole
+from training.loop.sharding import is_spread, like, whole
 
 _SEPARATOR = "/"
 
@@ -87,11 +87,11 @@ def numbers_of(
 def settle(net: nn.Module) -> None:
     """Brings the memory of this process into the state from which a step can be measured.
 
-    Frozen weights may still lie in the file that they were read from: the first product would bring
-    them into main memory. What was freed before would be used again, and the step look small.
+    Weights may still lie in the file that they were read from: the first product would bring them
+    into main memory. What was freed before would be used again, and the step look small.
     """
     for weight in net.parameters():
-        if not weight.requires_grad and weight.device.type == "cpu":
+        if weight.device.type == "cpu" and not is_spread(weight):
             weight.sum()
     give_back()
 
