@@ -178,7 +178,9 @@ def visit(browser: Any, address: str, studio: FakeStudio) -> Iterator[Callable[.
         if context is None:
             # The system asks for light, so that a dark page is the studio's own doing.
             context = browser.new_context(
-                viewport={"width": width, "height": height}, color_scheme="light"
+                viewport={"width": width, "height": height},
+                color_scheme="light",
+                reduced_motion="reduce",
             )
             context.add_init_script(
                 f"localStorage.getItem('pixart-studio-theme') ||"
