@@ -245,8 +245,9 @@ class Preparations:
                 raise RequestError("captions", said, "Drop it together with its photo.")
             # Of two that are called so, from two folders, the one that has just come.
             photo = ([one for one in same if not one.caption] or same)[-1]
-            text = texts[0][:MOST_CAPTION] if texts else ""
-            return self.save(made.with_photo(photo.model_copy(update={"caption": text})))
+            text, notes = _caption(texts)
+            changed = {"caption": text, "notes": (*photo.notes, *notes)}
+            return self.save(made.with_photo(photo.model_copy(update=changed)))
 
     def _take(
         self, name: str, source: Path, stop: Callable[[], bool], said: Sequence[str] = ()
@@ -287,6 +288,7 @@ class Preparations:
             target = originals / f"{number:04d}.{suffix}"
             with writing(originals):
                 files.write(target, data)
+            caption, cut = _caption(sample.captions)
             photos.append(
                 Photo(
                     file=target.name,
@@ -294,8 +296,8 @@ class Preparations:
                     digest=sample.id,
                     width=sample.width,
                     height=sample.height,
-                    caption=(sample.captions[0] if sample.captions else "")[:MOST_CAPTION],
-                    notes=tuple(notes.get(sample.path, [])) + tuple(map(_noted, sample.notes)),
+                    caption=caption,
+                    notes=(*notes.get(sample.path, ()), *map(_noted, sample.notes), *cut),
                 )
             )
         changed = {"photos": tuple(photos), "left_out": (*made.left_out, *left_out)[-50:]}
@@ -348,6 +350,15 @@ class Preparations:
 
 def _cropped(picture: Image.Image, photo: Photo) -> Image.Image:
     return picture if photo.crop is None else picture.crop(photo.crop.box(*picture.size))
+
+
+def _caption(texts: Sequence[str]) -> tuple[str, tuple[str, ...]]:
+    """The caption that is kept of those that a photo has, and what is to be said of it."""
+    text = texts[0] if texts else ""
+    if len(text) <= MOST_CAPTION:
+        return text, ()
+    said = f"Its caption had {len(text):,} characters; the first {MOST_CAPTION:,} are kept."
+    return text[:MOST_CAPTION], (said,)
 
 
 def _noted(code: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,6 +13,8 @@ from pipelines.errors import RequestError
 MOST_TEXT = 5000
 _MOST_FIELDS = 2500
 _PLAIN = ("subject", "word", "base", "name", "template", "trigger", "recipe", "data")
+_TURNS = re.compile("[\u202a-\u202e\u2066-\u2069]")
+"""Marks that turn the direction of what is written behind them, in the list as well."""
 _CLOSER = 1.25
 """By how much one press zooms; whoever moves a crop sees at least so much less."""
 
@@ -36,7 +39,7 @@ def _fill(prepared: Preparations, made: Preparation, filled: dict[str, str]) -> 
             if text.strip() != defaults[name]:
                 settings[name] = text.strip()
         elif key in _PLAIN:
-            plain[key] = " ".join(text.split())
+            plain[key] = " ".join(_TURNS.sub("", text).split())
     if plain.get("recipe", made.recipe) != made.recipe:
         # Its keys have other values.
         settings = {}

@@ -23,7 +23,7 @@ from app.ui.create import fields
 from app.ui.create.handlers import CreateHandlers, Session
 from app.ui.create.watch import BrowserSession
 from app.ui.guards import access
-from app.ui.train import filling, new_view, run_view
+from app.ui.train import filling, new_view, run_view, trying
 from pipelines.errors import RequestError, StudioError
 
 if TYPE_CHECKING:
@@ -31,8 +31,6 @@ if TYPE_CHECKING:
 
 BUSY_SECONDS = 1.0
 IDLE_SECONDS = 3.0
-WEIGHTS = (0.0, 0.5, 0.75, 1.0)
-"""At which a LoRA is compared."""
 _ADMINISTERED = "Models are trained"
 _NO_DEVICE = (
     "This Space lends its GPU for single pictures only, so nothing can be trained here. Run the"
@@ -216,8 +214,7 @@ class TrainHandlers:
                 request = self._studio.request(values)
                 visit.kind_job = self._studio.submit(request, browser.owner).id
             case "train":
-                if hosting.zero_gpu() is not None:
-                    raise RequestError("training", _NO_DEVICE)
+                _check_device()
                 visit.look(_RUN + self._studio.trainings.start(made))
             case "discard":
                 prepared.remove(key)
@@ -227,6 +224,8 @@ class TrainHandlers:
         """What is done to a run."""
         trainings = self._studio.trainings
         visit.asking = ""
+        if do in ("resume", "keep", "longer"):
+            _check_device()
         match do:
             case "ask-remove" | "ask-longer":
                 visit.asking = do.removeprefix("ask-")
@@ -255,34 +254,13 @@ class TrainHandlers:
         self, visit: TrainVisit, browser: BrowserSession, do: str, name: str, form: fields.Form
     ) -> dict[Any, Any]:
         """Puts a LoRA into Create, or paints it at several weights."""
-        run = self._studio.trainings.get(name)
-        stage, lora = run.facts.stage, run.result
-        if do == "try-checkpoint":
-            made = self._studio.trainings.made_of(name)
-            lora = str(made.result) if made is not None and made.result else ""
-        if not lora or stage is None or stage.config is None:
-            raise RequestError("training", "Its LoRA is not there any more.", "Publish it again.")
-        base, prompt = stage.config.base.model or "", self._prompt(run, lora)
+        trial = trying.find(self._studio, name, of_checkpoint=do == "try-checkpoint")
         if do != "compare":
-            chosen = {"prompt": prompt, "loras": f"{lora}:1"}
-            updates = self._create.choose(form, base, **chosen)
+            chosen = {"prompt": trial.prompt, "loras": f"{trial.lora}:1"}
+            updates = self._create.choose(form, trial.base, **chosen)
             return {self._session.rail: gr.Tabs(selected="create"), **updates}
-        jobs = []
-        for weight in WEIGHTS:
-            values = {"prompt": prompt, "model": base, "seed": 1, "count": 1}
-            if weight:
-                values["loras"] = f"{lora}:{weight:g}"
-            request = self._studio.request(values)
-            jobs.append((weight, self._studio.submit(request, browser.owner).id))
-        visit.comparing[name] = jobs
+        visit.comparing[name] = trying.compare(self._studio, trial, browser.owner)
         return {}
-
-    def _prompt(self, run: TrainingRun, lora: str) -> str:
-        """What shows what was learned: the first sample of the recipe."""
-        stage = run.facts.stage
-        prompts = stage.config.preview_prompts if stage is not None and stage.config else ()
-        with_trigger = self._studio.catalog.loras.find(lora).trigger
-        return prompts[0] if prompts else with_trigger or "a picture"
 
     # --- what the page is told ------------------------------------------------------------------
 
@@ -378,6 +356,12 @@ class TrainHandlers:
 
     def _job(self, browser: BrowserSession, key: str) -> Job | None:
         return self._studio.job(key, browser.owner) if key else None
+
+
+def _check_device() -> None:
+    """Raises RequestError where nothing can be trained."""
+    if hosting.zero_gpu() is not None:
+        raise RequestError("training", _NO_DEVICE)
 
 
 def places(tab: TrainTab) -> list[Any]:

@@ -12,7 +12,7 @@ from markupsafe import Markup
 from app.jobs.job import Job
 from app.markup import render
 from app.training import orders, subject_words
-from app.training.preparation import Photo, Preparation, recipe_names
+from app.training.preparation import MOST_CAPTION, Photo, Preparation, recipe_names
 from app.ui.routes import PREPARED, THUMBS
 from pipelines import sizes
 from pipelines.catalog import Catalog, ModelSpec
@@ -95,6 +95,7 @@ def _photos(made: Preparation, catalog: Catalog) -> str:
         left_out=list(made.left_out),
         caption=made.caption,
         captions_needed=made.kind == "style",
+        most_caption=MOST_CAPTION,
     )
 
 

@@ -233,8 +233,13 @@ def _plot(stage: StageFacts | None) -> str:
         lines=[(name, path(points)) for name, points in curves.items() if points],
         across=[(_HEIGHT * (1 - k / 4), f"{rule:.{digits}f}") for k, rule in enumerate(rules)],
         along=["0", f"{end // 2:,}", f"{end:,}"],
-        last=[(name, words, f"{value:.4f}") for name, words, value in last],
+        last=[(name, words, _loss(value)) for name, words, value in last],
     )
+
+
+def _loss(value: float) -> str:
+    """A loss that has run away has no room for all its digits."""
+    return f"{value:.4f}" if abs(value) < 10_000 else f"{value:.3g}"
 
 
 def _samples(name: str, stage: StageFacts | None) -> str:

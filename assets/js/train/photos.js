@@ -36,7 +36,7 @@ export const bring = async (preparation, files, tell) => {
   let done = 0;
   // A caption comes right behind its photo.
   const place = ([name]) => name.replace(/\.(txt|caption)$/i, ".\uffff");
-  const ordered = [...files].sort((a, b) => (place(a) < place(b) ? -1 : 1));
+  const ordered = files.toSorted((a, b) => (place(a) < place(b) ? -1 : 1));
   for (const [name, file] of ordered) {
     if (name.split("/").some((part) => part.startsWith("."))) continue;
     tell(`Bringing ${(done += 1)} of ${files.length}`);

@@ -304,3 +304,9 @@ def test_a_caption_comes_behind_its_photo(prepared: Preparations, tmp_path: Path
     with pytest.raises(RequestError, match=r"0\.txt"):
         prepared.add(key, "0.txt", text)
     assert [one.caption for one in prepared.get(key).photos] == ["a a", "a b"]
+    text.write_text("word " * 2000, "utf-8")
+    last = prepared.add(key, "0.txt", text).photos[-1]
+    assert (len(last.caption), last.notes) == (
+        4000,
+        ("Its caption had 9,999 characters; the first 4,000 are kept.",),
+    )

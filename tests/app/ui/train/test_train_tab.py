@@ -12,6 +12,7 @@ import httpx
 import pytest
 from PIL import Image
 
+from app import hosting
 from app.training.run_list import ORDER
 from app.ui.build import build
 from app.ui.create import fields
@@ -197,6 +198,33 @@ def test_a_training_is_begun_and_shown(page: Page, studio: FakeStudio) -> None:
     assert studio.trainings.runs.names() == []
 
 
+def test_on_a_borrowed_gpu_nothing_is_trained(
+    page: Page, studio: FakeStudio, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    studio.pause_jobs()
+    begun(page)
+    page.press("train", fields={"subject": "dog", "name": "my-dog"})
+    page.press("pause", "my-dog")
+    monkeypatch.setattr(hosting, "zero_gpu", lambda: SimpleNamespace())
+    for do in ("resume", "keep", "longer"):
+        assert "lends its GPU for single pictures only" in page.press(do, "my-dog")
+    page.press("new")
+    begun(page, "style", 1)
+    assert "lends its GPU for single pictures only" in page.press("train", fields={"name": "x"})
+    assert studio.trainings.runs.names() == ["my-dog"]
+    assert not studio.trainings.active
+
+
+def test_words_of_any_script_stay_in_their_place(page: Page) -> None:
+    key = begun(page)
+    typed = "\u202e\N{DOG FACE}\u200d\N{DOG FACE} \u05db\u05dc\u05d1\n<i>\u2066"
+    shown = page.press("set", fields={"subject": typed})
+    made = page.studio.trainings.preparations.get(key)
+    assert made.subject == "\N{DOG FACE}\u200d\N{DOG FACE} \u05db\u05dc\u05d1 <i>"
+    assert "<i>" not in shown
+    assert "<i>" not in page.shown["train-runs"].replace('<i class="run-bar">', "")
+
+
 def run(studio: FakeStudio, **more: Any) -> Path:
     """A run of the command line with a curve."""
     folder = studio.settings.runs / "my-dog" / "01-dreambooth"
@@ -216,6 +244,9 @@ def test_a_run_shows_its_curve_and_its_samples(page: Page, studio: FakeStudio) -
     assert "studio/runs/my-dog/01-dreambooth/0" in shown
     assert "Before" in shown
     assert "a photo of sks dog on a beach" in shown
+    # A loss that has run away leaves the page in its place.
+    write(studio.settings.runs / "my-dog" / "01-dreambooth", step(120, 1e30))
+    assert "Loss <b>1e+30</b>" in page.press("show", "run:my-dog")
     # What only the page begins, only the page goes on with.
     assert 'data-do="resume"' not in shown
 
