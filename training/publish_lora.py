@@ -122,8 +122,8 @@ def _check_free(name: str, mine: str, loras: Path) -> None:
     elif _run_of(target) != mine:
         raise SaveError(
             f"There is a LoRA called “{name}” that this training has not made.",
-            "Rename or delete that one and go on, or take another name: --name, or publish.id in the"
-            " recipe.",
+            "Rename or delete that one and go on, or take another name: --name, or publish.id in"
+            " the recipe.",
         )
 
 
