@@ -43,8 +43,6 @@ MANY_POSITIONAL = {
     "app/cli/train_measures.py:evaluate_subjects": "typer makes each parameter an option",
     "app/cli/train_measures.py:evaluate_style": "typer makes each parameter an option",
     "app/cli/train_data.py:evaluate": "typer makes each parameter an option",
-    "app/cli/train_measures.py:evaluate_style": "typer makes each parameter an option",
-    "app/cli/train_measures.py:evaluate_subjects": "typer makes each parameter an option",
     "app/cli/train_data.py:scenes": "typer makes each parameter an option",
 }
 # The outermost seams, where any fault must become a sentence.
