@@ -68,7 +68,8 @@ def build(studio: Studio) -> gr.Blocks:
         warnings.simplefilter("ignore", DeprecationWarning)
         from app.ui import page
 
-    return page.assemble(studio)
+        with serving.without_servers():
+            return page.assemble(studio)
 
 
 def launch_arguments(

@@ -181,6 +181,23 @@ def one_loop() -> Iterator[None]:
 
 
 @contextmanager
+def without_servers() -> Iterator[None]:
+    """Builds a page without the server that gradio makes for each step of that, three in all.
+
+    `launch` makes the one that serves; the others take two thirds of the time, and are thrown away.
+    """
+    import gradio.blocks
+
+    kept = gradio.blocks.App
+    none = SimpleNamespace(create_app=lambda *_, **__: None)
+    gradio.blocks.App = none  # type: ignore[assignment, misc]
+    try:
+        yield
+    finally:
+        gradio.blocks.App = kept  # type: ignore[misc]
+
+
+@contextmanager
 def without_code_server() -> Iterator[None]:
     """Launches a page on a Space without the second server that gradio starts there.
 
