@@ -127,7 +127,8 @@ class TrainHandlers:
         do, name = str(data.get("do")), str(data.get("name"))
         with visit.lock:
             updates: dict[Any, Any] = {}
-            if do != "set":
+            # What the studio has said stays until somebody presses something else.
+            if do not in ("set", "brought"):
                 visit.error = visit.notice = ""
             if not access.may_administer(request):
                 visit.error = access.refusal(_ADMINISTERED, request)
@@ -208,7 +209,7 @@ class TrainHandlers:
             case "drop-photo":
                 prepared.drop(key, name)
             case "brought":
-                visit.error = str(data.get("value") or "")[: filling.MOST_TEXT]
+                visit.error = str(data.get("value") or "")[: filling.MOST_TEXT] or visit.error
             case "paint-kind":
                 values = {"prompt": f"a photo of {made.subject}", "model": made.base, "count": 3}
                 request = self._studio.request(values)

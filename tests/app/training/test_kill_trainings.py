@@ -15,4 +15,4 @@ def test_what_is_killed_ends_as_if_nobody_had_been(tmp_path: Path) -> None:
     bench = Bench(tmp_path)
     assert bench.moment("page", "training", 0.03)["alive"] == 1
     bench.moment("trainer", "checkpoint", 0.0)
-    assert bench.moment("painter", "", 0.02)["alive"] == 1
+    assert bench.moment("painter", "painting", 0.02)["alive"] == 1

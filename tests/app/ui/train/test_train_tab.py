@@ -169,6 +169,9 @@ def test_what_is_missing_is_said_beside_the_button(page: Page) -> None:
     assert "Say what it is." in page.press("train", fields={"subject": ""})
     assert "no number" in page.press("train", fields={"subject": "dog", "set:steps": "many"})
     assert page.studio.trainings.runs.names() == []
+    # Photos whose last one has just come take nothing of it away.
+    assert "no number" in page.press("brought", value="")
+    assert "too large" in page.press("brought", value="It is too large.")
 
 
 def test_a_word_that_means_something_is_warned_of(page: Page) -> None:
