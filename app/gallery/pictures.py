@@ -102,6 +102,12 @@ class Gallery:
                     if part in name and PICTURE_NAME.fullmatch(name)
                 )
 
+    def sweep(self, first_day: str) -> None:
+        """Takes away what dead processes have half written, from the day `first_day` on."""
+        for day in self._root.glob("*/"):
+            if day.name >= first_day:
+                drafts.sweep(day)
+
     def add(self, picture: Picture) -> PictureFile:
         """Writes `picture` with its recipe. Raises SaveError; never leaves half a file."""
         now = datetime.now().astimezone()

@@ -105,7 +105,10 @@ def _run(control: JobControl, runner: Runner) -> None:
 
 
 def _recover(entry: Entry, gallery: Gallery, known: set[str]) -> None:
-    """Takes in pictures that were written when nobody was there any more to hear of it."""
+    """Takes in pictures that were written when nobody was there any more to hear of it; one that
+    was only half written goes."""
+    if entry.started is not None:
+        gallery.sweep(_first_day(entry.started))
     while entry.painted < entry.total:
         request = entry.job.request
         wanted = request.model_copy(update={"seed": request.seed + entry.painted, "count": 1})
@@ -116,14 +119,18 @@ def _recover(entry: Entry, gallery: Gallery, known: set[str]) -> None:
         entry.take(found)
 
 
+def _first_day(since: float) -> str:
+    """The folder of the first pictures that can have been written since then."""
+    return datetime.fromtimestamp(since - _SLACK_SECONDS).strftime("%Y-%m-%d")
+
+
 def _painted(
     wanted: GenerationRequest, since: float, gallery: Gallery, known: Collection[str]
 ) -> Iterator[PictureFile]:
     """The pictures of exactly this request that were written after `since`."""
     if not math.isfinite(since):
         return
-    first_day = datetime.fromtimestamp(since - _SLACK_SECONDS).strftime("%Y-%m-%d")
-    for path in gallery.named(f"-{wanted.seed}-", first_day):
+    for path in gallery.named(f"-{wanted.seed}-", _first_day(since)):
         name = f"{path.parent.name}/{path.name}"
         with suppress(OSError, StudioError):
             if name not in known and path.stat().st_mtime >= since - _SLACK_SECONDS:

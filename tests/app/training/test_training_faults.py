@@ -18,6 +18,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from app.gallery.pictures import Gallery
 from app.jobs import trainings as train_kind
 from app.jobs.checkpoints import CHECKPOINT
 from app.jobs.job import COMPUTER, JobState
@@ -280,6 +281,18 @@ def test_a_training_that_gets_further_may_be_killed_again_and_again(
     (stage / "checkpoints" / "step-00000041").mkdir()
     train_kind._recover(parts.settings, entry)  # type: ignore[arg-type]
     assert entry.interruptions == 0
+
+
+def test_a_picture_that_was_half_written_goes_before_its_job_goes_on(tmp_path: Path) -> None:
+    gallery = Gallery(tmp_path)
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as painter:
+        name = f".1.png.{drafts.writer(painter.pid)}-0123abcd.part"
+        painter.kill()
+    for day in ("2026-11-29", "2026-11-30"):
+        (tmp_path / day).mkdir()
+        (tmp_path / day / name).write_bytes(b"half")
+    gallery.sweep("2026-11-30")
+    assert [file.parent.name for file in tmp_path.glob("*/.*")] == ["2026-11-29"]
 
 
 def test_a_studio_that_is_gone_does_not_end_a_training_before_its_checkpoint() -> None:
