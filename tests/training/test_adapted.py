@@ -9,6 +9,7 @@ import torch
 from diffusers import PixArtTransformer2DModel
 
 from lora_manager import attach, files
+from lora_manager.errors import LoraError
 from pipelines.catalog import Catalog
 from pipelines.errors import RequestError
 from tests import tiny
@@ -100,7 +101,8 @@ def test_a_new_dora_changes_nothing_whatever_the_precision(
     net = adapted.with_lora(_net(folder).to(dtype), LoraConfig(rank=2, dora=True))
     found = adapted.lora_of(net)
     merged = _net(folder).to(dtype)
-    attach.merge(merged, [("new", found, 1.0)])
+    with pytest.raises(LoraError, match="changes nothing in this model"):
+        attach.merge(merged, [("new", found, 1.0)])
     for one, two in zip(merged.parameters(), plain.parameters(), strict=True):
         assert torch.equal(one, two) if dtype == torch.bfloat16 else torch.allclose(one, two)
     kinds = {weight.requires_grad: weight.dtype for weight in net.parameters()}

@@ -18,6 +18,7 @@ from PIL import Image
 from pipelines import files
 from pipelines.catalog import Catalog
 from pipelines.pictures import png
+from training import recipes
 from training.evaluation import judge as judges
 from training.evaluation import paint, references, subject_set, subjects
 from training.evaluation.measure import Count
@@ -26,7 +27,7 @@ from training.evaluation.subjects import Bench, SubjectReport
 from training.evaluation.teaching import Lesson, Surroundings, teach
 from training.scenes.objects import SceneObject, load_objects
 
-RECIPE = "dreambooth"
+RECIPE = "dreambooth.toml"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +58,7 @@ def run(order: SubjectOrder, around: Surroundings) -> dict[str, SubjectReport] |
     for name, thing in chosen.items():
         folder = _photos(order, thing, side)
         lesson = Lesson(
-            recipe=RECIPE,
+            recipe=str(recipes.PRESETS / RECIPE),
             changes=_words(order, name, thing),
             data=folder,
             out=order.out,
