@@ -59,10 +59,7 @@ def _is_handed_tests(config: pytest.Config) -> bool:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_cmdline_main(config: pytest.Config) -> None:
-    """The whole quick part uses every core, unless somebody says otherwise; files are handed out
-    in our own order, and not those of few tests last, which are often the longest."""
-    if hasattr(config.option, "loadscopereorder"):
-        config.option.loadscopereorder = False
+    """The whole quick part uses every core, unless somebody says otherwise."""
     whole = config.args_source is pytest.Config.ArgsSource.TESTPATHS
     # Without the plugin, and in the processes that it hands tests to, it is not for us to say.
     undecided = getattr(config.option, "numprocesses", 1) is None and not _is_handed_tests(config)
@@ -101,10 +98,6 @@ def _guarded(self: socket.socket, address: Any) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    # Files that wait for processes come first: one that comes last is waited for by one process
-    # alone, while the others have nothing left.
-    slow_files = {item.path for item in items if item.get_closest_marker("slow")}
-    items.sort(key=lambda item: item.path not in slow_files)
     if config.getoption("quick"):
         slow = [item for item in items if item.get_closest_marker("slow")]
         items[:] = [item for item in items if item not in slow]
