@@ -151,7 +151,7 @@ async def _brought(studio: Studio, request: Request) -> Response:
     How large it may be, and how slow, `guards.bodies` says.
     """
     if request.scope.get(access.ADMIN) is not True:
-        return PlainTextResponse(access.refusal("Photos are brought", request), 403)
+        return PlainTextResponse(access.refusal("Photos are uploaded", request), 403)
     title = request.query_params.get("name", "photo")[:_MOST_NAME]
     folder = scratch.folder(make_folder(studio.settings.uploads))
     file = folder / secrets.token_hex(8)

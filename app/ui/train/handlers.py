@@ -239,7 +239,7 @@ class TrainHandlers:
                 trainings.resume(name)
             case "keep":
                 trainings.keep(name)
-                visit.notice = "It is ended here; what it has learned is being published."
+                visit.notice = "The training ends here; what it has learned is being published."
             case "longer":
                 steps = filled.get("longer", "").replace(",", "").strip()
                 if not steps.isdecimal() or len(steps) > 9:
@@ -304,7 +304,7 @@ class TrainHandlers:
             {
                 "key": _NEW + one.id,
                 "title": one.title,
-                "told": f"Being prepared, {len(one.photos)} photos",
+                "told": f"Being prepared, {_photos(len(one.photos))}",
                 "state": "new",
                 "percent": None,
             }
@@ -363,6 +363,10 @@ def _check_device() -> None:
     """Raises RequestError where nothing can be trained."""
     if hosting.zero_gpu() is not None:
         raise RequestError("training", _NO_DEVICE)
+
+
+def _photos(count: int) -> str:
+    return "1 photo" if count == 1 else f"{count} photos"
 
 
 def places(tab: TrainTab) -> list[Any]:

@@ -211,7 +211,7 @@ def _plot(stage: StageFacts | None) -> str:
         ("smooth", "Smoothed", curves["smooth"][-1].loss),
     ]
     if stage.validation:
-        last.append(("held", "Held out", stage.validation[-1].loss))
+        last.append(("held", "Validation", stage.validation[-1].loss))
     smooth = {p.step: p.loss for p in curves["smooth"]}
     held = {p.step: p.loss for p in stage.validation}
     points = [

@@ -39,7 +39,7 @@ export const bring = async (preparation, files, tell) => {
   const ordered = files.toSorted((a, b) => (place(a) < place(b) ? -1 : 1));
   for (const [name, file] of ordered) {
     if (name.split("/").some((part) => part.startsWith("."))) continue;
-    tell(`Bringing ${(done += 1)} of ${files.length}`);
+    tell(`Uploading ${(done += 1)} of ${files.length}`);
     const address = new URL(
       `studio/trainings/${preparation}?name=${encodeURIComponent(name)}`,
       document.baseURI,
@@ -48,7 +48,7 @@ export const bring = async (preparation, files, tell) => {
       const answer = await fetch(address, { method: "POST", body: file });
       if (!answer.ok) refused.push(await answer.text());
     } catch {
-      refused.push(`“${name}” could not be brought: the studio did not answer.`);
+      refused.push(`“${name}” could not be uploaded: the studio did not answer.`);
     }
   }
   return refused.slice(0, 10).join(" ");

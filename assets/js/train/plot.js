@@ -1,5 +1,5 @@
 // The value beneath the pointer, or beside the last one by arrow keys.
-const WORDS = ["loss", "smoothed", "held out"];
+const WORDS = ["loss", "smoothed", "validation"];
 
 export const plots = (element) => {
   let at = -1;

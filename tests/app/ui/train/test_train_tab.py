@@ -91,6 +91,15 @@ def test_there_are_three_ways_to_begin(page: Page) -> None:
     assert "This is no kind of training." in page.press("begin", "../x")
 
 
+def test_photos_are_counted_in_words(page: Page) -> None:
+    begun(page, photos=1)
+    page.press("set", fields={"subject": "dog"})
+    assert "Being prepared, 1 photo<" in page.shown["train-runs"]
+    begun(page, "style", photos=2)
+    page.press("set", fields={"name": "ink"})
+    assert "Being prepared, 2 photos<" in page.shown["train-runs"]
+
+
 def test_a_press_that_does_nothing_yet_begins_no_second_one(page: Page) -> None:
     for _ in range(3):
         page.press("begin", "subject")
